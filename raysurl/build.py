@@ -1,0 +1,86 @@
+"""From a recipe to the objects it describes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from raysurl.ema import Teacher
+from raysurl.encoders import build_encoder
+from raysurl.errors import InputError
+from raysurl.method import Build, Method
+from raysurl.norm import convert
+from raysurl.recipe import Recipe
+
+
+def encoder_of(recipe: Recipe) -> nn.Module:
+    """The recipe's encoder with its seeded initial weights: a fresh call gives the untrained baseline."""
+    torch.manual_seed(recipe.seed)
+    e = recipe.encoder
+    return build_encoder(e.name, small_stem=e.small_stem, maxpool=e.maxpool, norm=recipe.norm)
+
+
+def method_of(recipe: Recipe, *, num_samples: int) -> Method:
+    """The method with its encoder, heads and teacher, initial weights a function of the seed alone."""
+    encoder = encoder_of(recipe)
+    build = Build(
+        encoder=encoder,
+        dim=int(encoder.dim),  # type: ignore[arg-type]
+        make_norm=partial(_vector_norm, recipe.norm),
+        shuffle=recipe.norm == "shuffle",
+        num_samples=num_samples,
+        seed=recipe.seed,
+    )
+    return recipe.method_class()(recipe.method_config(), build)
+
+
+def _vector_norm(kind: str, width: int) -> nn.Module:
+    return convert(nn.BatchNorm1d(width), kind)
+
+
+def prepare(method: Method, recipe: Recipe, device: torch.device) -> Method:
+    """Move to the device, set the memory format, compile the networks where asked."""
+    method.to(device)
+    if recipe.train.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if recipe.train.compile:
+        method.encoder.compile()
+        for module in method.modules():
+            if isinstance(module, Teacher):
+                module.net.compile()
+    return method
+
+
+def initialise_from(method: Method, path: Path) -> None:
+    """Load encoder weights only, from a run directory or an `encoder.safetensors`. InputError if they do not fit."""
+    method.encoder.load_state_dict(encoder_weights(path, method.encoder))
+    for module in method.modules():
+        if isinstance(module, Teacher):  # the teacher starts as an exact copy of the student
+            module.net.get_submodule("0").load_state_dict(method.encoder.state_dict())
+
+
+def encoder_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors of an encoder file, checked against the names and shapes of `encoder`."""
+    file = path / "encoder.safetensors" if path.is_dir() else path
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError):
+        raise InputError(f"{file} is not a readable encoder.safetensors file or run directory") from None
+    wanted = encoder.state_dict()
+    for name in sorted(set(wanted) | set(tensors)):
+        have, want = tensors.get(name), wanted.get(name)
+        if have is None or want is None or have.shape != want.shape:
+            raise InputError(
+                f"{file} does not fit the recipe's encoder: {name} is {_shape(have)} in the file and {_shape(want)}"
+                " in the recipe; set encoder.name and encoder.small_stem as they were in training"
+            )
+    return tensors
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "absent" if tensor is None else str(tuple(tensor.shape))

@@ -1,0 +1,128 @@
+"""One atomic save and load of everything a run needs to go on.
+
+A checkpoint is a directory `checkpoints/step-00000123/` with `state.pt` and `manifest.json` (size and SHA-256 of the
+state, step, method, epoch metric). It is written beside its final name, synced, and renamed, so that a killed
+process or a full disk leaves the older ones as they were. `state.pt` is read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysurl.errors import InputError, RunError
+
+
+@dataclass(frozen=True)
+class Stored:
+    path: Path
+    step: int
+    method: str
+    metric: float | None
+
+
+def save(
+    directory: Path, state: dict[str, Any], *, step: int, method: str, metric: float | None = None
+) -> Path:
+    """Write the state of optimizer step `step` (number of steps done). Raises RunError when it cannot be written."""
+    final = directory / f"step-{step:08d}"
+    partial = directory / f".partial-{step:08d}-{os.getpid()}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        torch.save(state, partial / "state.pt")
+        manifest = {
+            "step": step,
+            "method": method,
+            "metric": metric,
+            "bytes": (partial / "state.pt").stat().st_size,
+            "sha256": _sha256(partial / "state.pt"),
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest))
+        for name in ("state.pt", "manifest.json", "."):
+            _sync(partial / name)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync(directory)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(
+            f"checkpoint {final} could not be written ({error}); the checkpoints before it are whole"
+        ) from error
+    return final
+
+
+def listing(directory: Path) -> list[Stored]:
+    """Finished checkpoints, oldest first; damaged manifests are passed over."""
+    found = []
+    for path in sorted(directory.glob("step-*")):
+        try:
+            m = json.loads((path / "manifest.json").read_text())
+            found.append(Stored(path, int(m["step"]), str(m["method"]), m["metric"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def load_newest(directory: Path, *, method: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest whole state (None if there is none) and a sentence for each damaged checkpoint passed over.
+
+    Raises InputError for a checkpoint of another method.
+    """
+    passed_over = []
+    for path in sorted(directory.glob("step-*"), reverse=True):
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+            if (path / "state.pt").stat().st_size != manifest["bytes"]:
+                raise ValueError("state.pt is truncated")
+            if _sha256(path / "state.pt") != manifest["sha256"]:
+                raise ValueError("state.pt does not match its checksum")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            passed_over.append(f"checkpoint {path.name} is damaged ({error}); using the one before it")
+            continue
+        if manifest["method"] != method:
+            raise InputError(f"checkpoint {path} is of method {manifest['method']}, this run trains {method}")
+        return _load(path / "state.pt"), passed_over
+    return None, passed_over
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise InputError(f"{path} holds something else than tensors and plain values; it is not loaded") from None
+    return state
+
+
+def prune(directory: Path, *, keep: int) -> None:
+    """Keep the newest `keep` checkpoints and the one of the best metric; remove the rest and partial writes."""
+    stored = listing(directory)
+    kept = {s.path for s in stored[-keep:]}
+    if scored := [s for s in stored if s.metric is not None]:
+        kept.add(max(scored, key=lambda s: (s.metric or 0.0, s.step)).path)
+    for s in stored:
+        if s.path not in kept:
+            shutil.rmtree(s.path, ignore_errors=True)
+    for partial in directory.glob(".partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,129 @@
+"""Colour operations on planes (3, n, H, W) float in [0, 1], in place, one parameter per sample.
+
+Brightness, contrast and saturation are all "blend with something grey, then clamp" (black, the mean grey, the
+grey image), so one fused pass does whichever of the three each sample asks for. Formulas are torchvision's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raysurl.draws import JITTERS, Draws
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(JITTERS)
+LUMA = (0.2989, 0.587, 0.114)
+HUE_CENTRES = (3.0, 5.0, 1.0)  # in sixths of a turn: the hue opposite to red, green, blue
+TINY = 1e-12
+
+
+def luma(planes: Tensor) -> Tensor:
+    """Grey value (n, H, W)."""
+    red, green, blue = planes.unbind(0)
+    return red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def blend(planes: Tensor, keep: Tensor, gray: Tensor | None, mean: Tensor | None) -> None:
+    """x ← clamp(keep·x + gray·luma(x) + mean·average(luma(x))); factors (n, 1, 1), None: all zero."""
+    if gray is None and mean is None:
+        planes.mul_(keep).clamp_(0, 1)
+        return
+    grey = luma(planes)
+    offset = grey.mean((1, 2), keepdim=True).mul_(mean) if mean is not None else torch.zeros_like(keep)
+    if gray is not None:
+        offset = grey.mul_(gray).add_(offset)
+    planes.mul_(keep).add_(offset).clamp_(0, 1)
+
+
+def rotate_hue(planes: Tensor, centres: Tensor) -> None:
+    """Turn the hue, keeping value and chroma of HSV; centres (3, n, 1, 1) from `hue_centres`.
+
+    The distance of the hue from red, in sixths of a turn, is 1 + (g + b − r − min) / chroma in every sextant,
+    and its sign that of g − b. With hue h, value V and chroma C a channel is
+    V − C·clamp(||h − c| − 3| − 1, 0, 1), where c is the hue opposite to the channel. Turning the hue moves c
+    instead, once per sample: no case distinction and no remainder is left to be done per pixel.
+    """
+    red, green, blue = planes.unbind(0)
+    lowest = torch.minimum(red, green)
+    torch.minimum(lowest, blue, out=lowest)
+    value = torch.maximum(red, green)
+    torch.maximum(value, blue, out=value)
+    hue = torch.add(green, blue).sub_(red).sub_(lowest)
+    chroma = torch.sub(value, lowest, out=lowest)
+    hue.div_(chroma.clamp(min=TINY)).add_(1)
+    hue.copysign_(torch.sub(green, blue))
+    share = torch.sub(hue, centres, out=planes).abs_().sub_(3).abs_().sub_(1).clamp_(0, 1).mul_(chroma)
+    torch.sub(value, share, out=planes)
+
+
+def hue_centres(shift: Tensor) -> Tensor:
+    """Shift of the hue (n,) in turns -> centres (3, n) in [−3, 3), so that |h − c| ≤ 6 for h in [−3, 3]."""
+    centres = torch.tensor(HUE_CENTRES, device=shift.device)[:, None] - 6 * shift
+    return torch.remainder(centres + 3, 6) - 3
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Colour jitter of n samples in four rounds; round k does each sample's k-th operation."""
+
+    kind: NDArray[np.int64]  # (4, n) on the CPU: the operation, −1 for none
+    keep: Tensor  # (4, n, 1, 1): factors of `blend`
+    gray: Tensor
+    mean: Tensor
+    centres: Tensor  # (3, n, 1, 1)
+
+    @classmethod
+    def of(cls, draws: Draws, strength: tuple[float, float, float, float], device: torch.device) -> Jitter:
+        """An operation of strength 0 is left out, and so are samples that are not to be jittered."""
+        active = draws.jitter[:, None] & (torch.tensor(strength) > 0)[draws.order]
+        kind = draws.order.where(active, -1).T
+        factor = draws.factors.gather(1, draws.order).T
+        keep = factor.where((kind >= 0) & (kind < HUE), 1.0)
+        gray = (1 - factor).where(kind == SATURATION, 0.0)
+        mean = (1 - factor).where(kind == CONTRAST, 0.0)
+        table = torch.cat([keep, gray, mean, hue_centres(draws.factors[:, HUE])])
+        table = to_device(table, device)[..., None, None]
+        keep, gray, mean, centres = torch.split(table, [JITTERS, JITTERS, JITTERS, 3])
+        return cls(kind.numpy(), keep, gray, mean, centres)
+
+    def __getitem__(self, rows: slice) -> Jitter:
+        keep, gray, mean, centres = (t[:, rows] for t in (self.keep, self.gray, self.mean, self.centres))
+        return Jitter(self.kind[:, rows], keep, gray, mean, centres)
+
+    def apply(self, planes: Tensor) -> None:
+        for kind, keep, gray, mean in zip(self.kind, self.keep, self.gray, self.mean, strict=True):
+            present = np.bincount(kind + 1, minlength=JITTERS + 1)[1:]
+            if present[:HUE].any():
+                blend(
+                    planes, keep, gray if present[SATURATION] else None, mean if present[CONTRAST] else None
+                )
+            if present[HUE] == len(kind):
+                rotate_hue(planes, self.centres)
+            elif present[HUE]:
+                rows = to_device(np.flatnonzero(kind == HUE), planes.device)
+                part = planes.index_select(1, rows)
+                rotate_hue(part, self.centres.index_select(1, rows))
+                planes.index_copy_(1, rows, part)
+
+
+def to_gray(planes: Tensor) -> Tensor:
+    """The grey image in three equal channels."""
+    return luma(planes).repeat(3, 1, 1, 1)
+
+
+def solarize(planes: Tensor) -> Tensor:
+    """Invert what is at or above one half."""
+    return torch.minimum(planes, 1 - planes)
+
+
+def to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
+    """Move what was chosen on the CPU to the device without waiting for either: pageable memory would wait."""
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

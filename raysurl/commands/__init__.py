@@ -1,0 +1,1 @@
+"""The commands of `raysurl` and of pipelines/: each module has `main(arguments)`."""

@@ -1,0 +1,43 @@
+"""Embed a data set with a trained encoder into one Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysurl import local, trained
+from raysurl.data import open_samples
+from raysurl.embed import embed
+from raysurl.errors import InputError
+from raysurl.runtime import default_device
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`embed.py run=DIR|FILE to=FILE.parquet [data.…]`: columns index, name, label, embedding (D float32)."""
+    found, mine = trained.load(arguments, also=("to",))
+    recipe, device = found.recipe, default_device()
+    if not str(mine.get("to", "")).endswith(".parquet"):
+        raise InputError("name the file to write: to=FILE.parquet")
+    target = Path(str(mine["to"])).expanduser()
+    if target.exists():
+        raise InputError(f"to={target} exists already; name another file")
+    samples = open_samples(recipe.data, "train", seed=recipe.seed)
+    assert samples is not None
+    source, _ = local.open_sources(recipe, samples, None)
+    index = np.flatnonzero(source.readable)
+    features = embed(found.encoder.to(device), source, recipe, device, index).numpy()
+    columns = {
+        "index": index,
+        "name": [samples.name_of(int(i)) for i in index],
+        "label": source.labels[index] if source.labels is not None else np.full(len(index), -1),
+        "embedding": pa.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1]),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), target)
+    print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
+    for skipped in source.skipped:
+        print(f"skipped {skipped}")

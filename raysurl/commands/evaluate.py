@@ -1,0 +1,29 @@
+"""Evaluate a finished run, or any encoder file, on labelled data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from raysurl import local, trained
+from raysurl.data import open_samples
+from raysurl.evaluation import Evaluator
+from raysurl.run_directory import write_atomic
+from raysurl.runtime import LocalRuntime, default_device
+from raysurl.summary import show_metrics
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
+    found, _ = trained.load(arguments)
+    recipe, device = found.recipe, default_device()
+    samples = open_samples(recipe.data, "train", seed=recipe.seed)
+    eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)
+    assert samples is not None
+    source, eval_source = local.open_sources(recipe, samples, eval_samples)
+    evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
+    metrics = evaluator.final(found.encoder.to(device))
+    write_atomic(found.where / "evaluation.json", json.dumps({"metrics": metrics}, indent=1))
+    for note in evaluator.notes:
+        print(note)
+    show_metrics(metrics, str(found.where))

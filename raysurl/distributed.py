@@ -1,0 +1,98 @@
+"""What methods and the trainer need of the other ranks; every function falls through without a process group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+@torch.no_grad()
+def gather(x: Tensor) -> Tensor:
+    """(b, …) on each rank -> (W·b, …) in rank order, without gradient; shapes must agree."""
+    if world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def mean(x: Tensor) -> Tensor:
+    """Mean over ranks, the same on all of them."""
+    if world_size() == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x / world_size()
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """(b, …) -> (W·b, …) in rank order; the gradient is summed over ranks.
+
+    A loss of the gathered batch that every rank computes alike then has, after DDP's mean over ranks, the
+    gradient of the same loss on one device.
+    """
+    if world_size() == 1:
+        return x
+    out: Tensor = _GatherWithGradient.apply(x)
+    return out
+
+
+@torch.no_grad()
+def shuffle(x: Tensor, seed: int) -> Tensor:
+    """This rank's rows of the global batch in a random order that all ranks agree on (shuffle-BN, MoCo)."""
+    if world_size() == 1:
+        return x
+    order = _order(len(x), seed)
+    return gather(x)[order[rank() * len(x) : (rank() + 1) * len(x)].to(x.device)]
+
+
+@torch.no_grad()
+def unshuffle(x: Tensor, seed: int) -> Tensor:
+    """Undo `shuffle` with the same seed."""
+    if world_size() == 1:
+        return x
+    inverse = torch.argsort(_order(len(x), seed))
+    return gather(x)[inverse[rank() * len(x) : (rank() + 1) * len(x)].to(x.device)]
+
+
+def _order(rows: int, seed: int) -> Tensor:
+    return torch.randperm(rows * world_size(), generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,46 @@
+"""The exponential-moving-average teacher."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from raysurl import distributed
+from raysurl.method import Progress
+
+
+class Teacher(nn.Module):
+    """A frozen copy of the student, followed as t ← m·t + (1 − m)·s (ReSSL eq. 6).
+
+    Only parameters follow; batch-norm statistics are the teacher's own, in train mode, as in the authors' code.
+    With `shuffle` its batch is shuffled over the ranks before and restored after (shuffle-BN).
+    """
+
+    def __init__(self, student: nn.Module, *, shuffle: bool = False) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(student)
+        self.net.requires_grad_(False)
+        self.shuffle = shuffle
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, progress: Progress) -> Tensor:
+        if not self.shuffle:
+            out: Tensor = self.net(x)
+            return out
+        seed = progress.seed * 1_000_003 + progress.step
+        return distributed.unshuffle(self.net(distributed.shuffle(x, seed)), seed)
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, momentum: float) -> None:
+        own: list[Tensor] = list(self.net.parameters())
+        torch._foreach_lerp_(own, [p.detach() for p in student.parameters()], 1 - momentum)
+
+
+def momentum_at(base: float, schedule: str, progress: Progress) -> float:
+    """`constant`: base. `cosine`: from base to 1 over the run (BYOL)."""
+    if schedule == "constant":
+        return base
+    return 1 - (1 - base) * (math.cos(math.pi * progress.step / progress.total_steps) + 1) / 2

@@ -1,0 +1,109 @@
+"""The one input of every protocol: features that were computed once and are kept.
+
+Letters used in this package: N bank (train) samples, Q test samples, D feature dimension, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raysurl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the train and test images, centre crop and no augmentation, with their labels.
+
+    `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
+    where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
+    its range, or if a feature is not finite (the encoder has diverged).
+    """
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        for name, rows, labels in (
+            ("train", self.train, self.train_labels),
+            ("test", self.test, self.test_labels),
+        ):
+            if rows.ndim != 2 or labels.shape != rows.shape[:1]:
+                raise InputError(
+                    f"{name} features of shape {tuple(rows.shape)} and labels of shape {tuple(labels.shape)}"
+                    " must be (N, D) and (N,)"
+                )
+            broken = (~torch.isfinite(rows).all(1)).nonzero()
+            if len(broken):
+                raise InputError(
+                    f"{len(broken)} of {len(rows)} {name} features are not finite (the first is row"
+                    f" {int(broken[0])}): the encoder has diverged"
+                )
+            check_labels(labels, self.num_classes, f"{name} labels", unknown=True)
+        if self.train.shape[1] != self.test.shape[1]:
+            raise InputError(
+                f"train features have {self.train.shape[1]} dimensions and test features"
+                f" {self.test.shape[1]}; they must come from one encoder"
+            )
+
+    @classmethod
+    def unlabelled(cls, train: Tensor) -> Features:
+        """Features (N, D) of images without any label: only the protocols that need none can run."""
+        unknown = torch.full((len(train),), -1, dtype=torch.int64, device=train.device)
+        return cls(train, unknown, train[:0], unknown[:0], 0)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether some train sample and some test sample has a label."""
+        return bool((self.train_labels >= 0).any()) and bool((self.test_labels >= 0).any())
+
+    def labelled(self) -> Features:
+        """The samples whose label is known."""
+        train, test = self.train_labels >= 0, self.test_labels >= 0
+        return Features(
+            self.train[train],
+            self.train_labels[train],
+            self.test[test],
+            self.test_labels[test],
+            self.num_classes,
+        )
+
+
+def pixel_features(
+    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, num_classes: int
+) -> Features:
+    """Raw pixels as features, the baseline that needs no training.
+
+    `train` (N, C, H, W) and `test` (Q, C, H, W) uint8 or float, centre crops. Each image is flattened and the
+    mean train image is subtracted: without it every cosine between images is near 1.
+    """
+    flat_train, flat_test = train.flatten(1).float(), test.flatten(1).float()
+    mean = flat_train.mean(0)
+    return Features(flat_train - mean, train_labels, flat_test - mean, test_labels, num_classes)
+
+
+def check_labels(labels: Tensor, num_classes: int, name: str, *, unknown: bool = False) -> None:
+    """Raise InputError unless labels (N,) lie in [0, num_classes), or are −1 where `unknown` allows it."""
+    low = -1 if unknown else 0
+    if len(labels) and (int(labels.min()) < low or int(labels.max()) >= num_classes):
+        raise InputError(
+            f"{name} run from {int(labels.min())} to {int(labels.max())}; with num_classes={num_classes} they"
+            f" must lie in [0, {num_classes - 1}]" + (" (or be −1 for unknown)" if unknown else "")
+        )
+
+
+def top1(predictions: Tensor, labels: Tensor) -> float:
+    """Share of predictions (Q,) that equal labels (Q,), in percent."""
+    return 100.0 * float((predictions == labels).double().mean())
+
+
+def evenly_spaced(rows: Tensor, limit: int) -> Tensor:
+    """At most `limit` of the rows (N, D), evenly spaced over the order: the same ones each time."""
+    if len(rows) <= limit:
+        return rows
+    return rows[torch.arange(limit, device=rows.device) * len(rows) // limit]

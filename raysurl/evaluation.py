@@ -1,0 +1,108 @@
+"""When and on what a run is evaluated; the protocols themselves are in raysurl.evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raysurl import build, health, pictures
+from raysurl.embed import embed, pixels
+from raysurl.errors import InputError
+from raysurl.evaluate import Features, evaluate, pixel_features
+from raysurl.recipe import Recipe
+from raysurl.runtime import Runtime
+from raysurl.source import Source
+
+HELD_OUT = 10  # without a test set, each tenth labelled sample is one
+
+
+class Evaluator:
+    """Embeds the labelled train samples (the bank) and the test samples and runs protocols on rank 0.
+
+    Without `eval_source` every tenth labelled training sample is held out as the test set: the encoder has seen
+    its image, never its label. Without labels only the protocols that need none are run.
+    """
+
+    def __init__(self, recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None) -> None:
+        self.recipe, self.runtime = recipe, runtime
+        self.source, self.test_source = source, eval_source or source
+        self.notes: list[str] = []
+        labels = source.labels
+        usable = np.flatnonzero(source.readable)
+        self.num_classes = 0
+        if labels is None or not (labels[usable] >= 0).any():
+            self.bank, self.test = usable, usable[:0]
+            self.notes.append("no labels: kNN and linear probes are left out")
+            return
+        self.bank = usable[labels[usable] >= 0]
+        if eval_source is None:
+            self.test = self.bank[::HELD_OUT]
+            self.bank = np.setdiff1d(self.bank, self.test)
+            self.notes.append("no test set (data.eval_path): every tenth labelled sample is held out as one")
+        else:
+            self.test = np.flatnonzero(eval_source.readable)
+        test_labels = self.test_source.labels
+        if test_labels is None:
+            raise InputError("the data of data.eval_path has no labels; evaluation needs a labelled test set")
+        self.num_classes = int(max(labels.max(), test_labels.max())) + 1
+
+    def features(self, encoder: nn.Module) -> Features | None:
+        """Features of the bank and the test set on rank 0; None on the other ranks, which help to embed."""
+        device = self.runtime.device
+        train = embed(encoder, self.source, self.recipe, device, self.bank)
+        test = (
+            embed(encoder, self.test_source, self.recipe, device, self.test)
+            if self.num_classes
+            else train[:0]
+        )
+        if self.runtime.rank:
+            return None
+        return self._labelled(train.to(device), test.to(device))
+
+    def online(self, encoder: nn.Module) -> dict[str, float]:
+        """kNN and health during training."""
+        features = self.features(encoder)
+        if features is None:
+            return {}
+        return evaluate(features, self.recipe.eval, protocols=["knn"]) | health.signals(features.train)
+
+    def final(self, encoder: nn.Module, run_dir: Path | None = None) -> dict[str, float]:
+        """All protocols, beside the untrained encoder and raw pixels; neighbour rows for the report of `run_dir`."""
+        settings, seed = self.recipe.eval, self.recipe.seed
+        features = self.features(encoder)
+        untrained = self._untrained() if settings.baselines else None
+        if features is None:
+            return {}
+        metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
+        if untrained is not None:
+            metrics |= evaluate(untrained, settings, prefix="untrained", seed=seed)
+        if settings.baselines and self.num_classes:
+            raw = self._pixels()
+            metrics |= evaluate(raw, settings, protocols=["knn"], prefix="pixels", seed=seed)
+        if run_dir:
+            pictures.save_neighbours(run_dir, self.recipe, features, self.source, self.bank)
+        return metrics
+
+    def _untrained(self) -> Features | None:
+        return self.features(build.encoder_of(self.recipe).to(self.runtime.device))
+
+    def _pixels(self) -> Features:
+        train = pixels(self.source, self.recipe, self.bank)
+        test = pixels(self.test_source, self.recipe, self.test)
+        labels = self._labels(train.device)
+        return pixel_features(train, labels[0], test, labels[1], self.num_classes)
+
+    def _labelled(self, train: Tensor, test: Tensor) -> Features:
+        if not self.num_classes:
+            return Features.unlabelled(train)
+        train_labels, test_labels = self._labels(train.device)
+        return Features(train, train_labels, test, test_labels, self.num_classes)
+
+    def _labels(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        assert self.source.labels is not None
+        assert self.test_source.labels is not None
+        bank, test = self.source.labels[self.bank], self.test_source.labels[self.test]
+        return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)

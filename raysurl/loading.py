@@ -1,0 +1,68 @@
+"""From the plan to batches on the trainer's device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from raysurl.method import Batch
+from raysurl.recipe import Recipe
+from raysurl.runtime import Runtime
+from raysurl.sampler import Plan, Request
+from raysurl.source import Images, Source
+from raysurl.views import Augment
+
+Loaded = tuple[Request, Any]  # a request with its raw images or, with views.device=workers, its views
+
+
+@dataclass(frozen=True)
+class Loader:
+    """This rank's part of every step: read by the source, augmented where the recipe says."""
+
+    recipe: Recipe
+    runtime: Runtime
+    source: Source
+    plan: Plan
+    augment: Augment
+
+    def steps(self, first: int, last: int) -> Iterator[tuple[list[Loaded], float]]:
+        """The micro-batches of each of the steps first … last−1, with the seconds spent waiting for them."""
+        accumulate, in_workers = self.recipe.train.accumulate, self.recipe.views.device == "workers"
+        requests = self.plan.requests(
+            first, last, rank=self.runtime.rank, world_size=self.runtime.world_size, accumulate=accumulate
+        )
+        items = self.source.batches(requests, partial(_with_views, self.augment) if in_workers else _as_read)
+        loaded: list[Loaded] = []
+        since = time.perf_counter()
+        for item in items:
+            loaded.append(item)
+            if len(loaded) == accumulate:
+                yield loaded, time.perf_counter() - since
+                loaded, since = [], time.perf_counter()
+
+    def to_batch(self, loaded: Loaded) -> Batch:
+        """Views and indices on the trainer's device."""
+        request, data = loaded
+        device = self.runtime.device
+        if self.recipe.views.device == "trainer":
+            data = self.augment(request, data, device)
+        views = {name: x.to(device, non_blocking=True) for name, x in data.items()}
+        if self.recipe.train.channels_last:
+            views = {
+                name: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+                for name, x in views.items()
+            }
+        return Batch(torch.from_numpy(request.index).to(device, non_blocking=True), views)
+
+
+def _as_read(request: Request, images: Images) -> Loaded:
+    return request, images
+
+
+def _with_views(augment: Augment, request: Request, images: Images) -> Loaded:
+    return request, augment(request, images)

@@ -1,0 +1,197 @@
+"""What methods remember between steps: a FIFO queue and a bank addressed by sample index.
+
+Ordinary classes on torch tensors; the memory actor of raysurl.scale is one of these, wrapped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raysurl.errors import InputError
+from raysurl.method import Memory, Snapshot
+
+
+class Queue:
+    """FIFO ring of `size` key vectors; starts as normalised Gaussian vectors with index −1 (MoCo, ReSSL sec. 3.2).
+
+    `features` (K, D) fp32 unit rows, `index` (K,) int64 sample index of each entry, −1 = not yet filled.
+    """
+
+    def __init__(
+        self, size: int, dim: int, *, seed: int = 0, device: torch.device | str | None = None
+    ) -> None:
+        if size < 1 or dim < 1:
+            raise InputError(f"a queue needs a size and a dimension of at least 1, got {size} × {dim}")
+        generator = torch.Generator().manual_seed(seed)
+        self.features = F.normalize(torch.randn(size, dim, generator=generator), dim=1).to(device)
+        self.index = torch.full((size,), -1, dtype=torch.int64, device=device)
+        self.pointer = 0  # where the next key goes
+
+    @torch.no_grad()
+    def push(self, keys: Tensor, index: Tensor | None = None) -> None:
+        """Overwrite the oldest entries with keys (B, D), first row oldest; wraps around; keeps the last K if B > K.
+
+        `index` (B,) int64 are the sample indices, −1 where omitted. Raises InputError on a wrong width.
+        """
+        size, dim = self.features.shape
+        if keys.dim() != 2 or keys.shape[1] != dim:
+            raise InputError(f"keys of shape {tuple(keys.shape)} do not fit a queue of dimension {dim}")
+        if index is None:
+            index = torch.full((len(keys),), -1, dtype=torch.int64)
+        start = self.pointer + max(len(keys) - size, 0)
+        keys, index = keys[-size:], index[-size:]
+        slots = (start + torch.arange(len(keys), device=self.features.device)) % size
+        self.features[slots] = keys.to(self.features)
+        self.index[slots] = index.to(self.index)
+        self.pointer = (start + len(keys)) % size
+
+    def snapshot(self) -> Snapshot:
+        return {"features": self.features, "index": self.index}
+
+    def mirror(self, device: torch.device) -> Queue:
+        """A queue of the same content on `device`."""
+        copy = Queue(1, self.features.shape[1])
+        copy.features, copy.index = self.features.to(device, copy=True), self.index.to(device, copy=True)
+        copy.pointer = self.pointer
+        return copy
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "features": self.features.cpu().clone(),
+            "index": self.index.cpu().clone(),
+            "pointer": self.pointer,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["features"].shape != self.features.shape:
+            raise InputError(
+                f"the stored queue is {tuple(state['features'].shape)}, this run's {tuple(self.features.shape)}"
+            )
+        self.features.copy_(state["features"])
+        self.index.copy_(state["index"])
+        self.pointer = int(state["pointer"])
+
+
+class Bank:
+    """One vector per sample, updated as an exponential average (non-parametric classifier; Super-AND eq. 1-2).
+
+    `features` (N, D), initialised U(−√(3/D), √(3/D)) and not normalised until first written.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        dim: int,
+        *,
+        momentum: float,
+        tau: float,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if num_samples < 1 or dim < 1:
+            raise InputError(f"a bank needs at least one sample and one dimension, got {num_samples} × {dim}")
+        bound = (3 / dim) ** 0.5
+        generator = torch.Generator().manual_seed(seed)
+        self.features = ((torch.rand(num_samples, dim, generator=generator) * 2 - 1) * bound).to(device)
+        self.momentum, self.tau = momentum, tau
+
+    def logits(self, v: Tensor) -> Tensor:
+        """v (B, D) · every entry / τ -> (B, N)."""
+        return v @ self.features.T / self.tau
+
+    @torch.no_grad()
+    def update(self, index: Tensor, v: Tensor) -> None:
+        """m ← normalise(momentum·m + (1 − momentum)·v) at rows `index` (B,); of a repeated index the last row wins."""
+        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self.features)):
+            raise InputError(f"a sample index lies outside the bank's 0 … {len(self.features) - 1}")
+        index, v = index.to(self.features.device), v.to(self.features)
+        rows = torch.arange(len(index), device=index.device)
+        last = torch.full((len(self.features),), -1, device=index.device).scatter_reduce_(
+            0, index, rows, "amax"
+        )
+        keep = last[index] == rows  # scatter with repeated indices has no defined order on CUDA
+        index, v = index[keep], v[keep]
+        mixed = self.momentum * self.features[index] + (1 - self.momentum) * v
+        self.features[index] = F.normalize(mixed, dim=1)
+
+    def push(self, keys: Tensor, index: Tensor) -> None:
+        self.update(index, keys)
+
+    def snapshot(self) -> Snapshot:
+        return {"features": self.features}
+
+    def mirror(self, device: torch.device) -> Bank:
+        copy = Bank(1, self.features.shape[1], momentum=self.momentum, tau=self.tau)
+        copy.features = self.features.to(device, copy=True)
+        return copy
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"features": self.features.cpu().clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["features"].shape != self.features.shape:
+            raise InputError(
+                f"the stored bank is {tuple(state['features'].shape)}, this run's {tuple(self.features.shape)}"
+            )
+        self.features.copy_(state["features"])
+
+
+class Record(Protocol):
+    """The system of record behind the mirrors: the memory actor, seen from rank 0."""
+
+    def restore(self, version: int, state: dict[str, Any]) -> None: ...
+
+    def push(self, version: int, keys: Tensor, index: Tensor) -> None: ...
+
+    def state(self, version: int) -> dict[str, Any]: ...
+
+
+class MemoryLink:
+    """One rank's access to memory: a mirror on its device, kept equal on all ranks by equal pushes.
+
+    `version` counts updates. With staleness s, step t reads memory as it was after update t − 1 − s. Rank 0 also
+    sends every update to the `record`, if there is one; without one (runtime=local) the mirror is the record.
+    """
+
+    def __init__(self, mirror: Memory, *, record: Record | None = None, staleness: int = 0) -> None:
+        self.mirror, self.record, self.staleness = mirror, record, staleness
+        self.version = 0
+        self._pending: deque[tuple[Tensor, Tensor]] = deque()
+
+    def begin(self) -> None:
+        """A fresh run: the record starts from the mirror's initial content."""
+        if self.record:
+            self.record.restore(0, self.mirror.state_dict())
+
+    def snapshot(self) -> Snapshot:
+        return self.mirror.snapshot()
+
+    def push(self, keys: Tensor, index: Tensor) -> None:
+        """Update t: keys (V·B, D) and indices (V·B,) of the global batch, ordered by (view, position)."""
+        self.version += 1
+        if self.record:
+            self.record.push(self.version, keys, index)
+        self._pending.append((keys, index))
+        while len(self._pending) > self.staleness:
+            self.mirror.push(*self._pending.popleft())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, updates in flight included; asks the record, where there is one, for its own state."""
+        state: dict[str, Any] = {"version": self.version}
+        state["record"] = self.record.state(self.version) if self.record else self.mirror.state_dict()
+        if self._pending:
+            state["mirror"] = self.mirror.state_dict()
+            state["pending"] = [(keys.cpu(), index.cpu()) for keys, index in self._pending]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.version = int(state["version"])
+        self.mirror.load_state_dict(state.get("mirror", state["record"]))
+        self._pending = deque(state.get("pending", []))
+        if self.record:
+            self.record.restore(self.version, state["record"])

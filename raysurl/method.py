@@ -1,0 +1,147 @@
+"""What a method is: single-device code that maps views and memory to a loss.
+
+Letters used throughout: B global batch, b this device's part of it, C, H, W image, D embedding, K queue
+size, N samples in the data set, V views whose keys are remembered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from raysurl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. Every schedule (lr, EMA, loss weights) is a pure function of it."""
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    seed: int = 0
+    round: int = 0
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`index` (b,) int64 sample indices; `views` name -> (b, C, H, W) or (b, D) float. No labels."""
+
+    index: Tensor
+    views: Mapping[str, Tensor]
+
+
+Snapshot = Mapping[str, Tensor]
+"""The tensors of memory that one step reads; empty for a method without memory."""
+
+
+@dataclass(frozen=True)
+class Push:
+    """What a step adds to memory: `keys` (V, b, D) detached, `index` (b,) their sample indices."""
+
+    keys: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Output:
+    """`loss` scalar, mean over the batch; `logs` named terms and signals, scalars, detached."""
+
+    loss: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+    push: Push | None = None
+
+
+class Memory(Protocol):
+    """What a method remembers between steps: plain Python, run in-process or inside the memory actor."""
+
+    def push(self, keys: Tensor, index: Tensor) -> None:
+        """Add keys (V·B, D) of the global batch, ordered by (view, position), with their indices (V·B,)."""
+
+    def snapshot(self) -> Snapshot: ...
+
+    def mirror(self, device: torch.device) -> Memory:
+        """A copy on `device`, kept equal by equal pushes."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class MethodConfig(BaseModel):
+    """Base of a method's settings: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a method's constructor is given: the encoder and how to make more of the same kind."""
+
+    encoder: nn.Module  # (b, C, H, W) -> (b, dim)
+    dim: int
+    make_norm: Callable[[int], nn.Module]  # the run's batch norm for vectors (b, D)
+    shuffle: bool  # norm=shuffle: key encoders see their batch shuffled over the ranks
+    num_samples: int
+    seed: int
+
+
+class Method(nn.Module):
+    """Base of all methods. `forward` returns the loss, so DDP wraps it unchanged."""
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    couples_batch: ClassVar[bool] = False  # the loss is not a mean of per-sample terms
+
+    encoder: nn.Module  # what is kept, exported and evaluated
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, str]:
+        """View name -> name of its default augmentation policy (raysurl.views.POLICIES)."""
+        raise NotImplementedError
+
+    @classmethod
+    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Memory | None:
+        """Build the method's memory; None for a method that remembers nothing."""
+        return None
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+        raise NotImplementedError
+
+    def after_step(self, progress: Progress) -> None:
+        """Called after each optimizer step, without gradient (EMA updates)."""
+
+
+def available() -> list[str]:
+    """Names of all methods: the modules of raysurl.methods."""
+    import raysurl.methods
+
+    return sorted(m.name for m in pkgutil.iter_modules(raysurl.methods.__path__))
+
+
+def load(name: str) -> type[Method]:
+    """The method class of module `raysurl.methods.<name>`; InputError names the methods there are."""
+    if name not in available():
+        raise InputError(f"method.name={name!r} is not a method; choose one of {', '.join(available())}")
+    module = importlib.import_module(f"raysurl.methods.{name}")
+    (cls,) = [
+        c
+        for c in vars(module).values()
+        if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__
+    ]
+    return cls
+
+
+def detached(**terms: Tensor) -> dict[str, Tensor]:
+    """Named scalars for `Output.logs`, cut from the graph."""
+    return {name: term.detach() for name, term in terms.items()}

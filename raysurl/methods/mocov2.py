@@ -1,0 +1,58 @@
+"""MoCo v2 (Chen et al. 2020), the baseline of ReSSL's tables: InfoNCE against a queue of EMA keys.
+
+L = −log exp(q·k/τ) / (exp(q·k/τ) + Σ_j exp(q·Q_j/τ))   functional.info_nce; query with gradient, key from the EMA copy
+Head Linear–ReLU–Linear without batch norm, τ = 0.2, both views contrastive, shuffle-BN (norm=shuffle), as published.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from raysurl import functional as fn
+from raysurl.ema import Teacher, momentum_at
+from raysurl.heads import mlp
+from raysurl.memory import Queue
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+
+
+class MoCoV2(Method):
+    class Config(MethodConfig):
+        hidden: int = Field(2048, ge=1)
+        dim: int = Field(128, ge=1)
+        head_norm: bool = False
+        queue_size: int = Field(4096, ge=1)
+        tau: float = Field(0.2, gt=0)
+        momentum: float = Field(0.99, ge=0, le=1)
+        momentum_schedule: Literal["constant", "cosine"] = "constant"
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, str]:
+        return {"query": "mocov2", "key": "mocov2"}
+
+    @classmethod
+    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:
+        return Queue(config.queue_size, config.dim, seed=seed)
+
+    def __init__(self, config: Config, build: Build) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build.encoder
+        self.projector = mlp(
+            build.dim, config.hidden, config.dim, build.make_norm if config.head_norm else None
+        )
+        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+        query = F.normalize(self.projector(self.encoder(batch.views["query"])).float(), dim=1)
+        key = F.normalize(self.teacher(batch.views["key"], progress).float(), dim=1)
+        loss = fn.info_nce(query, key, snapshot["features"], tau=self.config.tau)
+        logs = detached(info_nce=loss) | {"health/std": fn.embedding_std(query)}
+        return Output(loss, logs, Push(keys=key[None], index=batch.index))
+
+    def after_step(self, progress: Progress) -> None:
+        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
+        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)

@@ -1,0 +1,103 @@
+"""ReSSL: relational self-supervised learning (Zheng et al., journal version; conference version by recipe).
+
+p¹ = softmax(z¹·Q/τ_s), eqs. 2-3      `student_logits`, strong view, encoder + projector + predictor
+p² = softmax(z²·Q/τ_t), eq. 4         `teacher_logits`, weak view, EMA encoder + projector, no gradient
+L_relation, eq. 5                     functional.relation_loss (without the entropy of p², which has no gradient)
+t ← m·t + (1 − m)·s, eq. 6            `after_step`: the same numbers as the authors' update before the next forward
+α L_relation + (1 − α) L_InfoNCE, eq. 7, α = min(1, step / warm-up steps); InfoNCE at τ_s with the predictor
+
+Choices where the paper is silent: warm-up of 10 epochs in the recipes that use it; two crops are two independent
+(strong, weak) pairs, their losses averaged and both keys remembered; the predictor has no teacher copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raysurl import functional as fn
+from raysurl.ema import Teacher, momentum_at
+from raysurl.heads import mlp
+from raysurl.memory import Queue
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+
+MULTI_CROP_SIZES = (224, 192, 160, 128, 96)
+
+
+class ReSSL(Method):
+    class Config(MethodConfig):
+        crops: Literal[1, 2, "multi"] = 1
+        hidden: int = Field(4096, ge=1)
+        dim: int = Field(256, ge=1)
+        head_norm: bool = True  # batch norm in projector and predictor; the conference version has none
+        predictor: bool = True
+        queue_size: int = Field(4096, ge=1)
+        tau_student: float = Field(0.1, gt=0)
+        tau_teacher: float = Field(0.04, gt=0)
+        infonce_warmup_epochs: float = Field(0, ge=0)
+        momentum: float = Field(0.99, ge=0, le=1)
+        momentum_schedule: Literal["constant", "cosine"] = "constant"
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, str]:
+        if config.crops == "multi":
+            students = {f"student_{i}": f"crop_{size}" for i, size in enumerate(MULTI_CROP_SIZES, 1)}
+            return {"teacher_1": "weak", **students}
+        pairs = range(1, config.crops + 1)
+        return {f"student_{i}": "contrastive" for i in pairs} | {f"teacher_{i}": "weak" for i in pairs}
+
+    @classmethod
+    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:
+        return Queue(config.queue_size, config.dim, seed=seed)
+
+    def __init__(self, config: Config, build: Build) -> None:
+        super().__init__()
+        make_norm = build.make_norm if config.head_norm else None
+        self.config = config
+        self.encoder = build.encoder
+        self.projector = mlp(build.dim, config.hidden, config.dim, make_norm)
+        self.predictor = (
+            mlp(config.dim, config.hidden, config.dim, make_norm) if config.predictor else nn.Identity()
+        )
+        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+
+    def student(self, x: Tensor) -> Tensor:
+        """(b, C, H, W) -> unit rows z¹ (b, D)."""
+        return F.normalize(self.predictor(self.projector(self.encoder(x))).float(), dim=1)
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+        c, queue = self.config, snapshot["features"]
+        strong = [x for name, x in batch.views.items() if name.startswith("student")]
+        weak = [x for name, x in batch.views.items() if name.startswith("teacher")]
+        z_teacher = [F.normalize(self.teacher(x, progress).float(), dim=1) for x in weak]
+        z_student = [self.student(x) for x in strong]
+        keys = z_teacher * (len(z_student) // len(z_teacher))  # multi-crop: one teacher view for all students
+
+        relation = fn.mean_of(
+            fn.relation_loss(z @ queue.T, k @ queue.T, tau_student=c.tau_student, tau_teacher=c.tau_teacher)
+            for z, k in zip(z_student, keys, strict=True)
+        )
+        logs = detached(relation=relation)
+        loss, alpha = relation, self.alpha(progress)
+        if alpha < 1:
+            info_nce = fn.mean_of(
+                fn.info_nce(z, k, queue, tau=c.tau_student) for z, k in zip(z_student, keys, strict=True)
+            )
+            loss = alpha * relation + (1 - alpha) * info_nce
+            logs |= detached(info_nce=info_nce)
+        logs["health/std"] = fn.embedding_std(z_student[0])
+        logs["health/teacher_entropy"] = fn.relative_entropy(z_teacher[0] @ queue.T, tau=c.tau_teacher)
+        return Output(loss, logs, Push(keys=torch.stack(z_teacher), index=batch.index))
+
+    def alpha(self, progress: Progress) -> float:
+        """Weight of the relation loss, eq. 7: 0 -> 1 over the InfoNCE warm-up."""
+        warmup = self.config.infonce_warmup_epochs * progress.steps_per_epoch
+        return min(1.0, progress.step / warmup) if warmup else 1.0
+
+    def after_step(self, progress: Progress) -> None:
+        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
+        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)

@@ -1,0 +1,103 @@
+"""Optimizers and the learning rate as a pure function of progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from raysurl import recipe as recipes
+from raysurl.method import Progress
+
+
+class LARS(Optimizer):
+    """SGD with momentum and a layer-wise trust ratio (You et al. 2017), as MoCo v3 and BYOL use it.
+
+    d = grad + wd·p, scaled by trust·‖p‖/‖d‖ where both norms are positive; parameters with `lars_exclude`
+    (biases and norms) take plain momentum SGD without decay.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float, weight_decay: float, trust: float) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            updates: list[Tensor] = [p.grad for p in params]
+            if group["weight_decay"]:
+                updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
+            if not group.get("lars_exclude"):
+                ratios = _trust_ratios(params, updates, group["trust"])
+                updates = [d * q for d, q in zip(updates, ratios, strict=True)]
+            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+
+
+def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
+    ratios = []
+    for p_norm, d_norm in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
+        ok = (p_norm > 0) & (d_norm > 0)
+        ratios.append(torch.where(ok, trust * p_norm / d_norm.clamp_min(1e-12), torch.ones_like(p_norm)))
+    return ratios
+
+
+def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
+    """Two parameter groups: decayed, and not (biases and norms, which LARS leaves unscaled too)."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    excluded = set(no_weight_decay(named, settings.decay_filter))
+    groups = [
+        {"params": [p for n, p in named if n not in excluded], "weight_decay": settings.weight_decay},
+        {"params": [p for n, p in named if n in excluded], "weight_decay": 0.0, "lars_exclude": True},
+    ]
+    groups = [g for g in groups if g["params"]]
+    return _OPTIMIZERS[settings.name](groups, settings)
+
+
+_OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda groups, s: SGD(groups, lr=0.0, momentum=s.momentum, nesterov=s.nesterov),
+    "adam": lambda groups, s: Adam(groups, lr=0.0),
+    "adamw": lambda groups, s: AdamW(groups, lr=0.0),
+    "lars": lambda groups, s: LARS(groups, lr=0.0, momentum=s.momentum, weight_decay=0.0, trust=s.trust),
+}
+
+
+def no_weight_decay(named: Iterable[tuple[str, Tensor]], rule: str) -> Iterator[str]:
+    """Names of parameters without weight decay.
+
+    `ndim`: biases and all norm parameters. `official_name`: ReSSL's name test, which misses the batch-norm scale
+    inside a residual shortcut (`downsample.1.weight`), as in the authors' run.
+    """
+    for name, parameter in named:
+        by_name = "bn" in name or "bias" in name
+        if by_name if rule == "official_name" else parameter.ndim <= 1:
+            yield name
+
+
+def base_lr(settings: recipes.Optimizer, batch_size: int) -> float:
+    """The recipe's lr scaled linearly to the global batch; lr_batch=0 takes it as it is."""
+    return settings.lr * (batch_size / settings.lr_batch if settings.lr_batch else 1)
+
+
+def learning_rate(base: float, schedule: recipes.Schedule, progress: Progress) -> float:
+    """Linear warm-up from 0, then cosine to 0, steps, or constant; per optimizer step."""
+    warmup = schedule.warmup_epochs * progress.steps_per_epoch
+    if progress.step < warmup:
+        return base * progress.step / warmup
+    if schedule.name == "cosine":
+        done = (progress.step - warmup) / max(progress.total_steps - warmup, 1)
+        return base * 0.5 * (1 + math.cos(math.pi * done))
+    if schedule.name == "step":
+        passed = sum(progress.step >= m * progress.total_steps for m in schedule.milestones)
+        return float(base * schedule.gamma**passed)
+    return base

@@ -1,0 +1,71 @@
+"""Pictures for the report: the views that the method really saw, and nearest neighbours of some images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raysurl.embed import images_alone, plain_images
+from raysurl.evaluate import Features
+from raysurl.recipe import Recipe
+from raysurl.sampler import Plan, Request
+from raysurl.source import Source
+from raysurl.views import Augment
+
+SHOWN_VIEWS, SHOWN_ROWS, SHOWN_NEIGHBOURS = 8, 10, 10
+BANK_LIMIT = 20_000  # neighbours for the report are looked for among so many samples
+CPU = torch.device("cpu")
+
+
+def save_views(run_dir: Path, recipe: Recipe, source: Source, the_plan: Plan, augment: Augment) -> None:
+    """`samples/views.npz`: the first samples of the run's first batch, plain and as each view."""
+    if (run_dir / "samples" / "views.npz").exists():
+        return
+    (_, index), *_ = the_plan.global_batches(0, 1)
+    request = Request(0, 0, index[:SHOWN_VIEWS])
+    (images,) = source.batches([request], images_alone)
+    views = {"original": plain_images(recipe, images, CPU), **augment(request, images, CPU)}
+    if all(x.dim() == 4 for x in views.values()):
+        _save(run_dir, "views", {name: _to_uint8(x, recipe) for name, x in views.items()})
+
+
+def save_neighbours(
+    run_dir: Path, recipe: Recipe, features: Features, source: Source, bank: NDArray[np.int64]
+) -> None:
+    """`samples/neighbours.npz`: evenly spaced bank images with their nearest others by cosine."""
+    z = F.normalize(features.train[:BANK_LIMIT], dim=1)
+    if len(z) <= SHOWN_NEIGHBOURS:
+        return
+    anchors = torch.linspace(0, len(z) - 1, SHOWN_ROWS).long().to(z.device)
+    cosine = z[anchors] @ z.T
+    cosine[torch.arange(len(anchors)), anchors] = 2.0  # the image itself comes first
+    similarity, columns = cosine.topk(SHOWN_NEIGHBOURS + 1, dim=1)
+    index = bank[columns.cpu().numpy()]
+    (images,) = source.batches([Request(0, 0, index.ravel())], images_alone)
+    pictures = _to_uint8(plain_images(recipe, images, CPU), recipe)
+    arrays = {
+        "images": pictures.reshape(*index.shape, *pictures.shape[1:]),
+        "labels": features.train_labels[columns].cpu().numpy(),
+        "similarity": similarity.clamp(max=1).cpu().numpy(),
+    }
+    _save(run_dir, "neighbours", arrays)
+
+
+def _to_uint8(x: Tensor, recipe: Recipe) -> NDArray[np.uint8]:
+    """Normalised (n, 3, H, W) -> uint8 (n, H, W, 3)."""
+    mean = torch.tensor(recipe.views.mean).view(3, 1, 1)
+    std = torch.tensor(recipe.views.std).view(3, 1, 1)
+    pixels: NDArray[np.uint8] = (
+        ((x.cpu() * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    )
+    return pixels
+
+
+def _save(run_dir: Path, name: str, arrays: dict[str, NDArray[np.generic]]) -> None:
+    (run_dir / "samples").mkdir(exist_ok=True)
+    np.savez_compressed(run_dir / "samples" / f"{name}.npz", **arrays)  # type: ignore[arg-type]

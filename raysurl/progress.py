@@ -1,0 +1,118 @@
+"""What a person sees while a run works: the tail of metrics.jsonl as a progress bar.
+
+The bar reads the run's record instead of being told by the trainer, so it is the same for a local run, for Ray
+workers on other nodes, and for a run that starts again after a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+POLL_S = 0.3
+PLAIN_EVERY_S = 5.0  # without a terminal (a log file, a job's output) a line now and then
+
+
+@contextmanager
+def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
+    """Show the run in `run_dir` until the block ends, also if it ends by an error."""
+    console = console or Console()
+    done = threading.Event()
+    target = _bar if console.is_terminal else _lines
+    thread = threading.Thread(target=target, args=(run_dir / "metrics.jsonl", console, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _bar(path: Path, console: Console, done: threading.Event) -> None:
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=None)
+        for line in _follow(path, done):
+            _show(bar, task, line, console)
+
+
+def _show(bar: Progress, task: TaskID, line: dict[str, Any], console: Console) -> None:
+    if "event" in line:
+        console.print(f"[dim]step {line['step']}:[/dim] {line['event']}", markup=True, highlight=False)
+    if total := line.get("total_steps"):
+        bar.update(task, total=total)
+    if "train/loss" in line:
+        bar.update(task, completed=line["step"] + 1)
+    if "speed/images_per_s" in line:
+        bar.update(task, description=_summary(line))
+    if evaluated := _evaluation(line):
+        console.print(f"[dim]step {line['step']}:[/dim] {evaluated}", highlight=False)
+
+
+def _lines(path: Path, console: Console, done: threading.Event) -> None:
+    last, total = 0.0, "?"
+    for line in _follow(path, done):
+        total = line.get("total_steps", total)
+        if text := line.get("event") or _evaluation(line):
+            console.print(f"step {line['step']}: {text}", markup=False, highlight=False, soft_wrap=True)
+        if "speed/images_per_s" in line and time.monotonic() - last > PLAIN_EVERY_S:
+            last = time.monotonic()
+            console.print(f"step {line['step'] + 1}/{total}: {_summary(line)}", markup=False, highlight=False)
+
+
+def _summary(line: dict[str, Any]) -> str:
+    return (
+        f"epoch {line['epoch']:.1f}  loss {line['train/loss']:.4f}  {line['speed/images_per_s']:.0f} images/s"
+        f"  data wait {line['speed/data_wait']:.0%}"
+    )
+
+
+def _evaluation(line: dict[str, Any]) -> str:
+    found = {name: value for name, value in line.items() if name.startswith("eval/")}
+    return "  ".join(f"{name} {value:.2f}" for name, value in found.items())
+
+
+def _follow(path: Path, done: threading.Event) -> Iterator[dict[str, Any]]:
+    """Whole lines as they are appended; starts over when a resumed run has rewritten the file."""
+    offset, inode, pending = 0, None, b""
+    while True:
+        finished = done.is_set()
+        if path.exists():
+            if path.stat().st_ino != inode:
+                # a file found at the start, or a rewritten one, begins with lines already known
+                offset, inode, pending = (path.stat().st_size if inode else 0), path.stat().st_ino, b""
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+            offset += len(data)
+            *whole, pending = (pending + data).split(b"\n")
+            for text in whole:
+                if text.strip():
+                    yield json.loads(text)
+        if finished:
+            return
+        done.wait(POLL_S)

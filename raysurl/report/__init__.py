@@ -1,0 +1,275 @@
+"""`report.html`: one file that shows what a run learned, how it went and how to run it again.
+
+It opens without a network: curves are SVG, images PNG inside the page, and the page forbids any request. Every
+part is left out where the run directory does not have it (no labels, no evaluation yet, an interrupted run).
+"""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from raysurl import health
+from raysurl.evaluate import prefixed
+from raysurl.report import figures, page
+from raysurl.report.charts import number
+from raysurl.report.recipe import recipe_section
+from raysurl.report.run import BASELINES, Run, label, read_run, shown
+
+__all__ = ["write_report"]
+
+HEADLINE = "eval/knn_top1"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run directory and return its path.
+
+    Reads recipe.yaml, metrics.jsonl, results.json, samples/views.npz and samples/neighbours.npz, as far as they
+    are there. Raises InputError if `run_dir` is no run directory.
+    """
+    run = read_run(Path(run_dir))
+    body = (
+        _head(run)
+        + _verdict(run)
+        + _tiles(run)
+        + page.section("Results", _results(run), _results_note(run))
+        + page.section("Curves", figures.curves(run), "Move the pointer over a chart to read its values.")
+        + page.section(
+            "What the method saw",
+            figures.views(run),
+            "Originals and the views made of them, one column each.",
+        )
+        + page.section("Nearest neighbours", figures.neighbours(run))
+        + page.section("Recipe", recipe_section(run), "What differs from the defaults.")
+        + page.section("Environment", _environment(run))
+        + page.section("Skipped inputs", _skipped(run))
+        + page.section("Events", _events(run))
+    )
+    path = Path(run_dir) / "report.html"
+    partial = path.with_name(".report.html.partial")
+    partial.write_text(page.document(run.title, body), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+# -------------------------------------------------------------------- head
+
+
+def _head(run: Run) -> str:
+    state = (
+        '<span class="pill">finished</span>'
+        if run.finished
+        else '<span class="pill warn">not finished</span>'
+    )
+    return f'<h1>{escape(run.title)}{state}</h1><p class="soft"><code>{escape(str(run.directory.name))}</code></p>'
+
+
+def _verdict(run: Run) -> str:
+    value = run.final.get(HEADLINE)
+    baselines = {
+        name: run.final[metric]
+        for prefix, name in BASELINES.items()
+        if (metric := prefixed(HEADLINE, prefix)) in run.final
+    }
+    big = bars = ""
+    if value is not None:
+        big = (
+            f'<div><div class="big">{value:.1f}<small>%</small></div><div class="soft">kNN accuracy (k = 200),'
+            f" {'last epoch' if run.finished else 'latest'}</div></div>"
+        )
+        bars = _bars({"This run": value, **baselines})
+    return (
+        f'<div class="card verdict">{big}{bars}<div class="say">{escape(_sentence(run, value, baselines))}</div>'
+        f"{_health(run)}</div>"
+    )
+
+
+def _sentence(run: Run, value: float | None, baselines: dict[str, float]) -> str:
+    """The run in one line."""
+    if value is None:
+        text = "No accuracy: the data has no labels, or kNN was left out of eval.protocols."
+        if not run.finished:
+            text = "No accuracy yet."
+    elif baselines:
+        gaps = [
+            f"{abs(value - v):.1f} points {'above' if value >= v else 'below'}" for v in baselines.values()
+        ]
+        against = [f"{gap} {_THE[name]}" for gap, name in zip(gaps, baselines, strict=True)]
+        text = f"kNN accuracy of {value:.1f} %, {' and '.join(against)}."
+    else:
+        text = f"kNN accuracy of {value:.1f} %; there is no baseline to compare it with."
+    if not run.finished:
+        done, epochs = max(run.steps, default=None), run.get("train", "epochs")
+        if done is not None:
+            of = f" of {epochs}" if epochs and run.steps_per_epoch else ""
+            at = f"{run.x_name} {number(round(run.x(done), 2))}"
+            text += f" The run has not finished: its last record is at {at}{of}."
+        else:
+            text += " The run has not finished: it has no training step on record."
+    return text
+
+
+_THE = {BASELINES["untrained"]: "the untrained encoder", BASELINES["pixels"]: "raw pixels"}
+
+
+def _bars(values: dict[str, float]) -> str:
+    rows = ""
+    for i, (name, value) in enumerate(values.items()):
+        kind, width = "" if i else "own", min(max(value, 0.0), 100.0)
+        bar = f'<div class="bar {kind}"><i style="width:{width:.1f}%"></i></div>'
+        rows += f'<span class="{kind}">{escape(name)}</span>{bar}<b>{value:.1f} %</b>'
+    return f'<div class="bars">{rows}</div>'
+
+
+def _health(run: Run) -> str:
+    latest = run.steps[max(run.steps)] if run.steps else {}
+    measured = health.combined({n: v for n, v in run.final.items() if n.startswith("health/")}, latest)
+    findings = run.results.get("health")
+    if not isinstance(findings, list):
+        findings = health.diagnose({**latest, **run.final, **measured})
+    if findings:
+        items = []
+        for finding in map(str, findings):
+            kind, colon, text = finding.partition(":")
+            items.append(f"<li><b>{escape(kind.capitalize() + colon)}</b>{escape(text)}</li>")
+    elif measured:
+        values = ", ".join(
+            f"{word} {number(round(measured[n], 2))}" for n, word in _SIGNALS.items() if n in measured
+        )
+        items = [
+            f'<li class="ok"><b>Healthy:</b> no sign of collapse{f" ({values})" if values else ""}.</li>'
+        ]
+    else:
+        items = ['<li class="none"><b>Health:</b> not measured yet.</li>']
+    return f'<ul class="health">{"".join(items)}</ul>'
+
+
+_SIGNALS = {
+    "health/std": "feature spread",
+    "health/training_std": "training spread",
+    "health/rankme": "RankMe",
+    "health/teacher_entropy": "teacher entropy",
+}
+
+
+def _tiles(run: Run) -> str:
+    results = run.results
+    samples, world, skipped = results.get("num_samples"), results.get("world_size"), results.get("skipped")
+    speeds = sorted(v for _, v in run.points(run.steps, "speed/images_per_s"))
+    waits = [v for _, v in run.points(run.steps, "speed/data_wait")]
+    done = run.x(max(run.steps) + 1) if run.steps else None
+    tiles = {
+        "linear probe, SGD": shown("eval/linear_top1", v)
+        if (v := run.final.get("eval/linear_top1"))
+        else None,
+        "linear probe, L-BFGS": shown("eval/lbfgs_top1", v)
+        if (v := run.final.get("eval/lbfgs_top1"))
+        else None,
+        f"{run.x_name}s trained": number(round(done, 1)) if done is not None else None,
+        "images": f"{samples:,}" if isinstance(samples, int) else None,
+        "images per second": number(round(speeds[len(speeds) // 2])) if speeds else None,
+        "waiting for data": f"{100 * sum(waits) / len(waits):.1f} %" if waits else None,
+        "in all": duration(results.get("seconds")),
+        "workers": str(world) if isinstance(world, int) else None,
+        "inputs skipped": str(len(skipped)) if isinstance(skipped, list) and skipped else None,
+    }
+    cells = "".join(
+        f"<div class=tile><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in tiles.items() if v
+    )
+    return f'<div class="tiles">{cells}</div>' if cells else ""
+
+
+def duration(seconds: Any) -> str | None:
+    """3,725 s -> `1 h 2 min`; None for what is no number."""
+    if not isinstance(seconds, int | float):
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+# -------------------------------------------------------------------- tables
+
+
+def _results(run: Run) -> str:
+    own = [n for n in run.final if n.startswith(("eval/", "health/", "train/loss")) and _base(n) == n]
+    order = {"eval": 0, "health": 1, "train": 2}
+    best = run.result("best")
+    columns = [p for p in BASELINES if any(prefixed(n, p) in run.final for n in own)]
+    rows = []
+    for name in sorted(own, key=lambda n: order[n.partition("/")[0]]):
+        cells = [_best(run, name, best[name])] if name in best else ["–"] if best else []
+        cells += [shown(name, run.final.get(prefixed(name, p))) for p in columns]
+        rows.append((label(name), name, shown(name, run.final[name]), cells))
+    if not rows:
+        return ""
+    head = ["Last epoch" if run.finished else "Latest", *(["Best on the test set"] if best else [])]
+    head += [BASELINES[p] for p in columns]
+    body = "".join(
+        f"<tr><td>{escape(words)} <code>{escape(name) if words != name else ''}</code></td><td class='n strong'>"
+        f"{escape(value)}</td>{''.join(f'<td class=n>{escape(cell)}</td>' for cell in cells)}</tr>"
+        for words, name, value, cells in rows
+    )
+    header = "<th>Metric</th>" + "".join(f"<th class=n>{escape(column)}</th>" for column in head)
+    return f'<div class="card scroll"><table><tr>{header}</tr>{body}</table></div>'
+
+
+def _results_note(run: Run) -> str:
+    if not run.results.get("best"):
+        return ""
+    return (
+        "The last epoch is the result. The best epoch was chosen on the test set and so flatters the method."
+    )
+
+
+def _base(name: str) -> str:
+    """The metric that a baseline's metric belongs to; a trained one is its own."""
+    group, _, rest = name.partition("/")
+    for prefix in BASELINES:
+        rest = rest.removeprefix(f"{prefix}_")
+    return f"{group}/{rest}"
+
+
+def _best(run: Run, name: str, entry: Any) -> str:
+    if not isinstance(entry, dict) or not isinstance(entry.get("value"), int | float):
+        return "–"
+    step = entry.get("step")
+    at = f" ({run.x_name} {number(run.x(step))})" if isinstance(step, int) else ""
+    return shown(name, float(entry["value"])) + at
+
+
+def _environment(run: Run) -> str:
+    results = run.results
+    rows = [(words, str(results[key])) for key, words in _PLACES.items() if results.get(key) is not None]
+    if (took := duration(results.get("seconds"))) is not None:
+        rows.append(("Time", took))
+    if versions := run.result("versions"):
+        rows.append(("Versions", " · ".join(f"{name} {version}" for name, version in versions.items())))
+    return page.table([], rows) if rows else ""
+
+
+_PLACES = {
+    "hardware": "Hardware",
+    "runtime": "Runtime",
+    "world_size": "Workers",
+    "threads": "CPU threads of each worker",
+    "commit": "Commit (+ means: with changes)",
+}
+
+
+def _skipped(run: Run) -> str:
+    skipped = run.results.get("skipped")
+    entries = [s for s in skipped if isinstance(s, dict)] if isinstance(skipped, list) else []
+    rows = [(str(s.get("index", "")), str(s.get("name", "")), str(s.get("reason", ""))) for s in entries]
+    if len(rows) > 50:
+        rows = [*rows[:50], ("…", f"{len(rows) - 50:,} more", "")]
+    return page.table(["index", "name", "why"], rows) if rows else ""
+
+
+def _events(run: Run) -> str:
+    rows = [(number(e["step"]), str(e["event"])) for e in run.events]
+    return page.table(["step", "event"], rows) if rows else ""

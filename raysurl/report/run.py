@@ -1,0 +1,191 @@
+"""What a run directory says about a run, whatever of it is there."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raysurl import metrics
+from raysurl.errors import InputError
+
+BASELINES = {
+    "untrained": "Untrained encoder",
+    "pixels": "Raw pixels",
+}  # prefix of the metric -> its name here
+
+
+@dataclass(frozen=True)
+class Run:
+    """`steps` and `evaluations`: optimizer step -> metrics, the last record of a step; `results` may be {}."""
+
+    directory: Path
+    recipe: dict[str, Any]
+    steps: dict[int, dict[str, float]]
+    evaluations: dict[int, dict[str, float]]
+    events: list[dict[str, Any]]
+    results: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.results.get("finished"))
+
+    @property
+    def title(self) -> str:
+        method, data = self.get("method", "name"), self.get("data", "name")
+        return f"{method} on {str(data).rpartition(':')[2]}" if method and data else self.directory.name
+
+    def get(self, *keys: str) -> Any:
+        """A value of the recipe, None where it is missing."""
+        node: Any = self.recipe
+        for key in keys:
+            node = node.get(key) if isinstance(node, dict) else None
+        return node
+
+    @cached_property
+    def final(self) -> dict[str, float]:
+        """Latest value of each evaluation metric: those of results.json, else the last that were written."""
+        latest: dict[str, float] = {}
+        for step in sorted(self.evaluations):
+            latest |= self.evaluations[step]
+        return latest | numbers(self.results.get("metrics"))
+
+    @cached_property
+    def steps_per_epoch(self) -> float | None:
+        """From the step lines, which hold both; None if none does."""
+        for step in sorted(self.steps, reverse=True):
+            if self.steps[step].get("epoch"):
+                return step / self.steps[step]["epoch"] or None
+        return None
+
+    def x(self, step: int) -> float:
+        """Where a step stands on the x axis: epochs, or steps if the length of an epoch is unknown."""
+        return step / self.steps_per_epoch if self.steps_per_epoch else float(step)
+
+    @property
+    def x_name(self) -> str:
+        return "epoch" if self.steps_per_epoch else "step"
+
+    def result(self, key: str) -> dict[str, Any]:
+        """A mapping of results.json, {} where it is missing."""
+        value = self.results.get(key)
+        return value if isinstance(value, dict) else {}
+
+    def names(self, lines: dict[int, dict[str, float]]) -> list[str]:
+        """Metric names of step or evaluation lines, in the order in which they first appear."""
+        return list(dict.fromkeys(name for step in sorted(lines) for name in lines[step]))
+
+    def points(self, lines: dict[int, dict[str, float]], name: str) -> list[tuple[float, float]]:
+        """(x, value) of a metric in step or evaluation lines."""
+        return [(self.x(step), lines[step][name]) for step in sorted(lines) if name in lines[step]]
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run directory; a missing or damaged file counts as empty.
+
+    Raises InputError if the directory has neither a recipe nor metrics: it is none of a run.
+    """
+    recipe_path, metrics_path = directory / "recipe.yaml", directory / "metrics.jsonl"
+    if not recipe_path.is_file() and not metrics_path.is_file():
+        raise InputError(
+            f"{directory} is not a run directory: it has neither recipe.yaml nor metrics.jsonl; give the output="
+            " directory of a pretraining run"
+        )
+    steps: dict[int, dict[str, float]] = {}
+    evaluations: dict[int, dict[str, float]] = {}
+    events = []
+    for line in metrics.read(metrics_path):
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            continue
+        if "event" in line:
+            events.append(line)
+        elif any(name.startswith(("train/", "speed/")) for name in line):
+            steps[line["step"]] = numbers(line)
+        else:
+            evaluations[line["step"]] = evaluations.get(line["step"], {}) | numbers(line)
+    return Run(
+        directory, _mapping(recipe_path), steps, evaluations, events, _mapping(directory / "results.json")
+    )
+
+
+def numbers(values: Any) -> dict[str, float]:
+    """The numeric entries of a mapping, but for the step."""
+    if not isinstance(values, dict):
+        return {}
+    return {
+        str(name): float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
+    }
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def label(name: str) -> str:
+    """A metric's name in words, for those whose meaning is fixed here."""
+    group, _, rest = name.partition("/")
+    if group == "eval" and rest.startswith("knn") and rest.endswith("_top1"):
+        return f"kNN, k = {rest[3:-5] or 200}"
+    return _LABELS.get(name, name)
+
+
+_LABELS = {
+    "eval/linear_top1": "Linear probe, SGD",
+    "eval/linear_train_top1": "Linear probe, SGD, on its own train features",
+    "eval/linear_lr": "Linear probe, learning rate after it diverged",
+    "eval/lbfgs_top1": "Linear probe, L-BFGS",
+    "health/rankme": "RankMe, effective dimensions",
+    "health/rank_share": "RankMe, share of all dimensions",
+    "health/std": "Spread of the embeddings",
+    "health/mean_cosine": "Mean cosine between images",
+    "health/uniformity": "Uniformity",
+    "health/alignment": "Alignment of two views",
+    "health/teacher_entropy": "Entropy of the teacher's target",
+    "train/loss": "Training loss, mean of the last epoch",
+    "train/lr": "Learning rate",
+    "speed/images_per_s": "Images per second",
+    "speed/data_wait": "Share of time waiting for data",
+}
+
+NOTES = {
+    "health/std": "0 = collapsed, 1 = uniform on the sphere",
+    "health/mean_cosine": "1 = collapsed, about 0 = uniform",
+    "health/uniformity": "0 = collapsed, about −4 = uniform",
+    "health/alignment": "0 = both views alike, 2 = unrelated",
+    "health/rankme": "dimensions that the features really use",
+    "health/rank_share": "of all dimensions",
+    "health/teacher_entropy": "share of the maximum: 1 = flat, 0 = one-hot",
+}
+
+
+def is_percent(name: str) -> bool:
+    return name.endswith("_top1")
+
+
+def is_share(name: str) -> bool:
+    return name.endswith(("_share", "data_wait"))
+
+
+def shown(name: str, value: float | None) -> str:
+    """A metric's value with its unit; a dash where there is none."""
+    from raysurl.report.charts import number
+
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "not finite"
+    if is_percent(name):
+        return f"{value:.2f} %"
+    return f"{100 * value:.1f} %" if is_share(name) else number(value)

@@ -1,0 +1,173 @@
+"""Plans: in which order an epoch visits the samples, a pure function of (seed, epoch).
+
+An order is cut into consecutive global batches of B; every rank takes its part of each by position. Nothing
+here depends on the world size except which positions a rank is handed, so any number of ranks sees the same
+global batches. The randomness is counter-based (Philox keyed by seed, epoch and purpose) and sorted raw bits,
+whose stream NumPy guarantees, so an order does not change with the NumPy version.
+
+Letters: N samples, n readable ones, B global batch, A micro-batches per step, W ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysurl.errors import InputError
+
+Index = NDArray[np.int64]
+
+SAMPLERS = ("permutation", "neighbours")
+
+_WINDOWS, _SAMPLES = 0, 1  # purposes of random numbers within an epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One rank's part of a global batch.
+
+    `index` (b,) int64 sample indices; they stand at positions start … start+b-1 of the global batch of
+    optimizer step `step`.
+    """
+
+    step: int
+    start: int
+    index: Index
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The whole run's order. Build it with `plan`.
+
+    `readable` (n,) int64: the sample indices in use. `window`: see `epoch_order`. `graph` (N, k) int64, -1 =
+    none: neighbours of each sample, best first, for the `neighbours` sampler.
+    """
+
+    readable: Index
+    batch_size: int
+    seed: int
+    window: int | None = None
+    graph: Index | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.readable) // self.batch_size
+
+    @property
+    def left_out(self) -> int:
+        """Samples that an epoch leaves out, n mod B; other ones each epoch."""
+        return len(self.readable) % self.batch_size
+
+    def order(self, epoch: int) -> Index:
+        """(n,) sample indices in the order of `epoch`, the tail that is left out included."""
+        order = epoch_order(self.readable, self.seed, epoch, self.window)
+        return order if self.graph is None else beside_neighbours(order, self.graph)
+
+    def global_batches(self, first: int, last: int) -> Iterator[tuple[int, Index]]:
+        """(step, (B,) sample indices) of the optimizer steps first … last-1, counted from the run's start."""
+        epoch, order = -1, np.empty(0, np.int64)
+        for step in range(first, last):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = self.order(epoch)
+            begin = (step % self.steps_per_epoch) * self.batch_size
+            yield step, order[begin : begin + self.batch_size]
+
+    def requests(
+        self, first: int, last: int, *, rank: int = 0, world_size: int = 1, accumulate: int = 1
+    ) -> Iterator[Request]:
+        """What `rank` reads for the steps first … last-1: A requests per step, micro-batch by micro-batch.
+
+        Micro-batch m of rank r holds the positions m·B/A + r·B/(A·W) … of the global batch, so the ranks'
+        parts of one micro-batch, joined in rank order, are consecutive positions.
+        """
+        part, rest = divmod(self.batch_size, accumulate * world_size)
+        if rest:
+            raise InputError(
+                f"train.batch_size={self.batch_size} must be a multiple of workers × train.accumulate ="
+                f" {world_size} × {accumulate}"
+            )
+        for step, batch in self.global_batches(first, last):
+            for micro in range(accumulate):
+                start = (micro * world_size + rank) * part
+                yield Request(step, start, batch[start : start + part])
+
+
+def plan(
+    readable: NDArray[np.bool_] | Index | int,
+    *,
+    batch_size: int,
+    seed: int,
+    name: str = "permutation",
+    window: int | None = None,
+    graph: Index | None = None,
+) -> Plan:
+    """The plan called `name` over the readable samples (a mask (N,), their indices, or just their number).
+
+    Raises InputError for an unknown name, a missing graph, or fewer readable samples than one batch.
+    """
+    if name not in SAMPLERS:
+        raise InputError(f"sampler {name!r} is not known; choose one of {', '.join(SAMPLERS)}")
+    if (name == "neighbours") != (graph is not None):
+        raise InputError("the sampler neighbours, and only it, needs a neighbour graph of the samples")
+    index = _indices(readable)
+    if len(index) < batch_size:
+        raise InputError(
+            f"train.batch_size={batch_size} is more than the {len(index)} readable samples; use at most these"
+        )
+    return Plan(index, batch_size, seed, window, graph)
+
+
+def epoch_order(
+    readable: NDArray[np.bool_] | Index | int, seed: int, epoch: int, window: int | None = None
+) -> Index:
+    """(n,) sample indices in the order of one epoch: an exact permutation of the readable ones.
+
+    With `window`, the readable samples are cut into windows of that many neighbours in the listing; the
+    windows come in seeded order and each is permuted exactly within itself.
+    """
+    index = _indices(readable)
+    n = len(index)
+    keys = _bits(n, seed, epoch, _SAMPLES)
+    if window is None or window >= n:
+        return index[np.argsort(keys, kind="stable")]
+    num_windows = -(-n // window)
+    place = np.empty(num_windows, np.int64)  # window -> its place in the epoch
+    place[np.argsort(_bits(num_windows, seed, epoch, _WINDOWS), kind="stable")] = np.arange(num_windows)
+    return index[np.lexsort((keys, place[np.arange(n) // window]))]
+
+
+def beside_neighbours(order: Index, graph: Index) -> Index:
+    """Reorder so that each sample is followed by those of its neighbours that are still to come.
+
+    `order` (n,), `graph` (N, k) with -1 for none. The result is a permutation of `order`; consecutive slices
+    of it are batches that contain positives of the graph.
+    """
+    todo = np.zeros(len(graph), bool)
+    todo[order] = True
+    pending, rows = todo.tolist(), graph.tolist()
+    result: list[int] = []
+    for anchor in order.tolist():
+        if not pending[anchor]:
+            continue
+        pending[anchor] = False
+        result.append(anchor)
+        for neighbour in rows[anchor]:
+            if neighbour >= 0 and pending[neighbour]:
+                pending[neighbour] = False
+                result.append(neighbour)
+    return np.array(result, np.int64)
+
+
+def _bits(count: int, seed: int, epoch: int, purpose: int) -> NDArray[np.uint64]:
+    """(count,) raw random bits of the stream (seed, epoch, purpose)."""
+    return np.random.Philox(key=[seed, (epoch << 8) | purpose]).random_raw(count)
+
+
+def _indices(readable: NDArray[np.bool_] | Index | int) -> Index:
+    if isinstance(readable, int):
+        return np.arange(readable, dtype=np.int64)
+    return np.flatnonzero(readable) if readable.dtype == bool else np.asarray(readable, np.int64)

@@ -1,0 +1,1 @@
+"""The only package that imports Ray: data, training workers, the memory actor, jobs."""

@@ -1,0 +1,98 @@
+"""Connecting to Ray and checking that the cluster can hold the run, before anything is asked of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from raysurl.errors import InputError, RunError
+from raysurl.recipe import Recipe
+
+# Ray's defaults poll a worker group every 2 s, print each worker line twice and warn of things we do not use.
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS or of this machine, else start a local one. Does nothing if connected."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        # worker output stays in Ray's log files: what a person should see is in metrics.jsonl
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **_local_only())
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"Ray could not be reached or started ({first}); runtime=local runs without it"
+        ) from error
+
+
+def _local_only() -> dict[str, Any]:
+    """Options that Ray accepts only where it starts a cluster of its own."""
+    joins = "RAY_ADDRESS" in os.environ or os.path.exists("/tmp/ray/ray_current_cluster")
+    return {} if joins else {"include_dashboard": False}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many workers, and what each takes."""
+
+    workers: int
+    cpus: float
+    gpus: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+def place(recipe: Recipe) -> Placement:
+    """The workers of the recipe, or by default one per GPU, else two CPU workers (one on a single core).
+
+    Checked node by node, because Ray retries for ever what no node can hold. Raises InputError.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(n.get("GPU", 0) for n in nodes))
+    threads = recipe.scale.threads
+    each = Placement(1, cpus=threads, gpus=1 if gpus else 0)
+    room = sum(_fit(n, each) for n in nodes)
+    wanted = recipe.scale.workers or (gpus if gpus else min(2, room))
+    wanted = wanted if recipe.scale.workers else _divisor(recipe, max(wanted, 1))
+    if wanted > room:
+        raise InputError(
+            f"scale.workers={wanted} needs {each.resources} each and the cluster's {len(nodes)} node(s) hold at most"
+            f" {room}; use scale.workers={max(room, 1)} or fewer"
+            + ("" if threads == 1 else f", or fewer than scale.threads={threads}")
+        )
+    if recipe.train.batch_size % (wanted * recipe.train.accumulate):
+        raise InputError(
+            f"train.batch_size={recipe.train.batch_size} must be a multiple of workers × train.accumulate ="
+            f" {wanted} × {recipe.train.accumulate}"
+        )
+    return Placement(wanted, each.cpus, each.gpus)
+
+
+def _fit(node: dict[str, float], each: Placement) -> int:
+    by_cpu = int(node.get("CPU", 0) // each.cpus)
+    return min(by_cpu, int(node.get("GPU", 0) // each.gpus)) if each.gpus else by_cpu
+
+
+def _divisor(recipe: Recipe, at_most: int) -> int:
+    """The largest number of workers, at most so many, that deals the batch evenly."""
+    share = recipe.train.batch_size // recipe.train.accumulate
+    return next(w for w in range(at_most, 0, -1) if share % w == 0)

@@ -1,0 +1,158 @@
+"""The sections of a recipe; each default is stated here, once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raysurl.errors import InputError
+from raysurl.views import POLICIES, Policy
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    """What to read. Names: digits | torchvision:<class> | folder | parquet | npz."""
+
+    name: str = "folder"
+    path: str | None = None
+    eval_path: str | None = None  # labelled test set, where the name implies none
+    download: bool = False  # torchvision only; nothing is downloaded unless asked
+    image_column: str = "image"
+    label_column: str = "label"
+    mode: Literal["auto", "resident", "streaming"] = "auto"
+    window: int = Field(4096, ge=1)  # samples per shuffle window when streaming
+    resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take
+    max_unreadable: float = Field(0.01, ge=0, le=1)  # share of unreadable samples that stops a run
+    limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice
+
+
+class Views(Section):
+    size: int = Field(64, ge=4)  # pixels; a policy may name its own
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of pixels in [0, 1]: ImageNet's
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    policies: dict[str, Policy] = {}  # view name -> policy (a name, or a mapping with optional `base`)
+    device: Literal["trainer", "workers"] = "trainer"  # where views are made: the step's device, or Ray Data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_policies(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("policies"), dict):
+            resolved = {view: policy_from(value, view) for view, value in values["policies"].items()}
+            values = {**values, "policies": resolved}
+        return values
+
+
+class Encoder(Section):
+    name: str = "resnet18"  # or convnet, or any of torchvision's that raysurl.encoders names
+    small_stem: bool = False  # 3×3 stride-1 first convolution, no max-pool (images up to 64 px)
+    maxpool: bool = False  # keep the max-pool behind a small stem
+
+
+class Optimizer(Section):
+    name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
+    lr: float = Field(0.06, gt=0)
+    lr_batch: int = Field(256, ge=0)  # lr is for this batch size and scales linearly with it; 0: lr as it is
+    momentum: float = 0.9
+    weight_decay: float = Field(5e-4, ge=0)
+    nesterov: bool = False
+    trust: float = 1e-3  # LARS trust coefficient
+    decay_filter: Literal["ndim", "official_name"] = "ndim"  # which parameters are decayed; see raysurl.optim
+
+
+class Schedule(Section):
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: float = Field(10, ge=0)
+    milestones: tuple[float, ...] = (0.6, 0.8)  # fractions of the run (step only)
+    gamma: float = 0.1
+
+
+class Train(Section):
+    epochs: int = Field(200, ge=1)
+    batch_size: int = Field(256, ge=2)  # global
+    accumulate: int = Field(1, ge=1)  # micro-batches per optimizer step
+    allow_split_batch: bool = False  # accumulate even where the loss couples the whole batch
+    clip: float | None = Field(None, gt=0)  # gradient norm
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+
+
+class MemorySettings(Section):
+    staleness: Literal[0, 1] = 0  # 0: exact; 1: the memory call is hidden behind the step
+
+
+class Checkpoint(Section):
+    every_epochs: int = Field(1, ge=0)
+    every_steps: int = Field(0, ge=0)  # besides epochs; 0: never
+    keep: int = Field(2, ge=1)  # newest ones kept, besides the best
+
+
+class Evaluation(Section):
+    every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
+    protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme"], ...] = ("knn", "linear", "lbfgs", "rankme")
+    knn_k: tuple[int, ...] = (200, 20)
+    knn_tau: float = Field(0.1, gt=0)
+    linear_epochs: int = Field(100, ge=1)
+    linear_lr: float = Field(10.0, gt=0)
+    linear_batch_size: int = Field(256, ge=1)
+    batch_size: int = Field(512, ge=1)  # embedding
+    baselines: bool = True  # the same numbers for the untrained encoder, and kNN of raw pixels
+
+
+class Scale(Section):
+    workers: int | None = Field(None, ge=1)  # None: from the cluster's GPUs, else two on CPU
+    threads: int = Field(1, ge=1)  # CPU threads of each worker
+    timeout_s: float = Field(300, gt=0)  # no collective or memory call waits longer
+    max_failures: int = Field(3, ge=0)  # worker-group restarts
+
+
+class Log(Section):
+    every_steps: int = Field(10, ge=1)  # how often step lines are written (a line per step all the same)
+    tensorboard: bool = True
+    wandb: bool = False
+    mlflow: bool = False
+
+
+def policy_from(value: Any, view: str) -> Policy:
+    """A policy from its name, or from a mapping that changes the one named `base` (plain where it names none)."""
+    if isinstance(value, Policy):
+        return value
+    settings = dict(value) if isinstance(value, dict) else {"base": value}
+    base = settings.pop("base", "plain")
+    if base not in POLICIES:
+        raise InputError(
+            f"views.policies.{view}={base!r} is not a policy; choose one of {', '.join(POLICIES)}"
+        )
+    try:
+        return Policy.model_validate({**POLICIES[base].model_dump(), **settings})
+    except ValidationError as error:
+        raise InputError(sentence(error, Policy, f"views.policies.{view}.")) from None
+
+
+def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first problem of a validation error as one sentence that names the key and what is valid."""
+    problem = error.errors()[0]
+    location = [part for part in problem["loc"] if isinstance(part, str)]
+    key = prefix + ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        fields = list(_model_at(model, location[:-1]).model_fields)
+        near = difflib.get_close_matches(location[-1], fields, n=1)
+        hint = f"; did you mean {prefix}{'.'.join([*location[:-1], near[0]])}?" if near else ""
+        return f"unknown recipe key {key}{hint} (valid here: {', '.join(fields)})"
+    return f"{key}={problem['input']!r} is not valid: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
+    for key in location:
+        annotation = model.model_fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return model

@@ -1,0 +1,228 @@
+"""What the trainer reads: batches of samples, in the order of the requests, behind one interface.
+
+Resident: all samples decoded once and held in memory. Streaming: read and decoded as they are asked for, with
+bounded memory. `open_source` chooses by size; raysurl.scale.data does the same on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysurl import manifest
+from raysurl.dataset import Samples, Unreadable, all_readable
+from raysurl.decode import Array
+from raysurl.gather import Gather, Images, stack
+from raysurl.prefetch import prefetch
+from raysurl.recipe import Data
+from raysurl.residency import Mode, available_memory, check_unreadable, choose_mode, same_readable
+from raysurl.sampler import Request
+from raysurl.shards import Shard, pack_all
+
+__all__ = ["Facts", "Images", "Request", "ResidentSource", "Source", "StreamingSource", "open_source"]
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # samples done, of
+
+_BLOCK = 512  # samples decoded between two reports of progress
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of the N samples of a source.
+
+    `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
+    sentences for the log.
+    """
+
+    readable: NDArray[np.bool_]
+    skipped: tuple[Unreadable, ...]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...] | None
+    mode: Mode
+    remarks: tuple[str, ...] = ()
+
+
+class Source:
+    """Base of all sources: the facts, and batches made one step ahead in a background thread."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.readable, self.skipped = facts.readable, facts.skipped
+        self.labels, self.class_names = facts.labels, facts.class_names
+        self.mode = facts.mode
+
+    def __len__(self) -> int:
+        return len(self.readable)
+
+    def describe(self) -> str:
+        """What is read, how and why, and what was skipped: a few sentences for the log."""
+        shown = ", ".join(map(str, self.skipped[:5])) + (", …" if len(self.skipped) > 5 else "")
+        skipped = f"{len(self.skipped)} unreadable samples skipped: {shown}" if self.skipped else ""
+        return "; ".join(filter(None, [*self.facts.remarks, skipped]))
+
+    def batches(self, requests: Iterable[Request], transform: Callable[[Request, Images], T]) -> Iterator[T]:
+        """`transform(request, images)` of each request, in order.
+
+        An exception in reading, decoding or `transform` is raised where its batch would have come. Closing
+        the iterator early stops the work behind it.
+        """
+        return prefetch(transform(request, images) for request, images in self.images(requests))
+
+    def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Images]]:
+        """Each request with its raw images, in order, in the calling thread."""
+        raise NotImplementedError
+
+
+class ResidentSource(Source):
+    """Samples from shards in memory, in this process or shared by many."""
+
+    def __init__(self, shards: Sequence[Shard], facts: Facts) -> None:
+        super().__init__(facts)
+        self.gather = Gather(shards)
+
+    def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Images]]:
+        for request in requests:
+            yield request, self.gather(request.index)
+
+
+class StreamingSource(Source):
+    """Samples read and decoded when they are asked for, by this process alone."""
+
+    def __init__(self, samples: Samples, facts: Facts, window: int) -> None:
+        super().__init__(facts)
+        self.samples, self.window = samples, window
+
+    def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Images]]:
+        for unit in units(requests, unit_rows(self.samples, self.window)):
+            encoded = self.samples.read(np.concatenate([request.index for request in unit]))
+            start = 0
+            for request in unit:
+                part = encoded[start : start + len(request.index)]
+                yield request, stack(all_readable(self.samples.decode(request.index, part)))
+                start += len(part)
+
+
+def unit_rows(samples: Samples, window: int) -> int:
+    """How many samples to read at once: a window where neighbours share a row group, else as few as asked."""
+    return window if samples.reader.grouped else 1
+
+
+def units(requests: Iterable[Request], rows: int) -> Iterator[list[Request]]:
+    """Consecutive requests, joined until they hold at least `rows` samples."""
+    unit: list[Request] = []
+    held = 0
+    for request in requests:
+        unit.append(request)
+        held += len(request.index)
+        if held >= rows:
+            yield unit
+            unit, held = [], 0
+    if unit:
+        yield unit
+
+
+# -------------------------------------------------------------------- opening
+
+
+def open_source(
+    samples: Samples,
+    data: Data,
+    *,
+    manifest_path: str | Path | None = None,
+    progress: Progress | None = None,
+    memory: int | None = None,
+) -> Source:
+    """The local source of `samples`; every sample is decoded once here, to hold it or to know that it can be.
+
+    `manifest_path`: where the run keeps its listing; found there, it is checked and what it says is reused.
+    `memory`: bytes available, measured where not given. Raises InputError where too many samples are
+    unreadable, where resident data does not fit, or where the listing is not the run's.
+    """
+    saved = manifest.restore(samples.listing, manifest_path) if manifest_path else None
+    mode, why = choose_mode(data, samples, memory or available_memory(), saved)
+    shards: list[Shard] = []
+    if mode == "resident":
+        shards, skipped = decode_all(samples, progress)
+    elif saved:
+        skipped = saved.unreadable(samples.listing)
+    else:
+        skipped = verify_all(samples, progress)
+    facts = settle(samples, data, mode, why, skipped, saved, manifest_path)
+    if mode == "resident":
+        return ResidentSource(shards, facts)
+    return StreamingSource(samples, facts, data.window)
+
+
+def decode_all(samples: Samples, progress: Progress | None = None) -> tuple[list[Shard], list[Unreadable]]:
+    """Decode everything once: shards, and what could not be read."""
+    skipped: list[Unreadable] = []
+
+    def loaded() -> Iterator[Array | Unreadable]:
+        for index in blocks(len(samples)):
+            for sample in samples.load(index):
+                if isinstance(sample, Unreadable):
+                    skipped.append(sample)
+                yield sample
+            if progress:
+                progress(int(index[-1]) + 1, len(samples))
+
+    return list(pack_all(loaded())), skipped
+
+
+def verify_all(samples: Samples, progress: Progress | None = None) -> list[Unreadable]:
+    """Decode everything once, keep nothing, and return what could not be read."""
+    skipped: list[Unreadable] = []
+    for index in blocks(len(samples)):
+        skipped += samples.unreadable(index)
+        if progress:
+            progress(int(index[-1]) + 1, len(samples))
+    return skipped
+
+
+def blocks(count: int) -> Iterator[NDArray[np.int64]]:
+    """0 … count-1 in blocks, between which progress is reported."""
+    for begin in range(0, count, _BLOCK):
+        yield np.arange(begin, min(begin + _BLOCK, count))
+
+
+def settle(
+    samples: Samples,
+    data: Data,
+    mode: Mode,
+    why: str,
+    skipped: Sequence[Unreadable],
+    saved: manifest.Saved | None,
+    manifest_path: str | Path | None,
+) -> Facts:
+    """Check what was found against the threshold and the run's earlier start, and write it down."""
+    check_unreadable(skipped, len(samples), data.max_unreadable)
+    readable = np.ones(len(samples), bool)
+    readable[[sample.index for sample in skipped]] = False
+    if saved:
+        skipped = same_readable(samples, saved, readable)
+        readable = saved.readable
+    elif manifest_path:
+        reasons = {sample.index: sample.reason for sample in skipped}
+        manifest.save(samples.listing, manifest_path, readable=readable, mode=mode, reasons=reasons)
+    remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note]
+    if mode == "streaming":
+        remarks.append(streaming_promise(samples, data.window))
+    return Facts(
+        readable, tuple(skipped), samples.labels, samples.class_names, mode, tuple(filter(None, remarks))
+    )
+
+
+def streaming_promise(samples: Samples, window: int) -> str:
+    text = "the order is exact, independent of the number of workers, and resumes exactly"
+    if window >= len(samples):
+        return text
+    text += f"; shuffled within windows of {window:,} samples only (data.window), the windows in seeded order"
+    if not samples.reader.grouped:
+        text += "; here each sample is read alone, so a larger data.window costs nothing"
+    return text

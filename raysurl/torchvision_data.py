@@ -1,0 +1,185 @@
+"""Any torchvision data set by name and root: `torchvision:CIFAR10`.
+
+Which split is which follows from the class's own arguments (`train=`, `split=`), so that no table of data
+sets is kept here; STL10's training split takes its unlabelled images in. Nothing is downloaded unless asked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raysurl import storage
+from raysurl.dataset import Samples
+from raysurl.decode import Array, DecodeError, from_pil
+from raysurl.errors import InputError
+from raysurl.listings import check_array
+from raysurl.manifest import Listing
+from raysurl.readers import ArrayReader, Encoded, FileReader, Reader
+from raysurl.recipe import Data
+
+_SPLITS = {
+    "train": ("train+unlabeled", "train", "trainval", "balanced"),
+    "eval": ("test", "val", "valid", "validation"),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A torchvision data set that any process can open again: class, and its arguments."""
+
+    name: str
+    arguments: tuple[tuple[str, Any], ...]
+
+    def open(self) -> Any:
+        return _open_once(self)
+
+    def load(self) -> Array:
+        """All images as one array, for data sets that keep them so."""
+        return np.asarray(self.open().data)
+
+
+@lru_cache(maxsize=2)
+def _open_once(dataset: Dataset) -> Any:
+    import torchvision.datasets  # slow to import, and most processes never need it
+
+    return getattr(torchvision.datasets, dataset.name)(**dict(dataset.arguments))
+
+
+@dataclass(frozen=True)
+class ItemReader:
+    """Samples of a data set that offers neither an array nor files: its items, one by one."""
+
+    dataset: Dataset
+    in_process: ClassVar[bool] = False
+    grouped: ClassVar[bool] = False
+
+    def read(self, path: str, group: int, rows: NDArray[np.int64]) -> list[Encoded]:
+        items = self.dataset.open()
+        result: list[Encoded] = []
+        for row in rows.tolist():
+            try:
+                result.append(from_pil(items[row][0]))
+            except Exception as error:  # whatever the data set raises for a bad item
+                result.append(error if isinstance(error, DecodeError) else DecodeError(str(error)))
+        return result
+
+
+def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
+    """The samples of a split; None where the class knows no test split.
+
+    Raises InputError for an unknown class (the nearest named), a missing root, or a set that is not there.
+    """
+    cls = _class(data.name.partition(":")[2])
+    dataset, items = _open_split(cls, data, split)
+    if items is None:
+        return None
+    where = f"torchvision:{dataset.name}"
+    labels, names = _labels(items), _names(items)
+    reader: Reader
+    files = _files(items)
+    if files is not None:
+        root = str(items.root)
+        prefix = f"{storage.absolute(root).rstrip('/')}/"
+        paths = [storage.absolute(str(path)).removeprefix(prefix) for path in files]
+        listing, reader = Listing.of_files(prefix.rstrip("/"), paths), FileReader(prefix.rstrip("/"))
+    elif hasattr(items, "data") and hasattr(items.data, "shape"):
+        check_array(np.asarray(items.data), where)
+        listing, reader = Listing.of_rows(where, len(items.data)), ArrayReader(dataset)
+    elif isinstance(items[0], tuple) and isinstance(items[0][0], Image.Image):
+        listing, reader = Listing.of_rows(where, len(items)), ItemReader(dataset)
+    else:
+        raise InputError(f"data.name={data.name} does not hold images one by one, so it cannot be trained on")
+    if labels is not None and len(labels) != len(listing):
+        labels = None
+    return Samples(listing, reader, labels, names)
+
+
+def _class(name: str) -> Any:
+    import torchvision.datasets
+
+    classes = {
+        n: c
+        for n, c in vars(torchvision.datasets).items()
+        if inspect.isclass(c) and issubclass(c, torchvision.datasets.VisionDataset) and n != "VisionDataset"
+    }
+    if name in classes:
+        return classes[name]
+    by_lower = {n.lower(): n for n in classes}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
+    raise InputError(
+        f"torchvision has no data set {name!r}; did you mean data.name=torchvision:{by_lower[near[0]]}?"
+    )
+
+
+def _open_split(cls: Any, data: Data, split: Literal["train", "eval"]) -> tuple[Dataset, Any]:
+    """The data set and its opened form; None for a test split that the class does not have."""
+    parameters = inspect.signature(cls).parameters
+    arguments: dict[str, Any] = {}
+    if "root" in parameters:
+        if data.path is None:
+            raise InputError(f"data.name={data.name} needs data.path=, the root folder that holds it")
+        arguments["root"] = storage.absolute(data.path)
+        if not data.download:
+            storage.kind(arguments["root"], "data.path")  # some classes would create a missing folder
+    if "download" in parameters:
+        arguments["download"] = data.download  # one class downloads by default
+    if "train" in parameters:
+        arguments["train"] = split == "train"
+    elif "split" not in parameters and split == "eval":
+        return Dataset(cls.__name__, ()), None
+    choices = _SPLITS[split] if "split" in parameters else (None,)
+    if "train" in parameters and "split" in parameters:
+        choices = _SPLITS["train"]
+    for choice in choices:
+        dataset = Dataset(cls.__name__, tuple({**arguments, **({"split": choice} if choice else {})}.items()))
+        try:
+            return dataset, dataset.open()
+        except ValueError as error:
+            if "split" not in str(error):
+                raise _missing(data, error) from None
+        except (RuntimeError, OSError, ImportError) as error:
+            raise _missing(data, error) from None
+    return Dataset(cls.__name__, ()), None
+
+
+def _missing(data: Data, error: Exception) -> InputError:
+    if isinstance(error, ImportError):
+        return InputError(f"data.name={data.name} needs a package that is not installed: {error}")
+    reason = " ".join(str(error).split())[:160]
+    return InputError(
+        f"data.name={data.name} cannot be read from data.path={data.path} ({reason}); give the folder that"
+        " holds it, or say data.download=true"
+    )
+
+
+def _files(items: Any) -> list[str] | None:
+    pairs = getattr(items, "samples", None)
+    if not isinstance(pairs, list) or not pairs or not isinstance(pairs[0], tuple):
+        return None
+    return [path for path, _ in pairs] if isinstance(pairs[0][0], str) else None
+
+
+def _labels(items: Any) -> NDArray[np.int64] | None:
+    for name in ("targets", "labels", "_labels", "y"):
+        values = getattr(items, name, None)
+        if values is None:
+            continue
+        array = np.asarray(values)
+        if array.ndim == 1 and array.dtype.kind in "iub":
+            return array.astype(np.int64)
+    return None
+
+
+def _names(items: Any) -> tuple[str, ...] | None:
+    classes = getattr(items, "classes", None)
+    if not isinstance(classes, list | tuple):
+        return None
+    return tuple(c if isinstance(c, str) else "/".join(map(str, c)) for c in classes)

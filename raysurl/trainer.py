@@ -1,0 +1,277 @@
+"""The training loop: rare work in blocks around one short fenced step.
+
+Read it from `train`: start or restore, then per epoch the steps and what follows them, then finish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raysurl import build, checkpoint, distributed, optim, pictures, run_directory
+from raysurl.errors import InputError, RunError
+from raysurl.evaluation import Evaluator
+from raysurl.loading import Loaded, Loader
+from raysurl.memory import MemoryLink
+from raysurl.method import Method, Output, Progress
+from raysurl.metrics import NonFiniteError, Record, StepBlock
+from raysurl.recipe import Recipe
+from raysurl.runtime import Runtime
+from raysurl.sampler import Plan, plan
+from raysurl.source import Source
+from raysurl.views import Augment
+
+
+@dataclass
+class Run:
+    """Everything the loop works on; built by `start`."""
+
+    recipe: Recipe
+    runtime: Runtime
+    run_dir: Path
+    plan: Plan
+    loader: Loader
+    method: Method
+    model: nn.Module  # the method, under DDP where there are several ranks
+    optimizer: torch.optim.Optimizer
+    memory: MemoryLink | None
+    evaluator: Evaluator
+    record: Record | None  # metrics.jsonl, rank 0 only
+    block: StepBlock
+    base_lr: float
+    step: int = 0  # optimizer steps done
+    saved_step: int = -1
+
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.train.epochs * self.plan.steps_per_epoch
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.step, self.total_steps, self.plan.steps_per_epoch, self.recipe.seed)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def event(self, text: str, **values: int) -> None:
+        if self.record:
+            self.record.event(self.step, text, **values)
+
+
+def train(
+    recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path
+) -> None:
+    """Train, evaluate, write the run directory. Every rank calls it; RunError when the run cannot go on."""
+    run = start(recipe, runtime, source, eval_source, run_dir)
+    began = time.time()
+    try:
+        for epoch in range(run.step // run.plan.steps_per_epoch, recipe.train.epochs):
+            train_epoch(run)
+            after_epoch(run, epochs_done=epoch + 1)
+    except NonFiniteError as error:
+        raise RunError(_explain(run, error)) from None
+    metrics = run.evaluator.final(run.method.encoder, run.run_dir)
+    if run.record:
+        run.record.write(run.step, metrics)
+        run_directory.write_encoder(run_dir, run.method.encoder, recipe)
+        run_directory.write_results(run_dir, recipe, runtime, source, metrics, seconds=time.time() - began)
+
+
+def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
+    """Build the run and restore the newest checkpoint, if the run directory has one."""
+    torch.set_num_threads(recipe.scale.threads)
+    window = recipe.data.window if source.mode == "streaming" else None
+    method = build.prepare(build.method_of(recipe, num_samples=len(source.readable)), recipe, runtime.device)
+    state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method["name"])
+    if state is None and recipe.init_from:
+        build.initialise_from(method, Path(recipe.init_from))
+    step = 0 if state is None else int(state["step"])
+    is_first = runtime.rank == 0
+    record = (
+        Record(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe)) if is_first else None
+    )
+    the_plan = plan(source.readable, batch_size=recipe.train.batch_size, seed=recipe.seed, window=window)
+    augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, recipe.train.batch_size)
+    run = Run(
+        recipe=recipe,
+        runtime=runtime,
+        run_dir=run_dir,
+        plan=the_plan,
+        loader=Loader(recipe, runtime, source, the_plan, augment),
+        method=method,
+        model=_wrap(method, runtime),
+        optimizer=optim.build_optimizer(method, recipe.train.optimizer),
+        memory=_memory(recipe, runtime, len(source.readable)),
+        evaluator=Evaluator(recipe, runtime, source, eval_source),
+        record=record,
+        block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),
+        base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
+    )
+    for sentence in [*damaged, source.describe(), *run.evaluator.notes]:
+        run.event(sentence)
+    run.event(_plan_sentence(run), total_steps=run.total_steps)
+    if state is not None:
+        restore(run, state)
+        run.event(f"resumed at step {step} of {run.total_steps}")
+    elif run.memory:
+        run.memory.begin()
+    if is_first:
+        pictures.save_views(run_dir, recipe, source, the_plan, augment)
+    return run
+
+
+def train_epoch(run: Run) -> None:
+    """The rest of the epoch in which `run.step` stands."""
+    last = (run.step // run.plan.steps_per_epoch + 1) * run.plan.steps_per_epoch
+    every = run.recipe.checkpoint.every_steps
+    run.model.train()
+    run.block.begin()
+    for micro_batches, waited in run.loader.steps(run.step, last):
+        logs = train_step(run, micro_batches)
+        run.block.add(run.step, run.step / run.plan.steps_per_epoch, lr_of(run), logs, waited)
+        run.step += 1
+        if every and run.step % every == 0 and run.step < last:
+            save(run)
+            run.block.begin()
+    run.block.flush()
+
+
+def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
+    """One optimizer step on this rank's part of the global batch; returns its logs."""
+    progress, outputs = run.progress, []
+    torch.manual_seed((run.recipe.seed * 1_000_003 + run.step) * 1_009 + run.runtime.rank)  # dropout only
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr_of(run)
+    # ------------------------------------------------------------------ one step
+    snapshot = run.memory.snapshot() if run.memory else {}
+    for i, loaded in enumerate(micro_batches):
+        batch = run.loader.to_batch(loaded)
+        with gradients_meet(run.model, last=i == len(micro_batches) - 1), autocast(run):
+            output: Output = run.model(batch, snapshot, progress)
+        (output.loss / len(micro_batches)).backward()
+        outputs.append(output)
+    if run.recipe.train.clip:
+        nn.utils.clip_grad_norm_(run.method.parameters(), run.recipe.train.clip)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    run.method.after_step(progress)
+    if run.memory:
+        run.memory.push(*gather_push(outputs))
+    # ---------------------------------------------------------------------------
+    terms = [{"loss": o.loss.detach(), **o.logs} for o in outputs]
+    return {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+
+
+def after_epoch(run: Run, epochs_done: int) -> None:
+    """Online evaluation, report and checkpoint, each where it is due."""
+    recipe = run.recipe
+    metrics: dict[str, float] = {}
+    if recipe.eval.every_epochs and epochs_done % recipe.eval.every_epochs == 0:
+        metrics = run.evaluator.online(run.method.encoder)
+        if run.record:
+            run.record.write(run.step, metrics)
+    done = epochs_done == recipe.train.epochs
+    if done or (recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0):
+        save(run, metrics.get("eval/knn_top1"))
+    run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
+
+
+# -------------------------------------------------------------------- around the step
+
+
+def gather_push(outputs: list[Output]) -> tuple[Tensor, Tensor]:
+    """Keys (V·B, D) and indices (V·B,) of the whole global batch, ordered by (view, position)."""
+    pushes = [o.push for o in outputs if o.push is not None]
+    keys = torch.cat([distributed.gather(p.keys.transpose(0, 1)) for p in pushes])  # (B, V, D)
+    index = torch.cat([distributed.gather(p.index) for p in pushes])
+    return keys.transpose(0, 1).flatten(0, 1), index.repeat(keys.shape[1])
+
+
+def lr_of(run: Run) -> float:
+    return optim.learning_rate(run.base_lr, run.recipe.train.schedule, run.progress)
+
+
+def autocast(run: Run) -> contextlib.AbstractContextManager[Any]:
+    """bf16 for the networks; losses compute in fp32 by themselves."""
+    enabled = run.recipe.train.precision == "bf16"
+    return torch.autocast(run.runtime.device.type, torch.bfloat16, enabled=enabled)
+
+
+def gradients_meet(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """DDP averages gradients with the last micro-batch only."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return contextlib.nullcontext()
+
+
+def _wrap(method: Method, runtime: Runtime) -> nn.Module:
+    if runtime.world_size == 1:
+        return method
+    device_ids = [runtime.device] if runtime.device.type == "cuda" else None
+    return DistributedDataParallel(method, device_ids=device_ids, broadcast_buffers=False)
+
+
+def _memory(recipe: Recipe, runtime: Runtime, num_samples: int) -> MemoryLink | None:
+    memory = recipe.method_class().memory(recipe.method_config(), num_samples=num_samples, seed=recipe.seed)
+    if memory is None:
+        return None
+    mirror = memory.mirror(runtime.device)
+    return MemoryLink(mirror, record=runtime.record, staleness=recipe.memory.staleness)
+
+
+# -------------------------------------------------------------------- checkpoints
+
+
+def save(run: Run, metric: float | None = None) -> None:
+    """Write everything the run needs to go on; non-finite losses are found first."""
+    run.block.flush()
+    if run.step == run.saved_step or run.runtime.rank:
+        return
+    state = {
+        "step": run.step,
+        "model": run.method.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "memory": run.memory.state_dict() if run.memory else None,
+    }
+    checkpoint.save(run.checkpoints, state, step=run.step, method=run.recipe.method["name"], metric=metric)
+    checkpoint.prune(run.checkpoints, keep=run.recipe.checkpoint.keep)
+    run.saved_step = run.step
+
+
+def restore(run: Run, state: dict[str, Any]) -> None:
+    """Put a checkpoint's state into the run. Raises InputError when its shapes are another recipe's."""
+    try:
+        run.method.load_state_dict(state["model"])
+        run.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"the checkpoint in {run.checkpoints} does not fit this recipe: {first}") from None
+    if run.memory:
+        run.memory.load_state_dict(state["memory"])
+    run.step = run.saved_step = int(state["step"])
+
+
+def _plan_sentence(run: Run) -> str:
+    p, r = run.plan, run.runtime
+    return (
+        f"{run.recipe.method['name']}: {run.recipe.train.epochs} epochs of {p.steps_per_epoch} steps, batch"
+        f" {p.batch_size} on {r.world_size} × {r.device.type}, lr {run.base_lr:.4g};"
+        f" each epoch leaves out another {p.left_out} samples"
+    )
+
+
+def _explain(run: Run, error: NonFiniteError) -> str:
+    (_, index), *_ = run.plan.global_batches(error.step, error.step + 1)
+    shown = ", ".join(str(i) for i in index[:8].tolist())
+    return (
+        f"{error} at step {error.step}, batch of sample indices {shown}, … ({len(index)} in all); the last"
+        f" checkpoint is step {max(run.saved_step, 0)}: lower train.optimizer.lr or set train.clip"
+    )

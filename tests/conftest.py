@@ -1,0 +1,31 @@
+"""Fixtures shared by all tests."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool: two ranks share two cores
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One local cluster of two CPUs for all tests that need Ray; its token file is private to it."""
+    import ray
+
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text("a" * 64)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    paths = [
+        str(Path(__file__).parents[1]),
+        str(Path(__file__).parent),
+    ]  # tasks import the package and the tests
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

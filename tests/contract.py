@@ -1,0 +1,63 @@
+"""A tiny real run of any method, for the tests that hold for all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysurl import method, trainer
+from raysurl.data import open_samples
+from raysurl.recipe import Recipe, recipe_from
+from raysurl.runtime import LocalRuntime
+from raysurl.source import open_source
+
+SMALL = {"hidden": 32, "dim": 16, "queue_size": 48}
+
+
+def recipe_for(name: str, **changes: Any) -> Recipe:
+    """Digits, the small network, batch 16: sizes of `SMALL` where the method has such a setting."""
+    fields = method.load(name).Config.model_fields
+    tree = {
+        "method": {"name": name}
+        | {k: v for k, v in SMALL.items() if k in fields}
+        | changes.pop("method", {}),
+        "data": {"name": "digits", "limit": 80},
+        "views": {"size": 8, "mean": [0.3] * 3, "std": [0.38] * 3},
+        "encoder": {"name": "convnet"},
+        "train": {
+            "batch_size": 16,
+            "epochs": 2,
+            "optimizer": {"lr": 0.05, "lr_batch": 0},
+            "schedule": {"name": "constant", "warmup_epochs": 0},
+        }
+        | changes.pop("train", {}),
+        "eval": {"every_epochs": 1, "linear_epochs": 2} | changes.pop("eval", {}),
+        "log": {"every_steps": 2, "tensorboard": False},
+    }
+    return recipe_from({**tree, **changes})
+
+
+def sources(recipe: Recipe) -> tuple[Any, Any]:
+    train, test = (open_samples(recipe.data, split, seed=recipe.seed) for split in ("train", "eval"))
+    return open_source(train, recipe.data), open_source(test, recipe.data)
+
+
+def start(recipe: Recipe, run_dir: Path, *, rank: int = 0, world_size: int = 1) -> trainer.Run:
+    run_dir.mkdir(exist_ok=True)
+    runtime = LocalRuntime(torch.device("cpu"), rank=rank, world_size=world_size)
+    return trainer.start(recipe, runtime, *sources(recipe), run_dir)
+
+
+def train(recipe: Recipe, run_dir: Path) -> None:
+    run_dir.mkdir(exist_ok=True)
+    trainer.train(recipe, LocalRuntime(torch.device("cpu")), *sources(recipe), run_dir)
+
+
+def steps(run: trainer.Run, count: int) -> list[float]:
+    """Losses of the next `count` optimizer steps."""
+    losses = []
+    run.model.train()
+    for micro_batches, _ in run.loader.steps(run.step, run.step + count):
+        losses.append(float(trainer.train_step(run, micro_batches)["loss"]))
+        run.step += 1
+    return losses

@@ -1,0 +1,27 @@
+"""Run a function on several gloo ranks in fresh processes and collect what each returns."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+    """[function(rank, *args) of each rank]; what they return must be tensors and plain containers."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_entry, args=(function, world_size, folder, args), nprocs=world_size)
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
+
+
+def _entry(
+    rank: int, function: Callable[..., Any], world_size: int, folder: str, args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+    torch.save(function(rank, *args), Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,93 @@
+"""Recipes: files, overrides, and what is said about a wrong one."""
+
+import pytest
+import yaml
+
+from raysurl.errors import InputError
+from raysurl.recipe import dump, load_recipe, packaged_recipes, recipe_from
+
+ISSUE_RECIPES = {
+    "ressl/digits",
+    "ressl/cifar10",
+    "ressl/cifar100",
+    "ressl/stl10",
+    "ressl/tiny_imagenet",
+    "ressl/imagenet",
+    "ressl/imagenet_multicrop",
+    "ressl/imagenet_conference",
+    "mocov2/cifar10",
+    "mocov2/imagenet",
+}
+
+
+def test_the_promised_recipes_are_packaged():
+    assert set(packaged_recipes()) >= ISSUE_RECIPES
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_packaged_recipe_is_valid_short_and_says_what_it_is(name):
+    from importlib import resources
+
+    text = (resources.files("raysurl") / "recipes" / f"{name}.yaml").read_text()
+    assert len(text.splitlines()) <= 30
+    assert "Cost:" in text
+    assert f"# Command: python pipelines/pretrain.py recipe={name}" in text or name == "ressl/digits"
+    recipe = load_recipe([f"recipe={name}"])
+    assert recipe.recipe == name
+    assert recipe.view_policies()
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_a_dumped_recipe_reads_back_the_same(name):
+    recipe = load_recipe([f"recipe={name}", "seed=3"])
+    assert recipe_from(yaml.safe_load(dump(recipe))) == recipe
+
+
+def test_two_crops_and_light_backbones_are_overrides():
+    recipe = load_recipe(["recipe=ressl/imagenet", "method.crops=2", "encoder.name=mobilenet_v3_large"])
+    assert set(recipe.view_policies()) == {"student_1", "student_2", "teacher_1", "teacher_2"}
+    assert recipe.encoder.name == "mobilenet_v3_large"
+
+
+def test_without_arguments_the_embedded_digits_run_and_naming_data_starts_from_the_defaults():
+    assert load_recipe([]).data.name == "digits"
+    own = load_recipe(["data.name=folder", "data.path=x"])
+    assert (own.recipe, own.encoder.name, own.method["hidden"]) == (None, "resnet18", 4096)
+
+
+def test_overrides_reach_every_depth_and_keep_the_rest():
+    recipe = load_recipe(["recipe=ressl/cifar10", "train.optimizer.lr=0.5", "method.tau_teacher=0.02"])
+    assert recipe.train.optimizer.lr == 0.5
+    assert recipe.train.optimizer.weight_decay == 5e-4
+    assert recipe.method["tau_teacher"] == 0.02
+
+
+def test_a_policy_may_change_a_named_one():
+    recipe = load_recipe(["views.policies.student_1={base: contrastive, flip: 0.0}"])
+    policy = recipe.view_policies()["student_1"]
+    assert (policy.flip, policy.gray_p) == (0.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train.epoch=3"], r"unknown recipe key train\.epoch; did you mean train\.epochs\?"),
+        (["train.epochs=many"], r"train\.epochs='many' is not valid"),
+        (["train.epochs=0"], r"train\.epochs=0 is not valid"),
+        (["method.tau_techer=1"], r"method\.tau_techer; did you mean method\.tau_teacher"),
+        (["method.name=resl"], r"method\.name='resl' is not a method; choose one of .*ressl"),
+        (["recipe=ressl/cifar"], r"recipe=ressl/cifar is neither a YAML file nor one of .*ressl/cifar10"),
+        (["epochs"], r"'epochs' is not of the form key=value"),
+        (["train.accumulate=3"], r"train\.accumulate=3 must divide train\.batch_size"),
+        (["scale.workers=3"], r"must be a multiple of scale\.workers"),
+        (["views.policies.student_1=strange"], r"views\.policies\.student_1='strange' is not a policy"),
+        (["views.policies.student_9=weak"], r"student_9: this method has no such view; it has .*student_1"),
+        (["views.policies.student_1={flip: 3}"], r"views\.policies\.student_1\.flip=3 is not valid"),
+        (["resume=true", "init_from=x", "output=y"], r"give one of them"),
+        (["train.precision=fp8"], r"train\.precision='fp8' is not valid: .*'fp32' or 'bf16'"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence_that_names_the_key(arguments, said):
+    with pytest.raises(InputError, match=said) as raised:
+        load_recipe(arguments)
+    assert "\n" not in str(raised.value)

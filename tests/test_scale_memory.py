@@ -1,0 +1,76 @@
+"""The memory actor's protocol: nothing is applied twice, skipped, or accepted from a replaced worker group."""
+
+import pytest
+import torch
+
+from raysurl.memory import MemoryLink, Queue
+from raysurl.scale import memory
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def actor(ray_session):
+    import ray
+
+    actor = memory.create(lambda: Queue(6, 2, seed=3))
+    yield actor
+    ray.kill(actor)
+
+
+def keys(value):
+    return torch.full((2, 2), float(value)), torch.arange(2)
+
+
+def test_the_actors_queue_is_the_plain_queue(actor):
+    record, plain = memory.ActorRecord(actor, timeout_s=60), Queue(6, 2, seed=3)
+    record.restore(0, plain.state_dict())
+    for t in range(1, 6):
+        record.push(t, *keys(t))
+        plain.push(*keys(t))
+    state = record.state(5)
+    assert torch.equal(state["features"], plain.features)
+    assert torch.equal(state["index"], plain.index)
+    assert state["pointer"] == plain.pointer
+
+
+def test_a_repeated_update_is_a_no_op_and_a_gap_is_refused(actor):
+    record = memory.ActorRecord(actor, timeout_s=60)
+    record.restore(0, Queue(6, 2).state_dict())
+    record.push(1, *keys(1))
+    record.push(1, *keys(1))
+    assert record.state(1)["pointer"] == 2
+    record.push(3, *keys(3))
+    with pytest.raises(memory.MemoryLostError, match="update 3 does not follow 1"):
+        record.state(3)
+
+
+def test_an_older_generation_is_refused_and_a_new_one_starts_empty(actor):
+    first = memory.ActorRecord(actor, timeout_s=60)
+    first.restore(0, Queue(6, 2).state_dict())
+    second = memory.ActorRecord(actor, timeout_s=60)
+    with pytest.raises(memory.MemoryLostError, match="holds nothing until"):
+        second.state(0)
+    second.restore(7, Queue(6, 2).state_dict())
+    with pytest.raises(memory.MemoryLostError, match="generation"):
+        first.state(7)
+    with pytest.raises(memory.MemoryLostError, match="generation"):
+        first.restore(0, Queue(6, 2).state_dict())
+
+
+def test_a_restarted_actor_refuses_everything_until_restore(actor):
+    import ray
+
+    record = memory.ActorRecord(actor, timeout_s=60)
+    link = MemoryLink(Queue(6, 2), record=record)
+    link.begin()
+    link.push(*keys(1))
+    state = link.state_dict()
+    ray.kill(actor, no_restart=False)
+    link.push(*keys(2))  # sent, not waited for
+    with pytest.raises(memory.MemoryLostError):
+        link.push(*keys(3))
+    again = MemoryLink(Queue(6, 2), record=memory.ActorRecord(actor, timeout_s=60))
+    again.load_state_dict(state)
+    again.push(*keys(2))
+    assert again.state_dict()["record"]["pointer"] == 4
