@@ -98,7 +98,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise InputError(f"{path} holds something else than tensors and plain values; it is not loaded") from None
+        raise InputError(
+            f"{path} holds something else than tensors and plain values; it is not loaded"
+        ) from None
     return state
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from raysurl import distributed
+from raysurl.data.source import Images, Source
 from raysurl.recipe import Recipe
 from raysurl.sampler import Request
-from raysurl.source import Images, Source
 from raysurl.views import POLICIES, apply, draw
 
 

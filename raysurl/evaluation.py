@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from raysurl import build, health, pictures
+from raysurl.data.source import Source
 from raysurl.embed import embed, pixels
 from raysurl.errors import InputError
 from raysurl.evaluate import Features, evaluate, pixel_features
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
-from raysurl.source import Source
 
 HELD_OUT = 10  # without a test set, each tenth labelled sample is one
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from raysurl.data.source import Images, Source
 from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, Request
-from raysurl.source import Images, Source
 from raysurl.views import Augment
 
 Loaded = tuple[Request, Any]  # a request with its raw images or, with views.device=workers, its views

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from raysurl import trainer
-from raysurl.data import Samples
+from raysurl.data.names import Samples
+from raysurl.data.source import Source, open_source
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe
 from raysurl.runtime import LocalRuntime, default_device
-from raysurl.source import Source, open_source
 
 
 def check(recipe: Recipe) -> None:
     """One process: `scale.workers` above one cannot be. Raises InputError."""
     if (recipe.scale.workers or 1) > 1:
-        raise InputError(f"scale.workers={recipe.scale.workers} needs runtime=ray; runtime=local is one process")
+        raise InputError(
+            f"scale.workers={recipe.scale.workers} needs runtime=ray; runtime=local is one process"
+        )
 
 
 def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir: Path) -> None:

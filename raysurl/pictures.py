@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raysurl.data.source import Source
 from raysurl.embed import images_alone, plain_images
 from raysurl.evaluate import Features
 from raysurl.recipe import Recipe
 from raysurl.sampler import Plan, Request
-from raysurl.source import Source
 from raysurl.views import Augment
 
 SHOWN_VIEWS, SHOWN_ROWS, SHOWN_NEIGHBOURS = 8, 10, 10

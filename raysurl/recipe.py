@@ -34,14 +34,28 @@ from raysurl.sections import (
 )
 from raysurl.views import POLICIES, Policy
 
-__all__ = ["Data", "Evaluation", "Optimizer", "Recipe", "Schedule", "Train", "Views", "dump", "load_recipe"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "Data",
+    "Evaluation",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Train",
+    "Views",
+    "dump",
+    "load_recipe",
+]
 
+DEFAULT_METHOD = "ressl"
 EMBEDDED = "ressl/digits"  # what runs when nothing is asked for: data and recipe come with the package
 
 
 class Recipe(Section):
     recipe: str | None = None
-    method: dict[str, Any] = Field({"name": "ressl"})  # and the method's own settings, see `method_config`
+    method: dict[str, Any] = Field(
+        {"name": DEFAULT_METHOD}
+    )  # and the method's own settings, see `method_config`
     data: Data = Data()
     views: Views = Views()
     encoder: Encoder = Encoder()
@@ -59,7 +73,7 @@ class Recipe(Section):
     init_from: str | None = None
 
     def method_class(self) -> type[methods.Method]:
-        return methods.load(self.method.get("name", "ressl"))
+        return methods.load(self.method["name"])
 
     def method_config(self) -> methods.MethodConfig:
         settings = {key: value for key, value in self.method.items() if key != "name"}
@@ -106,7 +120,7 @@ def _names_data(overrides: dict[str, Any]) -> bool:
 
 def recipe_from(tree: dict[str, Any]) -> Recipe:
     """Validate a tree of differences from the defaults."""
-    tree = {**tree, "method": {"name": "ressl", **(tree.get("method") or {})}}
+    tree = {**tree, "method": {"name": DEFAULT_METHOD, **(tree.get("method") or {})}}
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from raysurl import health, metrics
+from raysurl.data.source import Source
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, dump
 from raysurl.runtime import Runtime
-from raysurl.source import Source
 
 # What may differ when a run is resumed; everything else must be as it was.
 FREE_ON_RESUME = {"runtime", "scale", "log", "checkpoint", "eval", "resume", "output", "recipe"}
@@ -119,11 +119,10 @@ def write_results(
     steps = {line["step"]: line for line in lines if "train/loss" in line}
     per_epoch = len(steps) // recipe.train.epochs
     last = [steps[step] for step in sorted(steps)[-per_epoch:]]
-    health_logs = {k: v for k, v in last[-1].items() if k.endswith("teacher_entropy")}
     results = {
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
         "best": _best(lines),
-        "health": health.diagnose({**values, **health_logs}),
+        "health": health.diagnose(health.combined(values, last[-1])),
         "seconds": seconds,
         "images_per_s": _median(
             [line["speed/images_per_s"] for line in lines if "speed/images_per_s" in line]

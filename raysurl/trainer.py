@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from raysurl import build, checkpoint, distributed, optim, pictures, run_directory
+from raysurl.data.source import Source
 from raysurl.errors import InputError, RunError
 from raysurl.evaluation import Evaluator
 from raysurl.loading import Loaded, Loader
@@ -25,7 +26,6 @@ from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, plan
-from raysurl.source import Source
 from raysurl.views import Augment
 
 

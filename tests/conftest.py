@@ -21,11 +21,9 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text("a" * 64)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    paths = [
-        str(Path(__file__).parents[1]),
-        str(Path(__file__).parent),
-    ]  # tasks import the package and the tests
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # tasks import both
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address="local", num_cpus=2, **options)  # local: never a cluster that happens to run here
     yield
     ray.shutdown()

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from raysurl import method, trainer
-from raysurl.data import open_samples
+from raysurl.data.names import open_samples
+from raysurl.data.source import open_source
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.runtime import LocalRuntime
-from raysurl.source import open_source
 
 SMALL = {"hidden": 32, "dim": 16, "queue_size": 48}
 

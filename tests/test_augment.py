@@ -11,11 +11,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from raysurl import colour, geometry
-from raysurl.draws import Draws, draw
 from raysurl.errors import InputError
-from raysurl.randaugment import POOL, operate
-from raysurl.views import POLICIES, Policy, apply
+from raysurl.views import POLICIES, Policy, apply, colour, geometry
+from raysurl.views.draws import Draws, draw
+from raysurl.views.randaugment import POOL, operate
 
 TOLERANCE = 2 / 255
 PLAIN_NORM = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -239,12 +238,15 @@ def test_policy_equals_torchvision_operation_by_operation(name: str, source: str
     assert max(np.array(exact)[smooth.numpy()]) < limit
 
 
-def test_margin_is_resize_256_then_centre_crop_224() -> None:
+@pytest.mark.parametrize("size", [56, 28])
+def test_margin_is_resize_256_then_centre_crop_224(size: int) -> None:
     policy, images = Policy(margin=8 / 7), [picture(75, 100), picture(90, 60), picture(64, 64)]
+    if size == 28:  # of one size, and already that of the view
+        images = [picture(28, 28, seed) for seed in range(3)]
     draws = draw(policy, 3, seed=0, step=0, view="a")
-    ours = apply(policy, images, draws, size=56, **PLAIN_NORM)
+    ours = apply(policy, images, draws, size=size, **PLAIN_NORM)
     for image, view in zip(images, ours, strict=True):
-        expected = TF.center_crop(TF.resize(image, [64], antialias=True), [56, 56])
+        expected = TF.center_crop(TF.resize(image, [size * 8 // 7], antialias=True), [size, size])
         assert difference(view, expected) < 0.6 / 255
 
 
@@ -267,7 +269,7 @@ def test_result_of_a_sample_does_not_depend_on_its_neighbours_in_the_batch(
         apply(policy, images[i : i + 5], draws[i : i + 5], size=32, **PLAIN_NORM) for i in range(0, 20, 5)
     ]
     torch.testing.assert_close(torch.cat(parts), whole, atol=2e-6, rtol=0)
-    monkeypatch.setattr("raysurl.augment.CHUNK", 1)
+    monkeypatch.setattr("raysurl.views.augment.CHUNK", 1)
     torch.testing.assert_close(apply(policy, images, draws, size=32, **PLAIN_NORM), whole, atol=2e-6, rtol=0)
 
 

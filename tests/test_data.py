@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import SHARED, image_folder, needs_shared, parquet_file, pixels_of, random_png
 
-from raysurl import manifest
-from raysurl.data import open_samples
-from raysurl.dataset import Samples, Unreadable
+from raysurl.data import manifest
+from raysurl.data.dataset import Samples, Unreadable
+from raysurl.data.names import open_samples
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 

@@ -3,7 +3,7 @@ import pytest
 from image_files import BLUE, RED, encoded, random_png, two_colours
 from PIL import Image
 
-from raysurl.decode import DecodeError, decode
+from raysurl.data.decode import DecodeError, decode
 
 
 def colour(array: np.ndarray, row: int, column: int) -> tuple[int, ...]:

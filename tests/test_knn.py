@@ -124,11 +124,15 @@ def test_knn_ties_go_to_the_lower_index_and_the_lower_class(
     assert knn_classify(bank, labels, query, k=2, num_classes=3).tolist() == [1]  # classes 1 and 2 are even
 
 
+def test_knn_does_not_overflow_for_a_small_tau() -> None:
+    bank, query = torch.tensor([[0.9, 0.4], [1.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    assert knn_classify(bank, torch.tensor([0, 1]), query, k=2, tau=1e-3, num_classes=2).tolist() == [1]
+
+
 def test_knn_guards() -> None:
     bank, labels, queries = torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(3)[:2]
     assert knn_classify(bank, labels, queries, k=200, num_classes=2).tolist() == [0, 1]  # k > N, C < 5
     assert knn_classify(bank, labels, queries[:0], num_classes=2).shape == (0,)
-    assert knn_classify(bank, labels, queries, k=1, tau=1e-3, num_classes=2).tolist() == [0, 1]  # no overflow
     for bad in (
         lambda: knn_classify(bank[:0], labels[:0], queries, num_classes=2),
         lambda: knn_classify(bank, labels[:2], queries, num_classes=2),

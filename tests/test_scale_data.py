@@ -14,15 +14,18 @@ import torch
 from image_files import encoded, image_folder, parquet_file
 from PIL import Image
 
-from raysurl.data import open_samples
-from raysurl.dataset import Samples
+from raysurl.data.dataset import Samples
+from raysurl.data.gather import Images
+from raysurl.data.names import open_samples
+from raysurl.data.source import Source, open_source
 from raysurl.errors import InputError, RunError
-from raysurl.gather import Images
 from raysurl.recipe import Data
 from raysurl.sampler import Plan, Request, plan
-from raysurl.source import Source, open_source
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The maximum number of concurrent tasks"),  # few units, many CPUs
+]
 
 Batches = list[tuple[Request, Any]]
 
@@ -221,7 +224,7 @@ def test_a_resumed_run_verifies_nothing_again(
     )
 
 
-def test_digits_are_put_without_tasks_and_streaming_stops_early(ray_session: None) -> None:
+def test_embedded_digits_go_through_ray_data_and_streaming_stops_early(ray_session: None) -> None:
     from raysurl.scale.data import prepare_split
 
     for mode in ("resident", "streaming"):

@@ -8,16 +8,16 @@ import pytest
 import torch
 from image_files import image_folder, parquet_file
 
-from raysurl import shards as shards_module
-from raysurl.data import open_samples
-from raysurl.dataset import Samples
+from raysurl.data import shards as shards_module
+from raysurl.data.dataset import Samples
+from raysurl.data.gather import Gather, Images
+from raysurl.data.names import open_samples
+from raysurl.data.prefetch import prefetch
+from raysurl.data.shards import pack, pack_all
+from raysurl.data.source import ResidentSource, Source, StreamingSource, open_source
 from raysurl.errors import InputError, RunError
-from raysurl.gather import Gather, Images
-from raysurl.prefetch import prefetch
 from raysurl.recipe import Data
 from raysurl.sampler import Request, plan
-from raysurl.shards import pack, pack_all
-from raysurl.source import ResidentSource, Source, StreamingSource, open_source
 
 
 def keep(request: Request, images: Images) -> tuple[Request, Images]:
@@ -84,11 +84,10 @@ def test_vectors(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_streaming_window_may_hold_a_sample_of_two_epochs(tmp_path: Path) -> None:
-    for name, path in (
-        ("folder", image_folder(tmp_path / "a", 10)),
-        ("parquet", parquet_file(tmp_path / "b.parquet", 10)),
-    ):
-        samples, source = opened(path, name=name, mode="streaming", window=100)
+    image_folder(tmp_path / "folder", 10)
+    parquet_file(tmp_path / "parquet/a.parquet", 10)
+    for name in ("folder", "parquet"):
+        samples, source = opened(tmp_path / name, name=name, mode="streaming", window=100)
         requests = [Request(0, 0, np.arange(10)), Request(1, 0, np.arange(9, -1, -1))]
         for request, images in source.batches(requests, keep):
             same(images, samples, request.index)

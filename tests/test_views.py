@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,20 +15,14 @@ from pydantic import ValidationError
 from scipy import stats
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
-from raysurl.draws import LEVELS, OPERATIONS
 from raysurl.errors import InputError
-from raysurl.geometry import crop_boxes
+from raysurl.sampler import Request
 from raysurl.views import POLICIES, Augment, Draws, Policy, draw
+from raysurl.views.draws import LEVELS, OPERATIONS
+from raysurl.views.geometry import crop_boxes
 
 SETTINGS = SimpleNamespace(size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 MANY = 6000
-
-
-@dataclass
-class Request:
-    step: int
-    start: int
-    index: np.ndarray
 
 
 def same(one: Draws, other: Draws, *, but: tuple[str, ...] = ()) -> bool:

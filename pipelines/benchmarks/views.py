@@ -4,15 +4,16 @@ All make the view `contrastive` (random resized crop of 0.2–1, flip, colour ji
 probability 0.8, grey 0.2, blur 0.5, normalisation), each in the form in which its documentation uses it: raysurl
 and kornia on batches, torchvision on uint8 tensors one by one, lightly on Pillow images one by one; all end in one
 float batch. Two cases: 32 px from images in memory, and two views of 224 px from each JPEG of 500×375, decoded
-once. Libraries take turns within one process, and a row is the median of `runs` rounds.
+once by what the library uses (raysurl.data.decode and lightly: Pillow; torchvision and kornia: torchvision.io).
+Libraries take turns within one process, and a row is the median of `runs` rounds.
 
 The floor. A view of S px has 3·S² values: 3,072 at 32 px, 150,528 at 224 px. Bytes: reading uint8 and writing
 float32 is 5 bytes per value, 15 kB and 0.75 MB per view, 1 µs and 50 µs at 15 GB/s of one core's memory. FLOPs:
 resizing 2·2·2 (two taps, two sides), jitter 0.8·(3 brightness + 6 contrast + 6 saturation + 10 hue), grey 1, blur
 0.5·2·2·taps, normalisation 2: about 35 per value at 3 taps and 50 at 10 taps (what 4σ needs on average), 0.11
 and 7.5 MFLOP per view, 4 µs and 250 µs at 30 GFLOP/s, which is what elementwise float32 work in cache reaches on one
-core. Decoding a 500×375 JPEG takes 1–3 ms per image, half of that per view: at 224 px it is the larger part of the
-floor, and the ratio of whole pipelines cannot exceed (decoding + theirs) / (decoding + floor).
+core. Decoding a 500×375 JPEG takes 0.5–1 ms per image and half of that per view, which no augmentation can
+save: the ratio of whole pipelines cannot exceed (decoding + theirs) / (decoding + floor).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,11 +35,14 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
+from raysurl.data.decode import decode
+from raysurl.errors import InputError
 from raysurl.views import POLICIES, apply, draw
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POLICY = POLICIES["contrastive"]
 VIEWS = 2  # of each image
+TURN = 0.3  # seconds
 Make = Callable[[], Tensor]
 
 
@@ -47,7 +52,8 @@ def photos(count: int, width: int, height: int, size: int | None = None) -> list
     parts = []
     for i in range(count):
         source = sources[i % len(sources)]
-        left, top = rng.integers(0, source.width - width + 1), rng.integers(0, source.height - height + 1)
+        left = int(rng.integers(0, source.width - width + 1))
+        top = int(rng.integers(0, source.height - height + 1))
         part = source.crop((left, top, left + width, top + height))
         parts.append(part.resize((size, size), Image.Resampling.BICUBIC) if size else part)
     return parts
@@ -63,8 +69,16 @@ def tensor_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def decode(data: bytes) -> Tensor:
+def read_ours(data: bytes) -> Tensor:
+    return torch.from_numpy(decode(data))
+
+
+def read_torchvision(data: bytes) -> Tensor:
     return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+
+
+def read_pillow(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 # ------------------------------------------------------------------ libraries
@@ -137,7 +151,7 @@ def small_cases(batch_size: int) -> dict[str, tuple[int, Make]]:
     pictures = photos(batch_size, 200, 200, 32)
     dense = torch.stack([tensor_of(picture) for picture in pictures])
     inputs = {"raysurl": dense, "torchvision": list(dense), "kornia": dense, "lightly": pictures}
-    return {name: (batch_size, _bind(make(32), inputs[name])) for name, make in _installed().items()}
+    return {name: (batch_size, partial(make(32), inputs[name])) for name, make in _installed().items()}
 
 
 def large_cases(count: int) -> dict[str, tuple[int, Make]]:
@@ -145,10 +159,8 @@ def large_cases(count: int) -> dict[str, tuple[int, Make]]:
     data = [jpeg(photo) for photo in photos(count, 500, 375)]
 
     def two_views(name: str, view: Callable[[Any], Tensor]) -> Make:
-        def pillow(raw: bytes) -> Image.Image:
-            return Image.open(io.BytesIO(raw)).convert("RGB")
-
-        read: Callable[[bytes], Any] = pillow if name == "lightly" else decode
+        readers: dict[str, Callable[[bytes], Any]] = {"raysurl": read_ours, "lightly": read_pillow}
+        read = readers.get(name, read_torchvision)
 
         def make() -> Tensor:
             images = [read(raw) for raw in data]
@@ -157,22 +169,23 @@ def large_cases(count: int) -> dict[str, tuple[int, Make]]:
         return make
 
     cases = {name: (VIEWS * count, two_views(name, make(224))) for name, make in _installed().items()}
-    return {
-        **cases,
-        "decoding alone": (VIEWS * count, lambda: torch.stack([decode(raw)[:, 0] for raw in data])),
-    }
+    for reader in (read_ours, read_torchvision):
+        cases[f"only {reader.__name__}"] = (VIEWS * count, partial(_read_all, reader, data))
+    return cases
 
 
 def measure(cases: dict[str, tuple[int, Make]], runs: int) -> dict[str, float]:
-    """Views per second, median of `runs` rounds in which every library has its turn."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
+    """Views per second, median of `runs` rounds; in each every library has a turn of at least TURN seconds."""
+    rates: dict[str, list[float]] = {name: [] for name in cases}
     for round_ in range(runs + 1):
-        for name, (_, make) in cases.items():
-            start = time.perf_counter()
-            make()
+        for name, (views, make) in cases.items():
+            start, calls = time.perf_counter(), 0
+            while (seconds := time.perf_counter() - start) < TURN or not calls:
+                make()
+                calls += 1
             if round_:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-    return {name: views / statistics.median(times[name]) for name, (views, _) in cases.items()}
+                rates[name].append(views * calls / seconds)
+    return {name: statistics.median(rate) for name, rate in rates.items()}
 
 
 def main(arguments: list[str]) -> None:
@@ -181,7 +194,7 @@ def main(arguments: list[str]) -> None:
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key not in settings or not value.isdigit():
-            raise SystemExit(f"{argument!r} is not one of {', '.join(f'{k}=<number>' for k in settings)}")
+            raise InputError(f"{argument!r} is not one of {', '.join(f'{k}=<number>' for k in settings)}")
         settings[key] = int(value)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -194,13 +207,13 @@ def main(arguments: list[str]) -> None:
         torch.set_num_threads(threads)
     for title, rates in tables.items():
         print(f"\n{title}: view `contrastive`, median of {settings['runs']} runs")
-        print(f"{'library':<16}{'threads':>8}{'views/s':>10}{'µs/view':>10}{'raysurl is':>12}")
-        for name in [*LIBRARIES, *(rates.keys() - LIBRARIES.keys())]:
+        print(f"{'library':<24}{'threads':>8}{'views/s':>10}{'µs/view':>10}{'raysurl is':>12}")
+        for name in dict.fromkeys([*LIBRARIES, *rates]):
             if name not in rates:
-                print(f"{name:<16}{'not installed':>18}")
+                print(f"{name:<24}{'not installed':>18}")
                 continue
             ratio = f"{rates['raysurl'] / rates[name]:.2f} ×" if name in LIBRARIES else ""
-            print(f"{name:<16}{1:>8}{rates[name]:>10.0f}{1e6 / rates[name]:>10.1f}{ratio:>12}")
+            print(f"{name:<24}{1:>8}{rates[name]:>10.0f}{1e6 / rates[name]:>10.1f}{ratio:>12}")
 
 
 def _installed() -> dict[str, Callable[[int], Callable[[Any], Tensor]]]:
@@ -209,8 +222,8 @@ def _installed() -> dict[str, Callable[[int], Callable[[Any], Tensor]]]:
     }
 
 
-def _bind(view: Callable[[Any], Tensor], images: Any) -> Make:
-    return lambda: view(images)
+def _read_all(reader: Callable[[bytes], Tensor], data: list[bytes]) -> Tensor:
+    return torch.stack([reader(raw)[:, 0] for raw in data])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysurl import local, trained
-from raysurl.data import open_samples
+from raysurl.data.names import open_samples
 from raysurl.embed import embed
 from raysurl.errors import InputError
 from raysurl.runtime import default_device

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from raysurl import local, trained
-from raysurl.data import open_samples
+from raysurl.data.names import open_samples
 from raysurl.evaluation import Evaluator
 from raysurl.run_directory import write_atomic
 from raysurl.runtime import LocalRuntime, default_device

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from raysurl import build, progress, run_directory
-from raysurl.data import Samples, open_samples
+from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, dump, load_recipe, parse_override
 from raysurl.report import write_report
@@ -75,6 +75,7 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Non
             f"train.batch_size={recipe.train.batch_size} is larger than the data, {len(samples)} samples;"
             f" use at most {len(samples)}"
         )
+    samples.nbytes_estimate()  # decodes a few: a data set of which nothing can be read is refused here
     encoder = build.encoder_of(recipe)
     if recipe.init_from:
         build.encoder_weights(Path(recipe.init_from), encoder)

@@ -91,7 +91,7 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         block = queries @ bank[start : start + BANK_BLOCK].T
         chosen = _largest(block, min(k, block.shape[1]))
         similarity = torch.cat([similarity, block.gather(1, chosen)], 1)
-        index = torch.cat([index, chosen], 1)
+        index = torch.cat([index, chosen + start], 1)
         chosen = _largest(similarity, min(k, similarity.shape[1]))
         similarity, index = similarity.gather(1, chosen), index.gather(1, chosen)
     order = similarity.argsort(dim=1, descending=True, stable=True)

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe, read_recipe_file, recipe_from
+from raysurl.recipe import DEFAULT_METHOD, Recipe, read_recipe_file, recipe_from
 from raysurl.report import page
 from raysurl.report.run import Run
 
@@ -56,7 +56,7 @@ def command(run: Run) -> str:
         tree = read_recipe_file(str(name)) if name else {}
         method = run.get("method", "name")
         if method:  # settings of another method than the file's do not apply
-            stays = (tree.get("method") or {}).get("name", "ressl") == method
+            stays = (tree.get("method") or {}).get("name", DEFAULT_METHOD) == method
             tree = {**tree, "method": {**(tree.get("method") or {})} if stays else {"name": method}}
         base = flatten(recipe_from(tree).model_dump(mode="json"))
     except (InputError, ValueError, TypeError):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raysurl.dataset import Unreadable
-from raysurl.decode import Array
-from raysurl.shards import Shard
+from raysurl.data.dataset import Unreadable
+from raysurl.data.decode import Array
+from raysurl.data.shards import Shard
 
 
 def to_table(shard: Shard, skipped: Sequence[Unreadable] = ()) -> Any:
@@ -33,12 +33,12 @@ def shards_of(table: Any) -> Iterator[Shard]:
     """The rows of a table as shards whose arrays are views of the table's memory, read-only."""
     for row in range(len(table)):
         head = json.loads(table.column("head")[row].as_py())
-        pixels = _view(table.column("pixels")[row], head["dtype"]).reshape(head["shape"])
+        pixels = _view(table, "pixels", row, head["dtype"]).reshape(head["shape"])
         if head["shapes"] is None:
             yield Shard(pixels)
         else:
             shapes = np.array(head["shapes"], np.int32).reshape(-1, 2)
-            yield Shard(pixels, _view(table.column("offsets")[row], "int64"), shapes)
+            yield Shard(pixels, _view(table, "offsets", row, "int64"), shapes)
 
 
 def skipped_of(table: Any) -> list[Unreadable]:
@@ -54,5 +54,9 @@ def _binary(array: Array) -> Any:
     )
 
 
-def _view(value: Any, dtype: str) -> Array:
-    return np.frombuffer(value.as_buffer(), dtype)
+def _view(table: Any, column: str, row: int, dtype: str) -> Array:
+    """One value of a binary column without a copy, which Arrow's own scalars would make."""
+    (chunk,) = table.column(column).slice(row, 1).chunks
+    _, ends, values = chunk.buffers()
+    begin, end = np.frombuffer(ends, np.int64, count=2, offset=8 * chunk.offset)
+    return np.frombuffer(values, np.uint8)[begin:end].view(dtype)

@@ -17,6 +17,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }
 
 
@@ -24,26 +25,25 @@ def connect() -> None:
     """Join the cluster of RAY_ADDRESS or of this machine, else start a local one. Does nothing if connected."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # worker output stays in Ray's log files: what a person should see is in metrics.jsonl
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        # worker output stays in Ray's log files: what a person should see is in metrics.jsonl
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **_local_only())
+        try:
+            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+        except ConnectionError:
+            if "RAY_ADDRESS" in os.environ:
+                raise
+            ray.init(address="local", include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise RunError(
             f"Ray could not be reached or started ({first}); runtime=local runs without it"
         ) from error
-
-
-def _local_only() -> dict[str, Any]:
-    """Options that Ray accepts only where it starts a cluster of its own."""
-    joins = "RAY_ADDRESS" in os.environ or os.path.exists("/tmp/ray/ray_current_cluster")
-    return {} if joins else {"include_dashboard": False}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Data on a cluster: the driver decodes or verifies every sample once with Ray Data, the workers open the result.
 
 Resident: shards of at most 128 MB in the object store, read without a copy by every worker of a node. They are
-results of tasks, or put by the driver, so they outlive any worker and a restarted group gets the same ones.
+results of tasks held by the driver, so they outlive any worker and a restarted group gets the same ones.
 Streaming: only what could not be read is kept; see raysurl.scale.stream for the batches.
 """
 
@@ -18,15 +18,15 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from raysurl import manifest
-from raysurl.dataset import Samples, Unreadable
+from raysurl.data import manifest
+from raysurl.data.dataset import Samples, Unreadable
+from raysurl.data.residency import choose_mode
+from raysurl.data.shards import SHARD_BYTES
+from raysurl.data.source import Facts, ResidentSource, Source, settle
 from raysurl.recipe import Data, Recipe
-from raysurl.residency import choose_mode
 from raysurl.scale import pipeline, tasks
-from raysurl.scale.blocks import shards_of, to_table
+from raysurl.scale.blocks import shards_of
 from raysurl.scale.stream import RayStreamingSource, RayViewsSource, failure
-from raysurl.shards import SHARD_BYTES
-from raysurl.source import Facts, ResidentSource, Source, decode_all, settle, verify_all
 
 Progress = Callable[[int, int], None]  # samples done, of
 
@@ -124,19 +124,13 @@ def store_bytes() -> int:
 def resident_shards(
     samples: Samples, reference: Any, progress: Progress | None = None
 ) -> tuple[list[Any], list[Unreadable]]:
-    """References to tables of shards that hold all samples in order, and what could not be read.
-
-    Arrays that the driver holds anyway are put by it; there is nothing to decode.
-    """
-    if samples.reader.in_process:
-        shards, skipped = decode_all(samples, progress)
-        return [ray.put(to_table(shard)) for shard in shards], skipped
+    """References to tables of shards that hold all samples in order, and what could not be read."""
     limits = pipeline.budget()
     per_sample = max(samples.nbytes_estimate() // len(samples), 1)
     rows = min(SHARD_BYTES // per_sample, -(-len(samples) // (2 * limits.tasks)))
     limits = replace(limits, store=store_bytes())
     tables: list[Any] = []
-    skipped = []
+    skipped: list[Unreadable] = []
     done = 0
     look = ray.remote(num_cpus=0)(tasks.look)
     for table in _run(ranges(samples, max(rows, 64)), partial(tasks.shards, reference), limits):
@@ -151,8 +145,6 @@ def resident_shards(
 
 def verify(samples: Samples, reference: Any, progress: Progress | None = None) -> list[Unreadable]:
     """Decode everything once on the cluster, keep nothing, and return what could not be read."""
-    if samples.reader.in_process:
-        return verify_all(samples, progress)
     skipped: list[Unreadable] = []
     done = 0
     for reference_ in _run(ranges(samples, _RANGE), partial(tasks.verify, reference), pipeline.budget()):

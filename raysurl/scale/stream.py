@@ -17,14 +17,14 @@ import ray
 from ray import cloudpickle
 from ray.exceptions import RayError
 
+from raysurl.data.gather import Gather, Images
+from raysurl.data.prefetch import prefetch
+from raysurl.data.shards import Shard
+from raysurl.data.source import Facts, ResidentSource, Source, unit_rows, units
 from raysurl.errors import InputError, RunError
-from raysurl.gather import Gather, Images
-from raysurl.prefetch import prefetch
 from raysurl.sampler import Request
 from raysurl.scale import pipeline, tasks
 from raysurl.scale.blocks import shards_of
-from raysurl.shards import Shard
-from raysurl.source import Facts, ResidentSource, Source, unit_rows, units
 
 T = TypeVar("T")
 Transform = Callable[[Request, Images], T]

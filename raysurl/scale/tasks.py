@@ -17,10 +17,10 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
-from raysurl.dataset import Samples, Unreadable, all_readable
-from raysurl.decode import Array
+from raysurl.data.dataset import Samples, Unreadable, all_readable
+from raysurl.data.decode import Array
+from raysurl.data.shards import pack, pack_all
 from raysurl.scale.blocks import shards_of, skipped_of, to_table
-from raysurl.shards import pack, pack_all
 
 Tables = Iterator[Any]
 
@@ -86,14 +86,14 @@ def decode(samples: Any, transform: bytes | None, table: Any) -> Tables:
     if transform is None:
         yield with_unit(to_table(pack(arrays)), request)
         return
-    from raysurl.gather import stack
+    from raysurl.data.gather import stack
 
     yield _result(cloudpickle.loads(transform)(request, stack(arrays)), request)
 
 
 def gather(tables: list[Any], transform: bytes, table: Any) -> Tables:
     """A request → what the transform makes of its images, taken from resident shards."""
-    from raysurl.gather import Gather
+    from raysurl.data.gather import Gather
 
     request = unit_of(table)
     images = Gather([shard for held in ray.get(tables) for shard in shards_of(held)])(request.index)

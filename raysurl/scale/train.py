@@ -16,7 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raysurl import trainer
-from raysurl.data import Samples
+from raysurl.data.names import Samples
 from raysurl.errors import InputError, RunError
 from raysurl.memory import Record
 from raysurl.recipe import Recipe, recipe_from
@@ -110,8 +110,7 @@ def train_worker(config: dict[str, Any]) -> None:
             "message": str(error),
             "input": isinstance(error, InputError),
         }
-        if rank == 0:
-            write_atomic(run_dir / FAILURE, json.dumps(failure))
+        write_atomic(run_dir / FAILURE, json.dumps(failure))  # whichever rank found it
 
 
 def raise_failure(run_dir: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raysurl.colour import blend, to_device
-from raysurl.draws import Draws
+from raysurl.views.colour import blend, to_device
+from raysurl.views.draws import Draws
 
 POOL = (
     "autocontrast", "brightness", "color", "contrast", "equalize", "identity", "posterize", "rotate",

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from raysurl import storage
-from raysurl.dataset import Samples
-from raysurl.decode import Array, DecodeError, from_pil
+from raysurl.data import storage
+from raysurl.data.dataset import Samples
+from raysurl.data.decode import Array, DecodeError, from_pil
+from raysurl.data.listings import check_array
+from raysurl.data.manifest import Listing
+from raysurl.data.readers import ArrayReader, Encoded, FileReader, Reader
 from raysurl.errors import InputError
-from raysurl.listings import check_array
-from raysurl.manifest import Listing
-from raysurl.readers import ArrayReader, Encoded, FileReader, Reader
 from raysurl.recipe import Data
 
 _SPLITS = {
@@ -58,7 +58,7 @@ class ItemReader:
     """Samples of a data set that offers neither an array nor files: its items, one by one."""
 
     dataset: Dataset
-    in_process: ClassVar[bool] = False
+    in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
 
     def read(self, path: str, group: int, rows: NDArray[np.int64]) -> list[Encoded]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from raysurl.dataset import Unreadable
-from raysurl.decode import Array
+from raysurl.data.dataset import Unreadable
+from raysurl.data.decode import Array
 
 SHARD_BYTES = 128 * 2**20  # at most, unless a single sample is larger
 

@@ -1,22 +1,23 @@
 """Apply a policy to a batch: crop, flip, jitter, grey, blur, solarize, RandAugment, normalise, in this order.
 
-Letters: b images, S pixels of the view. The parameters come from `raysurl.draws`; which samples an operation
+Letters: b images, S pixels of the view. The parameters come from `raysurl.views.draws`; which samples an operation
 touches is decided on the CPU from them, so a GPU is never waited for. On a CPU the batch is done in chunks
 small enough to stay in the cache of a core through all operations; a GPU does it at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raysurl.colour import Jitter, solarize, to_device, to_gray
-from raysurl.draws import Draws
 from raysurl.errors import InputError
-from raysurl.geometry import (
+from raysurl.views.colour import Jitter, solarize, to_device, to_gray
+from raysurl.views.draws import Draws
+from raysurl.views.geometry import (
     TAIL,
     Boxes,
     Ints,
@@ -27,8 +28,8 @@ from raysurl.geometry import (
     resize_together,
     row_taps,
 )
-from raysurl.policies import Policy
-from raysurl.randaugment import randaugment
+from raysurl.views.policies import Policy
+from raysurl.views.randaugment import randaugment
 
 Images = Tensor | list[Tensor]
 """uint8 (b, 3, H, W), or a list of (3, h, w) where sizes differ; 1 channel means grey. Or (b, D) vectors."""
@@ -78,9 +79,9 @@ def apply(
     table = to_device(torch.stack([scale, -torch.tensor(mean) * scale]), device)
     scale, offset = table.view(2, 3, 1, 1, 1)
     out = torch.empty(len(images), 3, size, size, device=device)
-    step = len(images) if device.type != "cpu" else max(1, CHUNK // (3 * size * size))
+    step = _chunk(len(images), size) if device.type == "cpu" else max(1, len(images))
     with torch.autocast(device.type, enabled=False):  # pixels are not to be rounded to bf16
-        for start in range(0, len(images), max(1, step)):
+        for start in range(0, len(images), step):
             rows = slice(start, start + step)
             planes = _crop(policy, images[rows], boxes[rows], draws.flip[rows], size, device)
             if jitter is not None:
@@ -90,6 +91,12 @@ def apply(
     return out
 
 
+def _chunk(count: int, size: int) -> int:
+    """Samples per chunk, about CHUNK values: the batch in equal parts, so that no small rest costs a whole one."""
+    fitting = max(1, CHUNK // (3 * size * size))
+    return max(1, math.ceil(count / max(1, round(count / fitting))))
+
+
 def _crop(
     policy: Policy, images: Images, boxes: Boxes, flip: Tensor, size: int, device: torch.device
 ) -> Tensor:
@@ -97,7 +104,8 @@ def _crop(
     dense = isinstance(images, Tensor) and (
         images.device.type != "cpu" or device.type != "cpu" or images[0, 0].numel() <= SMALL
     )
-    if isinstance(images, Tensor) and dense and (policy.crop is not None or images.shape[2:] != (size, size)):
+    as_it_is = policy.crop is None and policy.margin == 1 and images[0].shape[1:] == (size, size)
+    if isinstance(images, Tensor) and dense and not as_it_is:
         table = np.stack([getattr(boxes, name) for name in boxes.__dataclass_fields__])
         parameters, flips = to_device(table.astype(np.float32), device), to_device(flip, device)
         pixels = to_device(images, device)

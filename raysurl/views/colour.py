@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysurl.draws import JITTERS, Draws
+from raysurl.views.draws import JITTERS, Draws
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(JITTERS)
 LUMA = (0.2989, 0.587, 0.114)

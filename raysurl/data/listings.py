@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysurl import storage
-from raysurl.dataset import Samples
+from raysurl.data import storage
+from raysurl.data.dataset import Samples
+from raysurl.data.manifest import Listing
+from raysurl.data.readers import ArrayReader, FileReader, NumpyFile, ParquetReader, open_numpy
 from raysurl.errors import InputError
-from raysurl.manifest import Listing
-from raysurl.readers import ArrayReader, FileReader, NumpyFile, ParquetReader, open_numpy
 from raysurl.recipe import Data
 
 Labels = NDArray[np.int64]

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysurl import storage
+from raysurl.data import storage
 from raysurl.errors import InputError
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from raysurl import storage
-from raysurl.decode import Array, DecodeError, decode
+from raysurl.data import storage
+from raysurl.data.decode import Array, DecodeError, decode
+from raysurl.data.manifest import Listing, Unreadable
+from raysurl.data.readers import Encoded, Reader
 from raysurl.errors import InputError, RunError
-from raysurl.manifest import Listing, Unreadable
-from raysurl.readers import Encoded, Reader
 
 __all__ = ["Samples", "Unreadable", "all_readable"]
 
@@ -58,7 +58,7 @@ class Samples:
         index = np.asarray(indices, np.int64)
         result: list[Encoded] = [DecodeError("it was not read")] * len(index)
         chunks = list(self._by_group(index))
-        waits = storage.is_uri(self.listing.root) or not (self.reader.grouped or self.reader.in_process)
+        waits = storage.is_uri(self.listing.root) or not (self.reader.grouped or self.reader.in_memory)
         if waits and len(chunks) > 1:  # files may lie on a network: wait for many at once
             with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
                 fetched = list(pool.map(self._read_chunk, [index[at] for at in chunks]))

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from raysurl.augment import Images, apply, check_policy
-from raysurl.draws import Draws, draw
-from raysurl.policies import POLICIES, Policy
+from raysurl.views.augment import Images, apply, check_policy
+from raysurl.views.draws import Draws, draw
+from raysurl.views.policies import POLICIES, Policy
 
 if TYPE_CHECKING:
     from raysurl.sampler import Request

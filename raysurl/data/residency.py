@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raysurl.dataset import Samples, Unreadable
+from raysurl.data.dataset import Samples, Unreadable
+from raysurl.data.manifest import Saved
 from raysurl.errors import InputError
-from raysurl.manifest import Saved
 from raysurl.recipe import Data
 
 Mode = Literal["resident", "streaming"]

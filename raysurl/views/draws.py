@@ -1,7 +1,7 @@
 """The random parameters of a view: drawn for the whole global batch, a pure function of (seed, step, view).
 
 Letters: B global batch, R operations of RandAugment. Nothing here depends on the size of an image, which only
-the rank that holds it knows; `raysurl.geometry.crop_boxes` turns the attempts below into pixels.
+the rank that holds it knows; `raysurl.views.geometry.crop_boxes` turns the attempts below into pixels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysurl.policies import Policy
+from raysurl.views.policies import Policy
 
 ATTEMPTS = 10  # of a random resized crop to fit inside its image, as in torchvision
 JITTERS = 4  # brightness, contrast, saturation, hue

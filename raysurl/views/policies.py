@@ -35,7 +35,7 @@ class Policy(BaseModel):
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
     blur_kernel: int | None = Field(default=None, ge=3)  # odd; None: a tenth of the size made odd, at least 3
     solarize_p: Probability = 0.0
-    randaugment: int = Field(default=0, ge=0)  # number of random operations, see raysurl.randaugment
+    randaugment: int = Field(default=0, ge=0)  # number of random operations, see raysurl.views.randaugment
     randaugment_p: Probability = 0.5  # of each of them
 
     @model_validator(mode="after")

@@ -14,15 +14,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raysurl import manifest
-from raysurl.dataset import Samples, Unreadable, all_readable
-from raysurl.decode import Array
-from raysurl.gather import Gather, Images, stack
-from raysurl.prefetch import prefetch
+from raysurl.data import manifest
+from raysurl.data.dataset import Samples, Unreadable, all_readable
+from raysurl.data.decode import Array
+from raysurl.data.gather import Gather, Images, stack
+from raysurl.data.prefetch import prefetch
+from raysurl.data.residency import Mode, available_memory, check_unreadable, choose_mode, same_readable
+from raysurl.data.shards import Shard, pack_all
 from raysurl.recipe import Data
-from raysurl.residency import Mode, available_memory, check_unreadable, choose_mode, same_readable
 from raysurl.sampler import Request
-from raysurl.shards import Shard, pack_all
 
 __all__ = ["Facts", "Images", "Request", "ResidentSource", "Source", "StreamingSource", "open_source"]
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysurl.decode import Array
-from raysurl.shards import Shard
+from raysurl.data.decode import Array
+from raysurl.data.shards import Shard
 
 Images = Tensor | list[Tensor]
 """uint8 (B, 3, H, W) where all sizes agree, else a list of uint8 (3, h, w); vectors: float32 (B, D)."""

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from raysurl import listings, torchvision_data
-from raysurl.dataset import Samples, Unreadable
+from raysurl.data import listings, torchvision_data
+from raysurl.data.dataset import Samples, Unreadable
+from raysurl.data.manifest import Listing
+from raysurl.data.readers import ArrayReader, Digits, digits
 from raysurl.errors import InputError
-from raysurl.manifest import Listing
-from raysurl.readers import ArrayReader, Digits, digits
 from raysurl.recipe import Data
 
 __all__ = ["KINDS", "Samples", "Split", "Unreadable", "open_samples"]

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysurl import storage
-from raysurl.decode import Array, DecodeError
+from raysurl.data import storage
+from raysurl.data.decode import Array, DecodeError
 
 Encoded = bytes | Array | DecodeError
 
@@ -25,11 +25,11 @@ Encoded = bytes | Array | DecodeError
 class Reader(Protocol):
     """Reads `rows` of one group of one file.
 
-    `in_process`: the samples are already decoded arrays, so that decoding tasks would only copy them.
+    `in_memory`: reading never waits for a disk or a network once the process has loaded its array.
     `grouped`: many rows of a group cost little more than one, so that reading ahead pays.
     """
 
-    in_process: ClassVar[bool]
+    in_memory: ClassVar[bool]
     grouped: ClassVar[bool]
 
     def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]: ...
@@ -40,7 +40,7 @@ class FileReader:
     """One file, one sample (asked for more than once, it is read once). `root` is a local folder or URI."""
 
     root: str
-    in_process: ClassVar[bool] = False
+    in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
 
     def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]:
@@ -56,7 +56,7 @@ class ParquetReader:
 
     root: str
     column: str
-    in_process: ClassVar[bool] = False
+    in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = True
 
     def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]:
@@ -105,7 +105,7 @@ class ArrayReader:
     """Rows of an array (N, …) that is loaded, or mapped into memory, once per process."""
 
     origin: Origin
-    in_process: ClassVar[bool] = True
+    in_memory: ClassVar[bool] = True
     grouped: ClassVar[bool] = False
 
     def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]:

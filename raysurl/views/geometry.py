@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysurl.draws import Draws
-from raysurl.policies import Policy
+from raysurl.views.draws import Draws
+from raysurl.views.policies import Policy
 
 Ints = NDArray[np.int64]
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # of the kernels, in pixels of the smaller grid
