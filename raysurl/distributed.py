@@ -33,13 +33,17 @@ def gather(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def total(x: Tensor) -> Tensor:
+    """Sum of a small tensor over ranks, the same bits on all of them.
+
+    A gather and a local sum: on gloo that takes a fifth of the time of an all-reduce of a few hundred numbers.
+    """
+    return x if world_size() == 1 else gather(x[None]).sum(dim=0)
+
+
 def mean(x: Tensor) -> Tensor:
-    """Mean over ranks, the same on all of them."""
-    if world_size() == 1:
-        return x
-    x = x.clone()
-    dist.all_reduce(x)
-    return x / world_size()
+    """Mean of a small tensor over ranks."""
+    return total(x) / world_size()
 
 
 def broadcast_object(value: Any) -> Any:
