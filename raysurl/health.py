@@ -37,7 +37,7 @@ SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly space
 # Thresholds. Backbone features behind a ReLU are non-negative and score low on `std` in good health too
 # (an untrained ResNet about 0.1 to 0.3), so the bounds are far below what trained encoders show.
 COLLAPSED_STD = 0.05
-COLLAPSED_TRAINING_STD = 0.1  # of a head's output, which no ReLU makes one-sided
+COLLAPSED_TRAINING_COSINE = 0.9  # between head outputs of different images; spread² = 1 − mean cosine
 LOW_RANK_SHARE = 0.05
 LOW_RANK = 3.0
 FLAT_ENTROPY = 0.95
@@ -126,11 +126,11 @@ def _embedding(metrics: Mapping[str, float]) -> list[str]:
 
 def _training(metrics: Mapping[str, float]) -> list[str]:
     std = metrics.get("health/training_std")
-    if std is None or std >= COLLAPSED_TRAINING_STD:
+    if std is None or 1 - std**2 < COLLAPSED_TRAINING_COSINE:
         return []
     return [
-        f"collapsed in training: the embeddings that the loss sees are nearly the same for all images (spread"
-        f" {std:.3f}, below {COLLAPSED_TRAINING_STD}; 1 is uniform)."
+        f"collapsed in training: the embeddings that the loss sees are nearly the same for all images (mean cosine"
+        f" {1 - std**2:.2f}, above {COLLAPSED_TRAINING_COSINE}; spread {std:.3f}, 1 is uniform)."
     ]
 
 
