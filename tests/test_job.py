@@ -1,0 +1,66 @@
+"""`ray job submit -- python pipelines/pretrain.py` against a real job server of this machine."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def _free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _kill_all(folder):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            continue
+        if folder in command and int(pid) != os.getpid():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A head node with two CPUs and a private token; yields (address, environment)."""
+    token = tmp_path / "token"
+    token.write_text("b" * 64)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    own = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | own
+    gcs, dashboard, client = _free_port(), _free_port(), _free_port() % 1000 + 9000
+    start = [RAY, "start", "--head", "--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}",
+             f"--ray-client-server-port={client}", f"--temp-dir={tmp_path}/ray", "--disable-usage-stats"]  # fmt: skip
+    subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
+    yield f"http://127.0.0.1:{dashboard}", environment
+    _kill_all(f"{tmp_path}/ray")  # `ray stop` would end every other Ray of this machine too
+
+
+def test_the_main_job_runs_through_a_job_server(server, tmp_path):
+    address, environment = server
+    run_dir = tmp_path / "run"
+    script = [
+        "python",
+        "pipelines/pretrain.py",
+        f"output={run_dir}",
+        "train.epochs=2",
+        "eval.linear_epochs=2",
+    ]
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = json.loads((run_dir / "results.json").read_text())
+    assert (results["runtime"], results["world_size"], results["finished"]) == ("ray", 2, True)
+    assert f"report: {run_dir / 'report.html'}" in done.stdout
