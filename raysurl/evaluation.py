@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import build, health, pictures
@@ -49,10 +50,10 @@ class Evaluator:
             raise InputError("the data of data.eval_path has no labels; evaluation needs a labelled test set")
         self.num_classes = int(max(labels.max(), test_labels.max())) + 1
 
-    def features(self, encoder: nn.Module) -> Features | None:
+    def features(self, encoder: nn.Module, bank: NDArray[np.int64]) -> Features | None:
         """Features of the bank and the test set on rank 0; None on the other ranks, which help to embed."""
         device = self.runtime.device
-        train = embed(encoder, self.source, self.recipe, device, self.bank)
+        train = embed(encoder, self.source, self.recipe, device, bank)
         test = (
             embed(encoder, self.test_source, self.recipe, device, self.test)
             if self.num_classes
@@ -60,11 +61,12 @@ class Evaluator:
         )
         if self.runtime.rank:
             return None
-        return self._labelled(train.to(device), test.to(device))
+        return self._labelled(bank, train.to(device), test.to(device))
 
     def online(self, encoder: nn.Module) -> dict[str, float]:
         """kNN and health during training."""
-        features = self.features(encoder)
+        count = min(self.recipe.eval.online_bank, len(self.bank))
+        features = self.features(encoder, self.bank[np.arange(count) * len(self.bank) // count])
         if features is None:
             return {}
         return evaluate(features, self.recipe.eval, protocols=["knn"]) | health.signals(features.train)
@@ -72,8 +74,10 @@ class Evaluator:
     def final(self, encoder: nn.Module, run_dir: Path | None = None) -> dict[str, float]:
         """All protocols, beside the untrained encoder and raw pixels; neighbour rows for the report of `run_dir`."""
         settings, seed = self.recipe.eval, self.recipe.seed
-        features = self.features(encoder)
-        untrained = self._untrained() if settings.baselines else None
+        features = self.features(encoder, self.bank)
+        untrained = None
+        if settings.baselines:
+            untrained = self.features(build.encoder_of(self.recipe).to(self.runtime.device), self.bank)
         if features is None:
             return {}
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
@@ -86,23 +90,20 @@ class Evaluator:
             pictures.save_neighbours(run_dir, self.recipe, features, self.source, self.bank)
         return metrics
 
-    def _untrained(self) -> Features | None:
-        return self.features(build.encoder_of(self.recipe).to(self.runtime.device))
-
     def _pixels(self) -> Features:
         train = pixels(self.source, self.recipe, self.bank)
         test = pixels(self.test_source, self.recipe, self.test)
-        labels = self._labels(train.device)
+        labels = self._labels(self.bank, train.device)
         return pixel_features(train, labels[0], test, labels[1], self.num_classes)
 
-    def _labelled(self, train: Tensor, test: Tensor) -> Features:
+    def _labelled(self, bank: NDArray[np.int64], train: Tensor, test: Tensor) -> Features:
         if not self.num_classes:
             return Features.unlabelled(train)
-        train_labels, test_labels = self._labels(train.device)
+        train_labels, test_labels = self._labels(bank, train.device)
         return Features(train, train_labels, test, test_labels, self.num_classes)
 
-    def _labels(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _labels(self, index: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         assert self.source.labels is not None
         assert self.test_source.labels is not None
-        bank, test = self.source.labels[self.bank], self.test_source.labels[self.test]
+        bank, test = self.source.labels[index], self.test_source.labels[self.test]
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)

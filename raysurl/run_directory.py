@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -164,8 +165,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> str | None:
-    """The commit of the checkout that the package runs from, `+` where files differ from it."""
+    """The commit of the checkout that the package runs from, `+` where files differ from it.
+
+    Kept from the first call, which the trainer makes when it starts: files may change while it runs.
+    """
     here = Path(__file__).parent
     try:
         head = subprocess.run(

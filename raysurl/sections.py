@@ -97,6 +97,7 @@ class Checkpoint(Section):
 
 class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
+    online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
     protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme"], ...] = ("knn", "linear", "lbfgs", "rankme")
     knn_k: tuple[int, ...] = (200, 20)
     knn_tau: float = Field(0.1, gt=0)
