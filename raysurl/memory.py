@@ -5,15 +5,14 @@ Ordinary classes on torch tensors; the memory actor of raysurl.scale is one of t
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import InputError
-from raysurl.method import Memory, Snapshot
+from raysurl.method import Answer, Snapshot
 
 
 class Queue:
@@ -21,6 +20,8 @@ class Queue:
 
     `features` (K, D) fp32 unit rows, `index` (K,) int64 sample index of each entry, −1 = not yet filled.
     """
+
+    answers: ClassVar[bool] = False
 
     def __init__(
         self, size: int, dim: int, *, seed: int = 0, device: torch.device | str | None = None
@@ -53,6 +54,12 @@ class Queue:
     def snapshot(self) -> Snapshot:
         return {"features": self.features, "index": self.index}
 
+    def answer(self, index: Tensor, step: int) -> Answer:
+        return {}
+
+    def refresh(self, features: Tensor) -> None:
+        """Nothing in it depends on the whole data set."""
+
     def mirror(self, device: torch.device) -> Queue:
         """A queue of the same content on `device`."""
         copy = Queue(1, self.features.shape[1])
@@ -82,6 +89,8 @@ class Bank:
 
     `features` (N, D), initialised U(−√(3/D), √(3/D)) and not normalised until first written.
     """
+
+    answers: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -125,6 +134,12 @@ class Bank:
     def snapshot(self) -> Snapshot:
         return {"features": self.features}
 
+    def answer(self, index: Tensor, step: int) -> Answer:
+        return {}
+
+    def refresh(self, features: Tensor) -> None:
+        """Nothing in it depends on the whole data set."""
+
     def mirror(self, device: torch.device) -> Bank:
         copy = Bank(1, self.features.shape[1], momentum=self.momentum, tau=self.tau)
         copy.features = self.features.to(device, copy=True)
@@ -139,59 +154,3 @@ class Bank:
                 f"the stored bank is {tuple(state['features'].shape)}, this run's {tuple(self.features.shape)}"
             )
         self.features.copy_(state["features"])
-
-
-class Record(Protocol):
-    """The system of record behind the mirrors: the memory actor, seen from rank 0."""
-
-    def restore(self, version: int, state: dict[str, Any]) -> None: ...
-
-    def push(self, version: int, keys: Tensor, index: Tensor) -> None: ...
-
-    def state(self, version: int) -> dict[str, Any]: ...
-
-
-class MemoryLink:
-    """One rank's access to memory: a mirror on its device, kept equal on all ranks by equal pushes.
-
-    `version` counts updates. With staleness s, step t reads memory as it was after update t − 1 − s. Rank 0 also
-    sends every update to the `record`, if there is one; without one (runtime=local) the mirror is the record.
-    """
-
-    def __init__(self, mirror: Memory, *, record: Record | None = None, staleness: int = 0) -> None:
-        self.mirror, self.record, self.staleness = mirror, record, staleness
-        self.version = 0
-        self._pending: deque[tuple[Tensor, Tensor]] = deque()
-
-    def begin(self) -> None:
-        """A fresh run: the record starts from the mirror's initial content."""
-        if self.record:
-            self.record.restore(0, self.mirror.state_dict())
-
-    def snapshot(self) -> Snapshot:
-        return self.mirror.snapshot()
-
-    def push(self, keys: Tensor, index: Tensor) -> None:
-        """Update t: keys (V·B, D) and indices (V·B,) of the global batch, ordered by (view, position)."""
-        self.version += 1
-        if self.record:
-            self.record.push(self.version, keys, index)
-        self._pending.append((keys, index))
-        while len(self._pending) > self.staleness:
-            self.mirror.push(*self._pending.popleft())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything, updates in flight included; asks the record, where there is one, for its own state."""
-        state: dict[str, Any] = {"version": self.version}
-        state["record"] = self.record.state(self.version) if self.record else self.mirror.state_dict()
-        if self._pending:
-            state["mirror"] = self.mirror.state_dict()
-            state["pending"] = [(keys.cpu(), index.cpu()) for keys, index in self._pending]
-        return state
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = int(state["version"])
-        self.mirror.load_state_dict(state.get("mirror", state["record"]))
-        self._pending = deque(state.get("pending", []))
-        if self.record:
-            self.record.restore(self.version, state["record"])

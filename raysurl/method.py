@@ -63,16 +63,31 @@ class Output:
     push: Push | None = None
 
 
+Answer = dict[str, Tensor]
+"""What the record of memory says to one global batch: tensors (B, …), a row per position."""
+
+
 class Memory(Protocol):
-    """What a method remembers between steps: plain Python, run in-process or inside the memory actor."""
+    """What a method remembers between steps: plain Python, run in-process or inside the memory actor.
+
+    `mirror` is a copy on a device of what every step reads, kept equal by equal pushes. `answers`: whether a step
+    also reads what only the whole memory can tell, `answer` to the indices of its batch.
+    """
+
+    answers: ClassVar[bool]
 
     def push(self, keys: Tensor, index: Tensor) -> None:
         """Add keys (V·B, D) of the global batch, ordered by (view, position), with their indices (V·B,)."""
 
     def snapshot(self) -> Snapshot: ...
 
-    def mirror(self, device: torch.device) -> Memory:
-        """A copy on `device`, kept equal by equal pushes."""
+    def mirror(self, device: torch.device) -> Memory: ...
+
+    def answer(self, index: Tensor, step: int) -> Answer:
+        """For the global batch `index` (B,) of a step; random picks are a function of (seed, step)."""
+
+    def refresh(self, features: Tensor) -> None:
+        """Rebuild from features (N, D) of the whole data set, in index order."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -114,6 +129,16 @@ class Method(nn.Module):
     def memory(cls, config: Any, *, num_samples: int, seed: int) -> Memory | None:
         """Build the method's memory; None for a method that remembers nothing."""
         return None
+
+    @classmethod
+    def refreshes(cls, config: Any, progress: Progress) -> bool:
+        """Whether memory is rebuilt from the whole data set before the epoch that starts at `progress`."""
+        return False
+
+    @property
+    def embedder(self) -> nn.Module:
+        """The network (b, C, H, W) -> (b, D) whose features of the whole data set `Memory.refresh` is given."""
+        return self.encoder
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         raise NotImplementedError

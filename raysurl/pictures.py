@@ -26,7 +26,7 @@ def save_views(run_dir: Path, recipe: Recipe, source: Source, the_plan: Plan, au
     """`samples/views.npz`: the first samples of the run's first batch, plain and as each view."""
     if (run_dir / "samples" / "views.npz").exists():
         return
-    (_, index), *_ = the_plan.global_batches(0, 1)
+    index = the_plan.global_batch(0)
     request = Request(0, 0, index[:SHOWN_VIEWS])
     (images,) = source.batches([request], images_alone)
     views = {"original": plain_images(recipe, images, CPU), **augment(request, images, CPU)}

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from raysurl.memory import Record
+from raysurl.memory_link import Record
 
 
 class Runtime(Protocol):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,11 @@ class Request:
     step: int
     start: int
     index: Index
+
+    @property
+    def rows(self) -> slice:
+        """The positions in the global batch."""
+        return slice(self.start, self.start + len(self.index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +74,13 @@ class Plan:
 
     def global_batches(self, first: int, last: int) -> Iterator[tuple[int, Index]]:
         """(step, (B,) sample indices) of the optimizer steps first … last-1, counted from the run's start."""
-        epoch, order = -1, np.empty(0, np.int64)
         for step in range(first, last):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                order = self.order(epoch)
-            begin = (step % self.steps_per_epoch) * self.batch_size
-            yield step, order[begin : begin + self.batch_size]
+            yield step, self.global_batch(step)
+
+    def global_batch(self, step: int) -> Index:
+        """(B,) sample indices of one optimizer step."""
+        begin = (step % self.steps_per_epoch) * self.batch_size
+        return _kept_order(self, step // self.steps_per_epoch)[begin : begin + self.batch_size]
 
     def requests(
         self, first: int, last: int, *, rank: int = 0, world_size: int = 1, accumulate: int = 1
@@ -94,6 +100,11 @@ class Plan:
             for micro in range(accumulate):
                 start = (micro * world_size + rank) * part
                 yield Request(step, start, batch[start : start + part])
+
+
+@lru_cache(maxsize=2)
+def _kept_order(the_plan: Plan, epoch: int) -> Index:
+    return the_plan.order(epoch)
 
 
 def plan(

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raysurl import build, checkpoint, distributed, optim, pictures, run_directory
+from raysurl import build, checkpoint, optim, pictures, run_directory
 from raysurl.data.source import Source
+from raysurl.embed import embed
 from raysurl.errors import InputError, RunError
 from raysurl.evaluation import Evaluator
 from raysurl.loading import Loaded, Loader
-from raysurl.memory import MemoryLink
+from raysurl.memory_link import MemoryLink, gather_push, link
 from raysurl.method import Method, Output, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.recipe import Recipe
@@ -48,6 +50,7 @@ class Run:
     base_lr: float
     step: int = 0  # optimizer steps done
     saved_step: int = -1
+    began: float = field(default_factory=time.time)  # moved back on resume by what was spent before
 
     @property
     def total_steps(self) -> int:
@@ -56,6 +59,10 @@ class Run:
     @property
     def progress(self) -> Progress:
         return Progress(self.step, self.total_steps, self.plan.steps_per_epoch, self.recipe.seed)
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self.began
 
     @property
     def checkpoints(self) -> Path:
@@ -71,9 +78,9 @@ def train(
 ) -> None:
     """Train, evaluate, write the run directory. Every rank calls it; RunError when the run cannot go on."""
     run = start(recipe, runtime, source, eval_source, run_dir)
-    began = time.time()
     try:
         for epoch in range(run.step // run.plan.steps_per_epoch, recipe.train.epochs):
+            refresh_memory(run)
             train_epoch(run)
             after_epoch(run, epochs_done=epoch + 1)
     except NonFiniteError as error:
@@ -82,7 +89,7 @@ def train(
     if run.record:
         run.record.write(run.step, metrics)
         run_directory.write_encoder(run_dir, run.method.encoder, recipe)
-        run_directory.write_results(run_dir, recipe, runtime, source, metrics, seconds=time.time() - began)
+        run_directory.write_results(run_dir, recipe, runtime, source, metrics, seconds=run.seconds)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
@@ -109,7 +116,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         method=method,
         model=_wrap(method, runtime),
         optimizer=optim.build_optimizer(method, recipe.train.optimizer),
-        memory=_memory(recipe, runtime, len(source.readable)),
+        memory=link(recipe, runtime, the_plan, len(source.readable)),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
         block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),
@@ -126,6 +133,18 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     if is_first:
         pictures.save_views(run_dir, recipe, source, the_plan, augment)
     return run
+
+
+def refresh_memory(run: Run) -> None:
+    """Before an epoch, where the method asks for it: memory is rebuilt from features of the whole data set."""
+    at_start = run.step % run.plan.steps_per_epoch == 0
+    if not (run.memory and at_start and run.method.refreshes(run.recipe.method_config(), run.progress)):
+        return
+    source, began = run.loader.source, time.time()
+    readable = np.flatnonzero(source.readable)
+    found = embed(run.method.embedder, source, run.recipe, run.runtime.device, readable)
+    run.memory.refresh(found, torch.from_numpy(source.readable))
+    run.event(f"memory rebuilt from the features of {len(readable)} samples in {time.time() - began:.1f} s")
 
 
 def train_epoch(run: Run) -> None:
@@ -151,9 +170,9 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     for group in run.optimizer.param_groups:
         group["lr"] = lr_of(run)
     # ------------------------------------------------------------------ one step
-    snapshot = run.memory.snapshot() if run.memory else {}
     for i, loaded in enumerate(micro_batches):
         batch = run.loader.to_batch(loaded)
+        snapshot = run.memory.snapshot(loaded[0].rows) if run.memory else {}
         with gradients_meet(run.model, last=i == len(micro_batches) - 1), autocast(run):
             output: Output = run.model(batch, snapshot, progress)
         (output.loss / len(micro_batches)).backward()
@@ -187,14 +206,6 @@ def after_epoch(run: Run, epochs_done: int) -> None:
 # -------------------------------------------------------------------- around the step
 
 
-def gather_push(outputs: list[Output]) -> tuple[Tensor, Tensor]:
-    """Keys (V·B, D) and indices (V·B,) of the whole global batch, ordered by (view, position)."""
-    pushes = [o.push for o in outputs if o.push is not None]
-    keys = torch.cat([distributed.gather(p.keys.transpose(0, 1)) for p in pushes])  # (B, V, D)
-    index = torch.cat([distributed.gather(p.index) for p in pushes])
-    return keys.transpose(0, 1).flatten(0, 1), index.repeat(keys.shape[1])
-
-
 def lr_of(run: Run) -> float:
     return optim.learning_rate(run.base_lr, run.recipe.train.schedule, run.progress)
 
@@ -219,24 +230,19 @@ def _wrap(method: Method, runtime: Runtime) -> nn.Module:
     return DistributedDataParallel(method, device_ids=device_ids, broadcast_buffers=False)
 
 
-def _memory(recipe: Recipe, runtime: Runtime, num_samples: int) -> MemoryLink | None:
-    memory = recipe.method_class().memory(recipe.method_config(), num_samples=num_samples, seed=recipe.seed)
-    if memory is None:
-        return None
-    mirror = memory.mirror(runtime.device)
-    return MemoryLink(mirror, record=runtime.record, staleness=recipe.memory.staleness)
-
-
 # -------------------------------------------------------------------- checkpoints
 
 
 def save(run: Run, metric: float | None = None) -> None:
     """Write everything the run needs to go on; non-finite losses are found first."""
     run.block.flush()
+    if run.memory:
+        run.memory.drain()
     if run.step == run.saved_step or run.runtime.rank:
         return
     state = {
         "step": run.step,
+        "seconds": run.seconds,
         "model": run.method.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "memory": run.memory.state_dict() if run.memory else None,
@@ -257,6 +263,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     if run.memory:
         run.memory.load_state_dict(state["memory"])
     run.step = run.saved_step = int(state["step"])
+    run.began -= state["seconds"]
 
 
 def _plan_sentence(run: Run) -> str:
@@ -264,12 +271,12 @@ def _plan_sentence(run: Run) -> str:
     return (
         f"{run.recipe.method['name']}: {run.recipe.train.epochs} epochs of {p.steps_per_epoch} steps, batch"
         f" {p.batch_size} on {r.world_size} × {r.device.type}, lr {run.base_lr:.4g};"
-        f" each epoch leaves out another {p.left_out} samples"
+        f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )
 
 
 def _explain(run: Run, error: NonFiniteError) -> str:
-    (_, index), *_ = run.plan.global_batches(error.step, error.step + 1)
+    index = run.plan.global_batch(error.step)
     shown = ", ".join(str(i) for i in index[:8].tolist())
     return (
         f"{error} at step {error.step}, batch of sample indices {shown}, … ({len(index)} in all); the last"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ranks import on_ranks
 
-from raysurl import method, trainer
+from raysurl import distributed, method, trainer
 from raysurl.ema import Teacher
 
 METHODS = method.available()
@@ -24,7 +24,7 @@ def first_batch(run):
 @every_method
 def test_the_loss_is_finite_and_its_gradient_reaches_the_encoder_and_never_a_teacher(name, tmp_path):
     run = contract.start(contract.recipe_for(name), tmp_path / "run")
-    output = run.model(first_batch(run), run.memory.snapshot() if run.memory else {}, run.progress)
+    output = run.model(first_batch(run), run.memory.snapshot(slice(None)) if run.memory else {}, run.progress)
     assert torch.isfinite(output.loss)
     assert not output.loss.isnan()
     output.loss.backward()
@@ -52,7 +52,7 @@ def test_a_restored_state_gives_the_same_next_losses(name, tmp_path):
 def test_twenty_steps_on_one_batch_lower_the_loss(name, tmp_path):
     run = contract.start(contract.recipe_for(name), tmp_path / "run")
     batch, progress = first_batch(run), dataclasses.replace(run.progress, step=5)
-    snapshot = {k: v.clone() for k, v in run.memory.snapshot().items()} if run.memory else {}
+    snapshot = {k: v.clone() for k, v in run.memory.snapshot(slice(None)).items()} if run.memory else {}
     optimizer = torch.optim.SGD(
         [p for p in run.method.parameters() if p.requires_grad], lr=0.02, momentum=0.9
     )
@@ -92,10 +92,12 @@ def one_step(rank, names, world_size):
             ((micro_batches, _),) = run.loader.steps(0, 1)
             logs = trainer.train_step(run, micro_batches)
             results[name] = {
-                "loss": trainer.distributed.mean(logs["loss"]),
+                "loss": distributed.mean(logs["loss"]),
                 "change": {k: v.detach() - before[k].detach() for k, v in run.method.named_parameters()},
                 "buffers": {k: v.clone() for k, v in run.method.named_buffers()},
-                "memory": {k: v.clone() for k, v in run.memory.snapshot().items()} if run.memory else {},
+                "memory": {k: v.clone() for k, v in run.memory.snapshot(slice(None)).items()}
+                if run.memory
+                else {},
             }
     return results
 

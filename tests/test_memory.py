@@ -1,4 +1,4 @@
-"""Queue, bank and a rank's link to memory."""
+"""Queue and bank."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysurl.errors import InputError
-from raysurl.memory import Bank, MemoryLink, Queue
+from raysurl.memory import Bank, Queue
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,58 +76,3 @@ def test_bank_of_a_repeated_index_keeps_the_last_row():
     assert torch.equal(bank.features[[0, 2]], before[[0, 2]])
     with pytest.raises(InputError, match="outside the bank"):
         bank.update(torch.tensor([3]), torch.zeros(1, 2))
-
-
-class _Record:
-    """Stands where the actor would: remembers what it was sent."""
-
-    def __init__(self, queue):
-        self.queue, self.calls = queue, []
-
-    def restore(self, version, state):
-        self.calls.append(("restore", version))
-        self.queue.load_state_dict(state)
-
-    def push(self, version, keys, index):
-        self.calls.append(("push", version))
-        self.queue.push(keys, index)
-
-    def state(self, version):
-        return self.queue.state_dict()
-
-
-@pytest.mark.parametrize("staleness", [0, 1])
-def test_step_t_reads_memory_as_it_was_after_update_t_minus_1_minus_s(staleness):
-    link, history = MemoryLink(Queue(6, 2), staleness=staleness), []
-    reference = Queue(6, 2)
-    for t in range(5):
-        history.append(reference.features.clone())  # after t updates
-        expected = history[max(t - staleness, 0)]
-        assert torch.equal(link.snapshot()["features"], expected)
-        keys = torch.full((2, 2), float(t))
-        link.push(keys, torch.arange(2))
-        reference.push(keys, torch.arange(2))
-
-
-@pytest.mark.parametrize("staleness", [0, 1])
-@pytest.mark.parametrize("with_record", [False, True])
-def test_link_restored_from_its_state_goes_on_as_if_nothing_had_happened(staleness, with_record):
-    def make():
-        return MemoryLink(
-            Queue(6, 2), record=_Record(Queue(6, 2)) if with_record else None, staleness=staleness
-        )
-
-    link, copy = make(), make()
-    link.begin()
-    for t in range(3):
-        link.push(torch.full((4, 2), float(t)), torch.arange(4))
-    copy.load_state_dict(link.state_dict())
-    for t in range(3, 6):
-        for each in (link, copy):
-            each.push(torch.full((4, 2), float(t)), torch.arange(4))
-        assert torch.equal(link.snapshot()["features"], copy.snapshot()["features"])
-    if with_record:
-        assert link.record.queue.pointer == copy.record.queue.pointer
-        assert torch.equal(link.record.queue.features, copy.record.queue.features)
-        assert link.record.calls[0] == ("restore", 0)
-        assert copy.record.calls == [("restore", 3), ("push", 4), ("push", 5), ("push", 6)]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from raysurl.memory import MemoryLink, Queue
+from raysurl.memory import Queue
+from raysurl.memory_link import MemoryLink
 from raysurl.scale import memory
 
 pytestmark = pytest.mark.slow
@@ -61,8 +62,13 @@ def test_an_older_generation_is_refused_and_a_new_one_starts_empty(actor):
 def test_a_restarted_actor_refuses_everything_until_restore(actor):
     import ray
 
-    record = memory.ActorRecord(actor, timeout_s=60)
-    link = MemoryLink(Queue(6, 2), record=record)
+    def link_to(actor):
+        queue = Queue(6, 2, seed=3)
+        mirror = queue.mirror(torch.device("cpu"))
+        record = memory.ActorRecord(actor, timeout_s=60)
+        return MemoryLink(queue, mirror, record=record, staleness=0, plan=lambda step: torch.arange(2))
+
+    link = link_to(actor)
     link.begin()
     link.push(*keys(1))
     state = link.state_dict()
@@ -70,7 +76,7 @@ def test_a_restarted_actor_refuses_everything_until_restore(actor):
     link.push(*keys(2))  # sent, not waited for
     with pytest.raises(memory.MemoryLostError):
         link.push(*keys(3))
-    again = MemoryLink(Queue(6, 2), record=memory.ActorRecord(actor, timeout_s=60))
+    again = link_to(actor)
     again.load_state_dict(state)
     again.push(*keys(2))
     assert again.state_dict()["record"]["pointer"] == 4

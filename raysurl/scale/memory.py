@@ -5,8 +5,8 @@ calls it. Every message carries a generation (one per start of the training func
 updates applied), so that nothing is applied twice, skipped, or accepted from a worker that has been replaced:
 
   restore(generation, version, state)   the training function's first call; whatever the actor held is gone
-  push(generation, version, …)          applied if version = held + 1, a no-op if = held, refused otherwise
-  state(generation, version)            refused unless everything up to `version` has been applied
+  push(generation, version, …, ask)     applied if version = held + 1, answered again if = held, else refused
+  answer, refresh, state                refused unless everything up to the given version has been applied
 
 An actor that has restarted holds nothing and refuses everything until `restore`.
 """
@@ -21,11 +21,15 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 from torch import Tensor
 
-from raysurl.method import Memory
+from raysurl.method import Answer, Memory
+
+Array = NDArray[Any]
+Ask = tuple[Array, int]  # sample indices (B,) of a global batch, and its step
 
 
 class MemoryActor:
@@ -42,35 +46,43 @@ class MemoryActor:
         self._memory = None
         return self._generation
 
-    def restore(self, generation: int, version: int, state: dict[str, Any]) -> None:
+    def restore(self, generation: int, version: int, state: dict[str, Any] | None) -> None:
         if generation < self._generation:
             raise StaleCallError(f"generation {generation} was replaced by {self._generation}")
         memory = self._make()
         assert memory is not None
-        memory.load_state_dict(_tensors(state))
+        if state is not None:
+            memory.load_state_dict(_tensors(state))
         self._memory = memory
         self._generation, self._version = generation, version
 
-    def push(self, generation: int, version: int, keys: np.ndarray, index: np.ndarray) -> None:
+    def push(self, generation: int, version: int, keys: Array, index: Array, ask: Ask | None) -> Any:
         memory = self._held(generation)
-        if version == self._version:
-            return
-        if version != self._version + 1:
+        if version == self._version + 1:
+            # arrays arrive read-only
+            memory.push(torch.from_numpy(keys.copy()), torch.from_numpy(index.copy()))
+            self._version = version
+        elif version != self._version:
             raise StaleCallError(f"update {version} does not follow {self._version}")
-        memory.push(torch.from_numpy(keys.copy()), torch.from_numpy(index.copy()))  # arrays arrive read-only
-        self._version = version
+        return self.answer(generation, version, ask) if ask else {}
+
+    def answer(self, generation: int, version: int, ask: Ask) -> Any:
+        index, step = ask
+        return _arrays(self._held(generation, version).answer(torch.from_numpy(index.copy()), step))
+
+    def refresh(self, generation: int, version: int, features: Array) -> None:
+        self._held(generation, version).refresh(torch.from_numpy(features))
 
     def state(self, generation: int, version: int) -> dict[str, Any]:
-        memory = self._held(generation)
-        if version != self._version:
-            raise StaleCallError(f"the memory is at update {self._version}, not {version}")
-        return _arrays(memory.state_dict())
+        return _arrays(self._held(generation, version).state_dict())
 
-    def _held(self, generation: int) -> Memory:
+    def _held(self, generation: int, version: int | None = None) -> Memory:
         if self._memory is None:
             raise StaleCallError("the memory actor has restarted and holds nothing until `restore`")
         if generation != self._generation:
             raise StaleCallError(f"generation {generation} is not the current one, {self._generation}")
+        if version not in (None, self._version):
+            raise StaleCallError(f"the memory is at update {self._version}, not {version}")
         return self._memory
 
 
@@ -104,20 +116,49 @@ class ActorRecord:
     def __init__(self, actor: ActorHandle, *, timeout_s: float) -> None:
         self._actor, self._timeout_s = actor, timeout_s
         self._generation = self._first_call()
+        self._version = 0
         self._in_flight: Any = None
+        self._refreshing: Any = None
 
-    def restore(self, version: int, state: dict[str, Any]) -> None:
+    def restore(self, version: int, state: dict[str, Any] | None) -> None:
+        self._version = version
         self._get(self._actor.restore.remote(self._generation, version, _arrays(state)))
 
-    def push(self, version: int, keys: Tensor, index: Tensor) -> None:
-        self._drain()
-        self._in_flight = self._actor.push.remote(
-            self._generation, version, keys.cpu().numpy(), index.cpu().numpy()
-        )
+    def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None = None) -> None:
+        self.collect()
+        self._version = version
+        sent = (keys.cpu().numpy(), index.cpu().numpy(), _arrays(ask))
+        self._in_flight = self._actor.push.remote(self._generation, version, *sent)
+
+    def collect(self) -> Answer:
+        """Wait for the call in flight, if there is one."""
+        if self._in_flight is None:
+            return {}
+        reference, self._in_flight = self._in_flight, None
+        answer: Answer = _tensors(self._get(reference))
+        return answer
+
+    def answer(self, index: Tensor, step: int) -> Answer:
+        self.collect()
+        ask = (index.cpu().numpy(), step)
+        answer: Answer = _tensors(self._get(self._actor.answer.remote(self._generation, self._version, ask)))
+        return answer
+
+    def refresh(self, features: Tensor) -> None:
+        self.collect()
+        call = self._actor.refresh
+        self._refreshing = call.remote(self._generation, self._version, features.numpy())
+
+    def refreshed(self) -> bool:
+        done, _ = ray.wait([self._refreshing], timeout=0)
+        if done:
+            self._get(self._refreshing)
+        return bool(done)
 
     def state(self, version: int) -> dict[str, Any]:
-        self._drain()
-        return _tensors(self._get(self._actor.state.remote(self._generation, version)))
+        self.collect()
+        state: dict[str, Any] = _tensors(self._get(self._actor.state.remote(self._generation, version)))
+        return state
 
     def _first_call(self) -> int:
         """A new generation; an actor that is just being restarted is waited for."""
@@ -130,11 +171,6 @@ class ActorRecord:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
-
-    def _drain(self) -> None:
-        if self._in_flight is not None:
-            self._get(self._in_flight)
-            self._in_flight = None
 
     def _get(self, reference: Any) -> Any:
         try:
@@ -154,12 +190,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _arrays(state: Any) -> Any:
-    """Tensors to numpy, through dicts and lists."""
+    """Tensors to numpy, through dicts, lists and tuples."""
     if isinstance(state, Tensor):
         return state.cpu().numpy()
     if isinstance(state, dict):
         return {k: _arrays(v) for k, v in state.items()}
-    return [_arrays(v) for v in state] if isinstance(state, list) else state
+    return type(state)(_arrays(v) for v in state) if isinstance(state, list | tuple) else state
 
 
 def _tensors(state: Any) -> Any:

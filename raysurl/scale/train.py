@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raysurl import trainer
 from raysurl.data.names import Samples
 from raysurl.errors import InputError, RunError
-from raysurl.memory import Record
+from raysurl.memory_link import Record
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.run_directory import write_atomic
 from raysurl.scale import cluster, data, memory

@@ -1,0 +1,206 @@
+"""One rank's access to memory: a mirror on its device, and the record behind it.
+
+Tensors that every step needs (a queue's features) are mirrored on each rank and kept equal by equal pushes. What
+a step needs besides, and only the record can tell (which queue entries share a cluster with a sample), is asked
+for ahead, for the indices that the plan names; rank 0 asks and the other ranks are given its answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from raysurl import distributed
+from raysurl.method import Answer, Memory, Output, Snapshot
+from raysurl.recipe import Recipe
+from raysurl.sampler import Plan
+
+if TYPE_CHECKING:
+    from raysurl.runtime import Runtime  # which names Record, of this module
+
+POLL_S = 0.5
+T = TypeVar("T")
+Indices = Callable[[int], Tensor]  # step -> sample indices (B,) of its global batch
+
+
+class Record(Protocol):
+    """The system of record: the memory actor as rank 0 sees it, or the memory itself in the same process."""
+
+    def restore(self, version: int, state: dict[str, Any] | None) -> None:
+        """Hold `state` as it was after update `version`; None: as a fresh run begins."""
+
+    def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None) -> None:
+        """Send update `version`, and the (indices, step) whose answer is to be computed after it."""
+
+    def collect(self) -> Answer:
+        """Wait for what was sent; the answer to what was asked with it."""
+
+    def answer(self, index: Tensor, step: int) -> Answer: ...
+
+    def refresh(self, features: Tensor) -> None:
+        """Begin to rebuild from features (N, D)."""
+
+    def refreshed(self) -> bool:
+        """Whether that is done."""
+
+    def state(self, version: int) -> dict[str, Any]: ...
+
+
+class LocalRecord:
+    """The memory in this process, for runtime=local."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self._answer: Answer = {}
+
+    def restore(self, version: int, state: dict[str, Any] | None) -> None:
+        if state is not None:
+            self.memory.load_state_dict(state)
+
+    def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None) -> None:
+        self.memory.push(keys.cpu(), index.cpu())
+        self._answer = self.memory.answer(*ask) if ask else {}
+
+    def collect(self) -> Answer:
+        return self._answer
+
+    def answer(self, index: Tensor, step: int) -> Answer:
+        return self.memory.answer(index, step)
+
+    def refresh(self, features: Tensor) -> None:
+        self.memory.refresh(features)
+
+    def refreshed(self) -> bool:
+        return True
+
+    def state(self, version: int) -> dict[str, Any]:
+        return self.memory.state_dict()
+
+
+class MemoryLink:
+    """A mirror kept equal on all ranks, updates sent to the record, and its answers for the coming steps.
+
+    `version` counts updates. With staleness s, step t reads memory as it was after update t − 1 − s: the mirror
+    lags by s updates, and the answer for step t was computed after that update. Call t, sent when step t is
+    done, carries update t and asks for step t + 1 + s; at most one call is in flight. `record` is given on rank 0
+    only, or nowhere where the mirror is all there is. Every rank makes the same calls in the same order.
+    """
+
+    def __init__(
+        self, memory: Memory, mirror: Memory, *, record: Record | None, staleness: int, plan: Indices
+    ) -> None:
+        self.asks, self.mirror, self.record = memory.answers, mirror, record
+        self.staleness, self.plan = staleness, plan
+        self.version = 0
+        self._pending: deque[tuple[Tensor, Tensor]] = deque()  # updates that the mirror has yet to see
+        self._answers: deque[Answer] = deque()  # for step `version` and the ones after it
+        self._in_flight = False
+
+    def begin(self) -> None:
+        """A fresh run: the record begins, and answers the first steps."""
+        if self.record:
+            self.record.restore(0, None)
+        self._ask_ahead()
+
+    def refresh(self, features: Tensor, readable: Tensor) -> None:
+        """The whole data set anew: features (n, D) of the `readable` (N,) samples, in index order, on rank 0.
+
+        What cannot be read has a random row, near nothing, and is never asked for. The coming steps are asked again.
+        """
+        self.drain()
+        if self.record:
+            generator = torch.Generator().manual_seed(0)
+            rows = torch.randn(len(readable), features.shape[1], generator=generator)
+            rows[readable] = features
+            self.record.refresh(rows)
+        while not self._shared(lambda record: record.refreshed()):
+            time.sleep(POLL_S)  # no collective waits for the clustering itself, which may take minutes
+        self._ask_ahead()
+
+    def snapshot(self, rows: slice) -> Snapshot:
+        """What step `version` reads: mirrored tensors, and the answer for the global batch's positions `rows`."""
+        if not self.asks:
+            return self.mirror.snapshot()
+        if not self._answers:
+            self.drain()  # staleness 0 waits here for the call of the step before
+        return {**self.mirror.snapshot(), **{name: value[rows] for name, value in self._answers[0].items()}}
+
+    def push(self, keys: Tensor, index: Tensor) -> None:
+        """The update of this step: keys (V·B, D) and indices (V·B,) of the global batch, by (view, position)."""
+        ask = None
+        self.version += 1
+        if self.asks:
+            self._answers.popleft()
+            self.drain()
+            coming = self.version + self.staleness
+            ask = (self.plan(coming), coming)
+            self._in_flight = True
+        if self.record:
+            self.record.push(self.version, keys, index, ask)
+        self._pending.append((keys, index))
+        while len(self._pending) > self.staleness:
+            self.mirror.push(*self._pending.popleft())
+
+    def drain(self) -> None:
+        """Wait for the call in flight; every rank gets its answer."""
+        if self._in_flight:
+            self._answers.append(self._shared(lambda record: record.collect()))
+            self._in_flight = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, after `drain`: the record's own state where there is one, else the mirror is the record."""
+        state: dict[str, Any] = {"version": self.version, "answers": list(self._answers)}
+        state["record"] = self.record.state(self.version) if self.record else self.mirror.state_dict()
+        if self.record or self._pending:
+            state["mirror"] = self.mirror.state_dict()
+            state["pending"] = [(keys.cpu(), index.cpu()) for keys, index in self._pending]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.version = int(state["version"])
+        self.mirror.load_state_dict(state.get("mirror", state["record"]))
+        self._pending, self._answers = deque(state.get("pending", [])), deque(state["answers"])
+        if self.record:
+            self.record.restore(self.version, state["record"])
+
+    def _ask_ahead(self) -> None:
+        """Answers for the steps whose memory is the one the record holds now."""
+        if self.asks:
+            coming = range(self.version, self.version + 1 + self.staleness)
+            questions = [(self.plan(step), step) for step in coming]
+            self._answers = deque(self._shared(lambda record: [record.answer(*q) for q in questions]))
+
+    def _shared(self, ask: Callable[[Record], T]) -> T:
+        """What rank 0's record says, on every rank."""
+        answer: T = distributed.broadcast_object(ask(self.record) if self.record else None)
+        return answer
+
+
+def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> MemoryLink | None:
+    """The link of this rank to the memory of the recipe's method; None where it remembers nothing."""
+    memory = recipe.method_class().memory(recipe.method_config(), num_samples=num_samples, seed=recipe.seed)
+    if memory is None:
+        return None
+    record = runtime.record
+    if record is None and memory.answers and runtime.rank == 0:
+        record = LocalRecord(memory)
+    return MemoryLink(
+        memory,
+        memory.mirror(runtime.device),
+        record=record,
+        staleness=recipe.memory.staleness,
+        plan=lambda step: torch.from_numpy(the_plan.global_batch(step)),
+    )
+
+
+def gather_push(outputs: list[Output]) -> tuple[Tensor, Tensor]:
+    """Keys (V·B, D) and indices (V·B,) of the whole global batch, ordered by (view, position)."""
+    pushes = [o.push for o in outputs if o.push is not None]
+    keys = torch.cat([distributed.gather(p.keys.transpose(0, 1)) for p in pushes])  # (B, V, D)
+    index = torch.cat([distributed.gather(p.index) for p in pushes])
+    return keys.transpose(0, 1).flatten(0, 1), index.repeat(keys.shape[1])
