@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,7 @@ def _kill_all(folder):
 @pytest.fixture
 def server(tmp_path):
     """A head node with two CPUs and a private token; yields (address, environment)."""
+    folder = tempfile.mkdtemp(prefix="rs")  # short: Ray puts sockets below it, whose paths are limited
     token = tmp_path / "token"
     token.write_text("b" * 64)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -42,10 +45,11 @@ def server(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | own
     gcs, dashboard, client = _free_port(), _free_port(), _free_port() % 1000 + 9000
     start = [RAY, "start", "--head", "--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}",
-             f"--ray-client-server-port={client}", f"--temp-dir={tmp_path}/ray", "--disable-usage-stats"]  # fmt: skip
+             f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--disable-usage-stats"]  # fmt: skip
     subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
     yield f"http://127.0.0.1:{dashboard}", environment
-    _kill_all(f"{tmp_path}/ray")  # `ray stop` would end every other Ray of this machine too
+    _kill_all(folder)  # `ray stop` would end every other Ray of this machine too
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_main_job_runs_through_a_job_server(server, tmp_path):
