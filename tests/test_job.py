@@ -1,5 +1,6 @@
 """`ray job submit -- python pipelines/pretrain.py` against a real job server of this machine."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -24,14 +26,14 @@ def _free_port():
         return s.getsockname()[1]
 
 
-def _kill_all(folder):
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
-            continue
-        if folder in command and int(pid) != os.getpid():
-            os.kill(int(pid), signal.SIGKILL)
+def _end_all(mark):
+    """End the processes whose command line names `mark`: politely first, for a node ends its own agents then."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if mark in Path(f"/proc/{pid}/cmdline").read_text() and int(pid) != os.getpid():
+                    os.kill(int(pid), number)
+        time.sleep(6)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def server(tmp_path):
              f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--disable-usage-stats"]  # fmt: skip
     subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
     yield f"http://127.0.0.1:{dashboard}", environment
-    _kill_all(folder)  # `ray stop` would end every other Ray of this machine too
+    _end_all(folder)  # `ray stop` would end every other Ray of this machine too
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -63,7 +65,11 @@ def test_the_main_job_runs_through_a_job_server(server, tmp_path):
         "eval.linear_epochs=2",
     ]
     command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *script]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    for _ in range(20):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(3)  # the job server answers before its agent is there
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     results = json.loads((run_dir / "results.json").read_text())
     assert (results["runtime"], results["world_size"], results["finished"]) == ("ray", 2, True)
