@@ -27,13 +27,18 @@ def _free_port():
 
 
 def _end_all(mark):
-    """End the processes whose command line names `mark`: politely first, for a node ends its own agents then."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError):
-                if mark in Path(f"/proc/{pid}/cmdline").read_text() and int(pid) != os.getpid():
-                    os.kill(int(pid), number)
-        time.sleep(6)
+    """End the processes whose command line names `mark`, and their children, which rename their command line."""
+    parents, found = {}, set()
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError):
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if mark in Path(f"/proc/{pid}/cmdline").read_text():
+                found.add(pid)
+    while children := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= children
+    for pid in found - {os.getpid()}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
