@@ -1,0 +1,59 @@
+"""MoCo v3 with a ResNet (Chen, Xie, He 2021), a baseline of RCL's tables: InfoNCE among the keys of a batch.
+
+q = predictor(projector(encoder(v))), k = EMA of encoder and projector, no gradient
+L = 2τ · CE(q·kᵀ/τ, own row), over the keys of the whole batch, summed over the two directions (their algorithm 1)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raysurl import distributed
+from raysurl import functional as fn
+from raysurl.ema import Teacher, momentum_at
+from raysurl.heads import mlp
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+
+
+class MoCoV3(Method):
+    class Config(MethodConfig):
+        hidden: int = Field(4096, ge=1)
+        dim: int = Field(256, ge=1)
+        tau: float = Field(1.0, gt=0)
+        momentum: float = Field(0.99, ge=0, le=1)
+        momentum_schedule: Literal["constant", "cosine"] = "cosine"
+
+    couples_batch: ClassVar[bool] = True
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, str]:
+        return {"view_1": "byol_1", "view_2": "byol_2"}
+
+    def __init__(self, config: Config, build: Build) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build.encoder
+        self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm)
+        self.predictor = mlp(config.dim, config.hidden, config.dim, build.make_norm)
+        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+        views = batch.views["view_1"], batch.views["view_2"]
+        queries = [F.normalize(self.predictor(self.projector(self.encoder(x))).float(), dim=1) for x in views]
+        keys = [distributed.gather(F.normalize(self.teacher(x, progress).float(), dim=1)) for x in views]
+        loss = self.contrast(queries[0], keys[1]) + self.contrast(queries[1], keys[0])
+        return Output(loss, detached(info_nce=loss) | {"health/std": fn.embedding_std(queries[0])})
+
+    def contrast(self, query: Tensor, keys: Tensor) -> Tensor:
+        """2τ · cross entropy of queries (b, D) over the global batch's keys (B, D)."""
+        own = distributed.rank() * len(query) + torch.arange(len(query), device=query.device)
+        return 2 * self.config.tau * F.cross_entropy(query @ keys.T / self.config.tau, own)
+
+    def after_step(self, progress: Progress) -> None:
+        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
+        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
