@@ -112,3 +112,32 @@ def test_more_workers_than_the_nodes_hold_is_said_before_anything_starts(ray_ses
     with pytest.raises(InputError, match=r"scale\.workers=64 needs .* hold at most 2; use scale\.workers=2"):
         run(tmp_path / "run", "scale.workers=64", "train.batch_size=64")
     assert not (tmp_path / "run").exists()
+
+
+RCL = (
+    "method.name=rcl", "method.predictor_hidden=32", "method.queue_size=128", "method.warmup_epochs=1",
+    "views.policies={view_1: digits, view_2: digits}", "scale.workers=2", "checkpoint.every_steps=5",
+    "train.schedule.warmup_epochs=1", "memory.staleness=1",
+)  # fmt: skip
+
+
+def test_a_memory_that_answers_survives_the_loss_of_its_actor(ray_session, tmp_path):
+    """RCL: keys chosen by the actor's clusters a step ahead; what is asked again after a kill is answered the same."""
+    first = [*SETTINGS[1:], *RCL, "method.hidden=32", "recipe=recipe.yaml"]
+    (tmp_path / "recipe.yaml").write_text(
+        "data: {name: digits}\nencoder: {name: convnet}\nviews: {size: 8}\n"
+    )
+    settings = [a.replace("recipe=recipe.yaml", f"recipe={tmp_path}/recipe.yaml") for a in first]
+    whole = pretrain.pretrain(load_recipe([*settings, f"output={tmp_path}/whole"]))
+    folder = tmp_path / "killed"
+    thread, killed = _kill_when(
+        lambda: (folder / "checkpoints" / "step-00000020").exists(),
+        lambda command: "ray::MemoryActor" in command,
+    )
+    pretrain.pretrain(load_recipe([*settings, f"output={folder}"]))
+    thread.join()
+    assert killed
+    events = [line["event"] for line in metrics.read(folder / "metrics.jsonl") if "event" in line]
+    assert any("memory rebuilt" in event for event in events)
+    assert any("resumed at step" in event for event in events)
+    assert losses(folder) == losses(whole)

@@ -1,0 +1,154 @@
+"""RCL's memory: a queue whose entries know their samples, and clusters over all samples.
+
+A step is not sent label tables. For each position of its batch it is told which queue entry to take as each key,
+and under which criteria key and query have the same label. Labels are looked up when a step asks, because they
+change under old features.
+
+Letters: B global batch, V views, J keys, H criteria (criterion 0 is the sample itself), K queue, N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raysurl.memory import Queue
+from raysurl.method import Answer, Memory, Snapshot
+
+OWN = -1  # in place of a queue slot: the key is the sample's own other view
+
+
+class Clusters(Protocol):
+    """What gives every sample a label under each criterion, coarser from one to the next."""
+
+    def fit(self, features: Any) -> Any: ...
+
+    def update(self, index: Any, features: Any, *, step: int | None = None) -> Any: ...
+
+    def labels(self, index: Any) -> NDArray[np.int64]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class ClusterMemory:
+    """Queue and clusters of one run. Until the first `refresh` there are no clusters and every key is the own one.
+
+    `make` builds the clusters when they are first needed, so that a worker, which only mirrors the queue, never
+    holds them. `pick(labels of the queue, …)` chooses the keys, see `per_level`.
+    """
+
+    answers: ClassVar[bool] = True
+
+    def __init__(
+        self, queue: Queue, make: Callable[[], Clusters], pick: Pick, *, views: int, seed: int
+    ) -> None:
+        self.queue, self.make, self.pick = queue, make, pick
+        self.views, self.seed = views, seed
+        self.clusters: Clusters | None = None
+        self.updates = 0
+
+    def push(self, keys: Tensor, index: Tensor) -> None:
+        """Keys (V·B, D): all go to the queue; a sample's feature in the clusters is the mean of its views'."""
+        self.queue.push(keys, index)
+        self.updates += 1
+        if self.clusters is not None:
+            features = F.normalize(keys.view(self.views, -1, keys.shape[1]).mean(dim=0), dim=1)
+            self.clusters.update(index[: len(features)].numpy(), features.numpy(), step=self.updates)
+
+    def refresh(self, features: Tensor) -> None:
+        self.clusters = self.make()
+        self.clusters.fit(F.normalize(features, dim=1).numpy())
+
+    def answer(self, index: Tensor, step: int) -> Answer:
+        """`slots` (B, V, J) int64 queue slots, −1 = the own key; `same` (B, V, J, H) bool label comparisons."""
+        if self.clusters is None:
+            own = torch.full((len(index), self.views, 1), OWN)
+            return {"slots": own, "same": torch.ones(*own.shape, 1, dtype=torch.bool)}
+        filled = np.flatnonzero(self.queue.index.numpy() >= 0)
+        of_queue = np.asarray(self.clusters.labels(self.queue.index.numpy()[filled]))  # (H, filled)
+        of_batch = np.asarray(self.clusters.labels(index.numpy()))  # (H, B)
+        slots, same = [], []
+        for view in range(self.views):
+            random = np.random.Generator(np.random.Philox(key=[self.seed, step * self.views + view]))
+            chosen = self.pick(of_batch, of_queue, random)  # (B, J) positions among the filled, −1 = own
+            theirs = (
+                of_queue[:, chosen] if len(filled) else np.zeros((len(of_batch), *chosen.shape), np.int64)
+            )
+            equal = (theirs == of_batch[:, :, None]) | (chosen == OWN)  # (H, B, J)
+            slots.append(np.where(chosen == OWN, OWN, filled[chosen] if len(filled) else OWN))
+            same.append(equal.transpose(1, 2, 0))
+        return {
+            "slots": torch.from_numpy(np.stack(slots, axis=1)),
+            "same": torch.from_numpy(np.stack(same, axis=1)),
+        }
+
+    def snapshot(self) -> Snapshot:
+        return self.queue.snapshot()
+
+    def mirror(self, device: torch.device) -> Memory:
+        return self.queue.mirror(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        clusters = None if self.clusters is None else self.clusters.state_dict()
+        return {"queue": self.queue.state_dict(), "updates": self.updates, "clusters": clusters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.queue.load_state_dict(state["queue"])
+        self.updates = int(state["updates"])
+        self.clusters = None
+        if state["clusters"] is not None:
+            self.clusters = self.make()
+            self.clusters.load_state_dict(state["clusters"])
+
+
+Pick = Callable[[NDArray[np.int64], NDArray[np.int64], np.random.Generator], NDArray[np.int64]]
+"""(labels of the batch (H, B), labels of the filled queue entries (H, Q), random) -> (B, J) entries or OWN."""
+
+
+def per_level(
+    batch: NDArray[np.int64], queue: NDArray[np.int64], random: np.random.Generator
+) -> NDArray[np.int64]:
+    """One key per criterion: the own one, then for each coarser criterion an entry with the sample's label."""
+    columns = [np.full(batch.shape[1], OWN)]
+    columns += [_entry_with_label(batch[h], queue[h], random) for h in range(1, len(batch))]
+    return np.stack(columns, axis=1)
+
+
+def one_level(
+    batch: NDArray[np.int64], queue: NDArray[np.int64], random: np.random.Generator
+) -> NDArray[np.int64]:
+    """A single key, of a criterion drawn for each sample."""
+    keys = per_level(batch, queue, random)
+    level = random.integers(0, keys.shape[1], len(keys))
+    return keys[np.arange(len(keys)), level][:, None]
+
+
+def own(batch: NDArray[np.int64], queue: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
+    """The own other view."""
+    return np.full((batch.shape[1], 1), OWN)
+
+
+def _entry_with_label(
+    wanted: NDArray[np.int64], labels: NDArray[np.int64], random: np.random.Generator
+) -> NDArray[np.int64]:
+    """(B,) a uniformly random entry of `labels` (Q,) that equals each of `wanted` (B,); OWN where there is none."""
+    draws = random.random(
+        len(wanted)
+    )  # drawn for all, so that the number of entries does not shift the stream
+    order = np.argsort(labels, kind="stable")
+    begin = np.searchsorted(labels[order], wanted, side="left")
+    count = np.searchsorted(labels[order], wanted, side="right") - begin
+    at = begin + (draws * count).astype(np.int64)
+    return (
+        np.where(count > 0, order[np.minimum(at, len(order) - 1)], OWN)
+        if len(order)
+        else np.full(len(wanted), OWN)
+    )

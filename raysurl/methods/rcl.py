@@ -1,0 +1,145 @@
+"""RCL: relative contrastive learning (Zheng et al., ECCV 2022), with labels of an offline clustering per epoch.
+
+q_i = P_i(z), sec. 4.1             `queries`: H predictors on the query projection z = projector(encoder(v))
+ẑ' = K(v'), EMA, no gradient       `keys`: of the other view
+z' from S, sec. 4.2, step 2        `chosen_keys`: the memory names a queue entry per criterion, or the own key
+L_RCL, eqs. 2-3, α_i = 1/H         functional.relative_contrastive_loss, averaged over the two directions
+warm-up with eq. 1                 every criterion sees the own key as positive until the first clustering
+
+The labels are those of Table 4's K-means arm, made anew before each epoch after the warm-up; the paper's online
+hierarchy is another class with the same methods (cluster_memory.Clusters).
+
+Choices where the paper is silent or inconsistent: τ divides inside the exponential of eq. 1; one key per criterion
+(`key=per_level`), each scored under all criteria; the chosen entries do not also count as negatives (`dedupe`);
+queue slots not yet filled are random negatives, as MoCo's, and never retrieved; the key network's projection feeds
+the queue and the clusters.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raysurl import cluster_memory
+from raysurl import functional as fn
+from raysurl.cluster_memory import ClusterMemory
+from raysurl.ema import Teacher, momentum_at
+from raysurl.heads import mlp
+from raysurl.label_bank import LabelBank
+from raysurl.memory import Queue
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+
+PICKS = {
+    "per_level": cluster_memory.per_level,
+    "sample": cluster_memory.one_level,
+    "self": cluster_memory.own,
+}
+
+
+class RCL(Method):
+    class Config(MethodConfig):
+        hidden: int = Field(2048, ge=1)
+        predictor_hidden: int = Field(4096, ge=1)
+        dim: int = Field(256, ge=1)
+        cluster_shares: tuple[float, ...] = (
+            0.39,
+            0.195,
+        )  # clusters per level above the samples, as shares of N
+        predictors: Literal["one", "per_level"] = "per_level"
+        key: Literal["per_level", "sample", "self", "nearest"] = "per_level"
+        dedupe: bool = True
+        queue_size: int = Field(98304, ge=1)
+        tau: float = Field(0.1, gt=0)
+        warmup_epochs: int = Field(10, ge=0)
+        momentum: float = Field(0.99, ge=0, le=1)
+        momentum_schedule: Literal["constant", "cosine"] = "cosine"
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, str]:
+        return {"view_1": "byol_1", "view_2": "byol_2"}
+
+    @classmethod
+    def memory(cls, config: Any, *, num_samples: int, seed: int) -> ClusterMemory:
+        make = partial(LabelBank, num_samples, shares=config.cluster_shares, seed=seed)
+        queue = Queue(config.queue_size, config.dim, seed=seed)
+        return ClusterMemory(queue, make, PICKS.get(config.key, cluster_memory.own), views=2, seed=seed)
+
+    @classmethod
+    def refreshes(cls, config: Any, progress: Progress) -> bool:
+        """Before each epoch after the warm-up; never where the sample itself is the only criterion."""
+        return bool(config.cluster_shares) and progress.epoch >= config.warmup_epochs
+
+    def __init__(self, config: Config, build: Build) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build.encoder
+        hidden = [nn.Linear(build.dim, config.hidden), build.make_norm(config.hidden), nn.ReLU(inplace=True)]
+        hidden += [
+            nn.Linear(config.hidden, config.hidden),
+            build.make_norm(config.hidden),
+            nn.ReLU(inplace=True),
+        ]
+        self.projector = nn.Sequential(
+            *hidden, nn.Linear(config.hidden, config.dim), build.make_norm(config.dim)
+        )
+        self.criteria = 1 + len(config.cluster_shares)
+        count = self.criteria if config.predictors == "per_level" else 1
+        self.predictors = nn.ModuleList(
+            mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm) for _ in range(count)
+        )
+        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+
+    @property
+    def embedder(self) -> nn.Module:
+        return self.teacher.net
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(b, C, H, W) -> unit rows (H, b, D), a prediction for each criterion."""
+        z = self.projector(self.encoder(x))
+        q = F.normalize(torch.stack([predictor(z) for predictor in self.predictors]).float(), dim=2)
+        return q.expand(self.criteria, -1, -1)
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+        first, second = batch.views["view_1"], batch.views["view_2"]
+        keys = [F.normalize(self.teacher(x, progress).float(), dim=1) for x in (first, second)]
+        losses = [
+            self.loss(self.queries(first), keys[1], snapshot, direction=0),
+            self.loss(self.queries(second), keys[0], snapshot, direction=1),
+        ]
+        loss = fn.mean_of(losses)
+        signals = {"health/std": fn.embedding_std(keys[0])}
+        chosen = (snapshot["slots"] >= 0).float().mean()
+        return Output(
+            loss,
+            detached(relative=loss, retrieved=chosen) | signals,
+            Push(keys=torch.stack(keys), index=batch.index),
+        )
+
+    def loss(self, queries: Tensor, own_key: Tensor, snapshot: Snapshot, *, direction: int) -> Tensor:
+        """Eq. 2 for queries (H, b, D) of one view and the keys ẑ' (b, D) of the other."""
+        device = queries.device
+        queue, empty = snapshot["features"], snapshot["index"] < 0
+        slots = snapshot["slots"][:, direction].T.to(device)  # (J, b)
+        same = snapshot["same"][:, direction].permute(1, 2, 0).to(device)  # (J, H, b)
+        if self.config.key == "nearest":
+            nearest = (own_key @ queue.T).masked_fill(empty, -2).argmax(dim=1)
+            slots = torch.where(empty.all(), torch.full_like(nearest, -1), nearest)[None]
+        key = torch.where(slots[..., None] >= 0, queue[slots.clamp(min=0)], own_key)  # (J, b, D)
+        left_out = None
+        if self.config.dedupe:
+            taken = torch.zeros(len(own_key), len(queue) + 1, dtype=torch.bool, device=device)
+            taken.scatter_(1, torch.where(slots >= 0, slots, len(queue)).T, True)  # a column for "none"
+            left_out = taken[:, :-1]
+        same = same.expand(-1, len(queries), -1)
+        return fn.relative_contrastive_loss(
+            queries, key, queue, same, tau=self.config.tau, negatives_mask=left_out
+        )
+
+    def after_step(self, progress: Progress) -> None:
+        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
+        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)

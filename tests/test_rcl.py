@@ -1,0 +1,161 @@
+"""RCL's memory tells each sample the right keys and labels; the method reduces to what it should."""
+
+import contract
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from raysurl import trainer
+from raysurl.cluster_memory import OWN, ClusterMemory, one_level, own, per_level
+from raysurl.errors import InputError
+from raysurl.functional import info_nce
+from raysurl.label_bank import LabelBank
+from raysurl.memory import Queue
+
+N, D = 40, 8
+
+
+class Planted:
+    """Sample i has label i // 4 under the second criterion and i // 20 under the third."""
+
+    def fit(self, features):
+        pass
+
+    def update(self, index, features, *, step=None):
+        pass
+
+    def labels(self, index):
+        return np.stack([index, index // 4, index // 20])
+
+
+def memory_of(pick, *, size=64, seed=0):
+    memory = ClusterMemory(Queue(size, D), Planted, pick, views=2, seed=seed)
+    memory.refresh(torch.randn(N, D))
+    return memory
+
+
+def filled(memory, index):
+    index = torch.tensor(index)
+    memory.push(F.normalize(torch.randn(2 * len(index), D), dim=1), index.repeat(2))
+    return memory
+
+
+def test_before_the_first_clustering_every_key_is_the_own_one():
+    memory = ClusterMemory(Queue(8, D), Planted, per_level, views=2, seed=0)
+    answer = memory.answer(torch.arange(5), step=3)
+    assert (answer["slots"] == OWN).all()
+    assert answer["same"].all()
+
+
+def test_keys_per_level_have_the_samples_label_and_comparisons_are_exact():
+    memory = filled(memory_of(per_level), list(range(0, N, 3)))
+    index = torch.arange(N)
+    answer = memory.answer(index, step=5)
+    slots, same = answer["slots"].numpy(), answer["same"].numpy()
+    assert slots.shape == (N, 2, 3)
+    assert same.shape == (N, 2, 3, 3)
+    of_queue = memory.queue.index.numpy()
+    for i in range(N):
+        for view in range(2):
+            assert slots[i, view, 0] == OWN
+            for j, group in ((1, 4), (2, 20)):
+                slot = slots[i, view, j]
+                candidates = [k for k in range(64) if of_queue[k] >= 0 and of_queue[k] // group == i // group]
+                assert (slot in candidates) if candidates else slot == OWN
+                key = i if slot == OWN else of_queue[slot]
+                expected = [key == i, key // 4 == i // 4, key // 20 == i // 20]
+                assert same[i, view, j].tolist() == expected
+
+
+def test_picks_are_uniform_over_the_entries_with_the_label_and_follow_seed_and_step_alone():
+    memory = filled(memory_of(per_level), list(range(20)))
+    chosen = [memory.answer(torch.tensor([1, 30]), step)["slots"][0, 0, 2].item() for step in range(2000)]
+    counts = np.bincount(chosen, minlength=64)[:40]
+    assert counts.min() > 20  # forty entries of samples 0 … 19, fifty expected each
+    again = memory.answer(torch.tensor([1, 30]), 7)
+    assert torch.equal(again["slots"], memory.answer(torch.tensor([1, 30]), 7)["slots"])
+    alone = memory.answer(torch.tensor([1]), 7)
+    assert torch.equal(alone["slots"][0], again["slots"][0]) or len(set(chosen)) > 1
+    assert (again["slots"][1, :, 2] == OWN).all()  # nothing of samples 20 … 39 is in the queue
+
+
+def test_one_level_and_own():
+    memory = filled(memory_of(one_level), list(range(N)))
+    slots = memory.answer(torch.arange(N), 1)["slots"]
+    assert slots.shape == (N, 2, 1)
+    assert (slots == OWN).any()
+    assert (slots != OWN).any()
+    assert (filled(memory_of(own), list(range(N))).answer(torch.arange(4), 1)["slots"] == OWN).all()
+
+
+def test_a_restored_memory_answers_the_same():
+    bank = lambda: LabelBank(N, shares=(0.4, 0.1), seed=0)  # noqa: E731
+    first = ClusterMemory(Queue(16, D), bank, per_level, views=2, seed=3)
+    first.refresh(torch.randn(N, D, generator=torch.Generator().manual_seed(0)))
+    filled(first, list(range(12)))
+    second = ClusterMemory(Queue(16, D), bank, per_level, views=2, seed=3)
+    second.load_state_dict(first.state_dict())
+    ours, theirs = (m.answer(torch.arange(20), 9) for m in (second, first))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_label_bank_finds_planted_clusters_and_refuses_what_it_cannot_cluster():
+    generator = np.random.default_rng(0)
+    centres = np.linalg.qr(generator.normal(size=(D, D)))[0][:5]
+    truth = np.repeat(np.arange(5), 8)
+    rows = centres[truth] + 0.05 * generator.normal(size=(N, D))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    bank = LabelBank(N, shares=(0.125,), seed=0)
+    bank.fit(rows)
+    level = bank.labels(np.arange(N))[1]
+    assert len({(a, b) for a, b in zip(truth, level, strict=True)}) == 5
+    with pytest.raises(InputError, match="40 finite feature rows"):
+        bank.fit(rows[:10])
+    with pytest.raises(InputError, match="not finite"):
+        bank.fit(np.full_like(rows, np.nan))
+
+
+def _run(tmp_path, **method):
+    small = {"hidden": 32, "predictor_hidden": 32, "dim": 16, "queue_size": 48, "warmup_epochs": 1}
+    return contract.start(contract.recipe_for("rcl", method=small | method), tmp_path / "run")
+
+
+def test_one_level_with_the_own_key_is_info_nce_to_float_precision(tmp_path):
+    run = _run(tmp_path, cluster_shares=(), key="self")
+    contract.steps(run, 3)  # all 48 slots are filled
+    ((micro_batches, _),) = run.loader.steps(run.step, run.step + 1)
+    batch = run.loader.to_batch(micro_batches[0])
+    output = run.method(batch, run.memory.snapshot(slice(0, 16)), run.progress)
+    queue = run.memory.snapshot(slice(0, 16))["features"]
+    views = batch.views["view_1"], batch.views["view_2"]
+    q1, q2 = (run.method.queries(x)[0] for x in views)
+    k1, k2 = output.push.keys
+    expected = (info_nce(q1, k2, queue, tau=0.1) + info_nce(q2, k1, queue, tau=0.1)) / 2
+    assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_clusters_are_made_after_the_warm_up_and_keys_are_then_retrieved(tmp_path):
+    run = _run(tmp_path)
+    contract.steps(run, 5)  # one epoch
+    assert (run.memory.snapshot(slice(0, 16))["slots"] == OWN).all()
+    trainer.refresh_memory(run)
+    slots = run.memory.snapshot(slice(0, 16))["slots"]
+    assert slots.shape == (16, 2, 3)
+    assert (slots != OWN).any()
+    losses = contract.steps(run, 3)
+    assert all(np.isfinite(losses))
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": "nearest"}, {"key": "sample"}, {"dedupe": False}, {"predictors": "one"}]
+)
+def test_every_switch_changes_the_loss_after_the_warm_up(tmp_path, change):
+    def trajectory(folder, **method):
+        run = _run(folder, warmup_epochs=0, **method)
+        trainer.refresh_memory(run)
+        return contract.steps(run, 5)
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert trajectory(tmp_path / "a", **change) != trajectory(tmp_path / "b")
