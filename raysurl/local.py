@@ -8,6 +8,7 @@ from raysurl import trainer
 from raysurl.data.names import Samples
 from raysurl.data.source import Source, open_source
 from raysurl.errors import InputError
+from raysurl.metrics import decoding_progress
 from raysurl.recipe import Recipe
 from raysurl.runtime import LocalRuntime, default_device
 
@@ -32,7 +33,8 @@ def open_sources(
     train_manifest, eval_manifest = (
         run_dir / name if run_dir else None for name in ("manifest.parquet", "eval_manifest.parquet")
     )
-    source = open_source(samples, recipe.data, manifest_path=train_manifest)
+    progress = decoding_progress(run_dir) if run_dir else None
+    source = open_source(samples, recipe.data, manifest_path=train_manifest, progress=progress)
     if eval_samples is None:
         return source, None
-    return source, open_source(eval_samples, recipe.data, manifest_path=eval_manifest)
+    return source, open_source(eval_samples, recipe.data, manifest_path=eval_manifest, progress=progress)

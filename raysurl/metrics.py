@@ -20,6 +20,8 @@ from torch import Tensor
 from raysurl import distributed
 from raysurl.errors import RunError
 
+EVERY_S = 5.0  # between two notes on how far reading the data is
+
 
 class Record:
     """Append-only `metrics.jsonl` plus optional TensorBoard, W&B and MLflow writers."""
@@ -42,6 +44,21 @@ class Record:
         self._file.write(json.dumps({"step": step, "event": text, "time": time.time(), **values}) + "\n")
 
 
+def decoding_progress(run_dir: Path) -> Callable[[int, int], None]:
+    """A callback (samples done, of) that leaves an event now and then, before the trainer has opened the record."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > EVERY_S:
+            last = time.monotonic()
+            line = {"step": 0, "event": f"reading data: {done:,} of {total:,} samples", "time": time.time()}
+            with (run_dir / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    return report
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a metrics file; the last one may have been cut by a kill."""
     if not path.exists():
@@ -56,10 +73,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def drop_from(path: Path, step: int) -> None:
-    """Remove the step lines that a run resumed at `step` will write again, so that each step stands once."""
+    """Remove the step lines that a run resumed at `step` will write again, and a last line that a kill cut short."""
     lines = read(path)
     kept = [line for line in lines if line["step"] < step or "event" in line or _is_evaluation(line, step)]
-    if not path.exists():
+    if not path.exists() or (len(kept) == len(lines) and path.read_bytes().endswith(b"\n")):
         return
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept))

@@ -35,7 +35,9 @@ def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
     console = console or Console()
     done = threading.Event()
     target = _bar if console.is_terminal else _lines
-    thread = threading.Thread(target=target, args=(run_dir / "metrics.jsonl", console, done), daemon=True)
+    path = run_dir / "metrics.jsonl"
+    known = set(path.read_bytes().split(b"\n")) if path.exists() else set()  # of the run that is continued
+    thread = threading.Thread(target=target, args=(_follow(path, done, known), console), daemon=True)
     thread.start()
     try:
         yield
@@ -44,7 +46,7 @@ def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
         thread.join()
 
 
-def _bar(path: Path, console: Console, done: threading.Event) -> None:
+def _bar(lines: Iterator[dict[str, Any]], console: Console) -> None:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -56,7 +58,7 @@ def _bar(path: Path, console: Console, done: threading.Event) -> None:
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
-        for line in _follow(path, done):
+        for line in lines:
             _show(bar, task, line, console)
 
 
@@ -73,9 +75,9 @@ def _show(bar: Progress, task: TaskID, line: dict[str, Any], console: Console) -
         console.print(f"[dim]step {line['step']}:[/dim] {evaluated}", highlight=False)
 
 
-def _lines(path: Path, console: Console, done: threading.Event) -> None:
+def _lines(lines: Iterator[dict[str, Any]], console: Console) -> None:
     last, total = 0.0, "?"
-    for line in _follow(path, done):
+    for line in lines:
         total = line.get("total_steps", total)
         if text := line.get("event") or _evaluation(line):
             console.print(f"step {line['step']}: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -96,22 +98,22 @@ def _evaluation(line: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in found.items())
 
 
-def _follow(path: Path, done: threading.Event) -> Iterator[dict[str, Any]]:
-    """Whole lines as they are appended; starts over when a resumed run has rewritten the file."""
+def _follow(path: Path, done: threading.Event, seen: set[bytes]) -> Iterator[dict[str, Any]]:
+    """Whole lines as they are appended, each once, though a resumed run rewrites the file with what it keeps."""
     offset, inode, pending = 0, None, b""
     while True:
         finished = done.is_set()
         if path.exists():
             if path.stat().st_ino != inode:
-                # a file found at the start, or a rewritten one, begins with lines already known
-                offset, inode, pending = (path.stat().st_size if inode else 0), path.stat().st_ino, b""
+                offset, inode, pending = 0, path.stat().st_ino, b""
             with path.open("rb") as file:
                 file.seek(offset)
                 data = file.read()
             offset += len(data)
             *whole, pending = (pending + data).split(b"\n")
             for text in whole:
-                if text.strip():
+                if text.strip() and text not in seen:
+                    seen.add(text)
                     yield json.loads(text)
         if finished:
             return

@@ -19,6 +19,7 @@ from raysurl import trainer
 from raysurl.data.names import Samples
 from raysurl.errors import InputError, RunError
 from raysurl.memory_link import Record
+from raysurl.metrics import decoding_progress
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.run_directory import write_atomic
 from raysurl.scale import cluster, data, memory
@@ -49,7 +50,7 @@ def check(recipe: Recipe) -> None:
 def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir: Path) -> None:
     """The driver's part: data, memory actor, worker group. Returns when the run is finished."""
     placement = cluster.place(recipe)
-    prepared = data.prepare(recipe, samples, eval_samples, run_dir)
+    prepared = data.prepare(recipe, samples, eval_samples, run_dir, decoding_progress(run_dir))
     actor = _memory_actor(recipe, len(samples))
     (run_dir / FAILURE).unlink(missing_ok=True)
     config = {
