@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl.memory import Queue
-from raysurl.method import Answer, Memory, Snapshot
+from raysurl.method import Answer, Memory, Progress, Snapshot
 
 OWN = -1  # in place of a queue slot: the key is the sample's own other view
 
@@ -63,7 +63,8 @@ class ClusterMemory:
             features = F.normalize(keys.view(self.views, -1, keys.shape[1]).mean(dim=0), dim=1)
             self.clusters.update(index[: len(features)].numpy(), features.numpy(), step=self.updates)
 
-    def refresh(self, features: Tensor) -> None:
+    def refresh(self, features: Tensor | None, progress: Progress) -> None:
+        assert features is not None
         self.clusters = self.make()
         self.clusters.fit(F.normalize(features, dim=1).numpy())
 

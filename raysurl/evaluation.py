@@ -1,7 +1,13 @@
-"""When and on what a run is evaluated; the protocols themselves are in raysurl.evaluate."""
+"""When and on what a run is evaluated; the protocols themselves are in raysurl.evaluate.
+
+Probes and health signals are of the backbone's features. What kNN compares is `eval.features`: the backbone's
+features; the method's embedding; or `memory`, the embedding of a test image against the vectors that memory holds
+of the training samples (Super-AND's headline). In the last two cases the backbone's kNN is logged beside it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +24,15 @@ from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 
 HELD_OUT = 10  # without a test set, each tenth labelled sample is one
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is evaluated: the backbone, and what `eval.features` names where that is something else."""
+
+    encoder: nn.Module
+    embedder: nn.Module | None = None
+    remembered: Tensor | None = None  # (N, D) of the training samples
 
 
 class Evaluator:
@@ -50,10 +65,17 @@ class Evaluator:
             raise InputError("the data of data.eval_path has no labels; evaluation needs a labelled test set")
         self.num_classes = int(max(labels.max(), test_labels.max())) + 1
 
-    def features(self, encoder: nn.Module, bank: NDArray[np.int64]) -> Features | None:
-        """Features of the bank and the test set on rank 0; None on the other ranks, which help to embed."""
+    def features(
+        self, encoder: nn.Module, bank: NDArray[np.int64], remembered: Tensor | None = None
+    ) -> Features | None:
+        """Features of the bank and the test set on rank 0; None on the other ranks, which help to embed.
+
+        The bank's are the rows of `remembered` (N, D) where that is given.
+        """
         device = self.runtime.device
-        train = embed(encoder, self.source, self.recipe, device, bank)
+        train = (
+            embed(encoder, self.source, self.recipe, device, bank) if remembered is None else remembered[bank]
+        )
         test = (
             embed(encoder, self.test_source, self.recipe, device, self.test)
             if self.num_classes
@@ -63,24 +85,29 @@ class Evaluator:
             return None
         return self._labelled(bank, train.to(device), test.to(device))
 
-    def online(self, encoder: nn.Module) -> dict[str, float]:
+    def online(self, trained: Trained) -> dict[str, float]:
         """kNN and health during training."""
         count = min(self.recipe.eval.online_bank, len(self.bank))
-        features = self.features(encoder, self.bank[np.arange(count) * len(self.bank) // count])
+        bank = self.bank[np.arange(count) * len(self.bank) // count]
+        features, headline = self.features(trained.encoder, bank), self._headline(trained, bank)
         if features is None:
             return {}
-        return evaluate(features, self.recipe.eval, protocols=["knn"]) | health.signals(features.train)
+        metrics = evaluate(features, self.recipe.eval, protocols=["knn"])
+        return metrics | headline | health.signals(features.train)
 
-    def final(self, encoder: nn.Module, run_dir: Path | None = None) -> dict[str, float]:
+    def final(self, trained: Trained, run_dir: Path | None = None) -> dict[str, float]:
         """All protocols, beside the untrained encoder and raw pixels; neighbour rows for the report of `run_dir`."""
         settings, seed = self.recipe.eval, self.recipe.seed
-        features = self.features(encoder, self.bank)
+        features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
         untrained = None
         if settings.baselines:
             untrained = self.features(build.encoder_of(self.recipe).to(self.runtime.device), self.bank)
         if features is None:
             return {}
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
+        if headline:
+            backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
+            metrics |= backbone | headline
         if untrained is not None:
             metrics |= evaluate(untrained, settings, prefix="untrained", seed=seed)
         if settings.baselines and self.num_classes:
@@ -89,6 +116,13 @@ class Evaluator:
         if run_dir:
             pictures.save_neighbours(run_dir, self.recipe, features, self.source, self.bank)
         return metrics
+
+    def _headline(self, trained: Trained, bank: NDArray[np.int64]) -> dict[str, float]:
+        """kNN of what `eval.features` names, where that is not the backbone."""
+        if trained.embedder is None:
+            return {}
+        features = self.features(trained.embedder, bank, trained.remembered)
+        return {} if features is None else evaluate(features, self.recipe.eval, protocols=["knn"])
 
     def _pixels(self) -> Features:
         train = pixels(self.source, self.recipe, self.bank)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import InputError
-from raysurl.method import Answer, Snapshot
+from raysurl.method import Answer, Progress, Snapshot
 
 
 class Queue:
@@ -57,7 +57,7 @@ class Queue:
     def answer(self, index: Tensor, step: int) -> Answer:
         return {}
 
-    def refresh(self, features: Tensor) -> None:
+    def refresh(self, features: Tensor | None, progress: Progress) -> None:
         """Nothing in it depends on the whole data set."""
 
     def mirror(self, device: torch.device) -> Queue:
@@ -137,7 +137,7 @@ class Bank:
     def answer(self, index: Tensor, step: int) -> Answer:
         return {}
 
-    def refresh(self, features: Tensor) -> None:
+    def refresh(self, features: Tensor | None, progress: Progress) -> None:
         """Nothing in it depends on the whole data set."""
 
     def mirror(self, device: torch.device) -> Bank:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from raysurl import distributed
-from raysurl.method import Answer, Memory, Output, Snapshot
+from raysurl.method import Answer, Memory, Output, Progress, Snapshot
 from raysurl.recipe import Recipe
 from raysurl.sampler import Plan
 
@@ -42,8 +42,8 @@ class Record(Protocol):
 
     def answer(self, index: Tensor, step: int) -> Answer: ...
 
-    def refresh(self, features: Tensor) -> None:
-        """Begin to rebuild from features (N, D)."""
+    def refresh(self, features: Tensor | None, progress: Progress) -> None:
+        """Begin to rebuild, from features (N, D) where the method embeds the data set for it."""
 
     def refreshed(self) -> bool:
         """Whether that is done."""
@@ -72,8 +72,8 @@ class LocalRecord:
     def answer(self, index: Tensor, step: int) -> Answer:
         return self.memory.answer(index, step)
 
-    def refresh(self, features: Tensor) -> None:
-        self.memory.refresh(features)
+    def refresh(self, features: Tensor | None, progress: Progress) -> None:
+        self.memory.refresh(features, progress)
 
     def refreshed(self) -> bool:
         return True
@@ -107,17 +107,15 @@ class MemoryLink:
             self.record.restore(0, None)
         self._ask_ahead()
 
-    def refresh(self, features: Tensor, readable: Tensor) -> None:
-        """The whole data set anew: features (n, D) of the `readable` (N,) samples, in index order, on rank 0.
+    def refresh(self, features: Tensor | None, readable: Tensor, progress: Progress) -> None:
+        """Rebuild: features (n, D) of the `readable` (N,) samples, in index order, on rank 0; None where unused.
 
         What cannot be read has a random row, near nothing, and is never asked for. The coming steps are asked again.
         """
         self.drain()
         if self.record:
-            generator = torch.Generator().manual_seed(0)
-            rows = torch.randn(len(readable), features.shape[1], generator=generator)
-            rows[readable] = features
-            self.record.refresh(rows)
+            rows = None if features is None else _row_per_sample(features, readable)
+            self.record.refresh(rows, progress)
         while not self._shared(lambda record: record.refreshed()):
             time.sleep(POLL_S)  # no collective waits for the clustering itself, which may take minutes
         self._ask_ahead()
@@ -196,6 +194,13 @@ def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> 
         staleness=recipe.memory.staleness,
         plan=lambda step: torch.from_numpy(the_plan.global_batch(step)),
     )
+
+
+def _row_per_sample(features: Tensor, readable: Tensor) -> Tensor:
+    """(n, D) of the readable samples -> (N, D)."""
+    rows = torch.randn(len(readable), features.shape[1], generator=torch.Generator().manual_seed(0))
+    rows[readable] = features
+    return rows
 
 
 def gather_push(outputs: list[Output]) -> tuple[Tensor, Tensor]:

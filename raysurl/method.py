@@ -27,11 +27,23 @@ class Progress:
     total_steps: int
     steps_per_epoch: int
     seed: int = 0
-    round: int = 0
+    rounds: int = 1  # equal parts of the run (train.rounds); a curriculum begins anew with each
 
     @property
     def epoch(self) -> int:
         return self.step // self.steps_per_epoch
+
+    @property
+    def steps_per_round(self) -> int:
+        return self.total_steps // self.rounds
+
+    @property
+    def round(self) -> int:
+        return min(self.step // max(self.steps_per_round, 1), self.rounds - 1)
+
+    @property
+    def step_in_round(self) -> int:
+        return self.step - self.round * self.steps_per_round
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,8 @@ class Memory(Protocol):
     def answer(self, index: Tensor, step: int) -> Answer:
         """For the global batch `index` (B,) of a step; random picks are a function of (seed, step)."""
 
-    def refresh(self, features: Tensor) -> None:
-        """Rebuild from features (N, D) of the whole data set, in index order."""
+    def refresh(self, features: Tensor | None, progress: Progress) -> None:
+        """Rebuild from features (N, D) of the whole data set, in index order; None where the method embeds nothing."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -117,6 +129,7 @@ class Method(nn.Module):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     couples_batch: ClassVar[bool] = False  # the loss is not a mean of per-sample terms
+    remembers_samples: ClassVar[bool] = False  # memory's `features` (N, D) has a row per sample index
 
     encoder: nn.Module  # what is kept, exported and evaluated
 
@@ -134,6 +147,11 @@ class Method(nn.Module):
     def refreshes(cls, config: Any, progress: Progress) -> bool:
         """Whether memory is rebuilt from the whole data set before the epoch that starts at `progress`."""
         return False
+
+    @classmethod
+    def refresh_embeds(cls, config: Any) -> bool:
+        """Whether that takes the features of the whole data set, or only what memory holds."""
+        return True
 
     @property
     def embedder(self) -> nn.Module:

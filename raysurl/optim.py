@@ -90,14 +90,17 @@ def base_lr(settings: recipes.Optimizer, batch_size: int) -> float:
 
 
 def learning_rate(base: float, schedule: recipes.Schedule, progress: Progress) -> float:
-    """Linear warm-up from 0, then cosine to 0, steps, or constant; per optimizer step."""
+    """Linear warm-up from 0, then cosine to 0, steps, or constant; per optimizer step of the run or of a round."""
+    step, total = progress.step, progress.total_steps
+    if schedule.period == "round":
+        step, total = progress.step_in_round, progress.steps_per_round
     warmup = schedule.warmup_epochs * progress.steps_per_epoch
-    if progress.step < warmup:
-        return base * progress.step / warmup
+    if step < warmup:
+        return base * step / warmup
     if schedule.name == "cosine":
-        done = (progress.step - warmup) / max(progress.total_steps - warmup, 1)
+        done = (step - warmup) / max(total - warmup, 1)
         return base * 0.5 * (1 + math.cos(math.pi * done))
     if schedule.name == "step":
-        passed = sum(progress.step >= m * progress.total_steps for m in schedule.milestones)
+        passed = sum(step >= m * total for m in schedule.milestones)
         return float(base * schedule.gamma**passed)
     return base

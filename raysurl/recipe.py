@@ -72,6 +72,10 @@ class Recipe(Section):
     resume: bool = False
     init_from: str | None = None
 
+    @property
+    def total_epochs(self) -> int:
+        return self.train.epochs * self.train.rounds
+
     def method_class(self) -> type[methods.Method]:
         return methods.load(self.method["name"])
 
@@ -202,6 +206,10 @@ def _check(recipe: Recipe) -> None:
         raise InputError(
             f"train.batch_size={train.batch_size} must be a multiple of scale.workers × train.accumulate ="
             f" {workers * train.accumulate}"
+        )
+    if recipe.eval.features == "memory" and not cls.remembers_samples:
+        raise InputError(
+            f"eval.features=memory: {recipe.method['name']} remembers no vector per sample; use backbone or embedding"
         )
     if recipe.resume and recipe.init_from:
         raise InputError("resume=true continues a run and init_from= starts a new one; give one of them")

@@ -118,7 +118,7 @@ def write_results(
     """`results.json`: final metrics (last epoch), the best online ones labelled so, and what the run was."""
     lines = metrics.read(run_dir / "metrics.jsonl")
     steps = {line["step"]: line for line in lines if "train/loss" in line}
-    per_epoch = len(steps) // recipe.train.epochs
+    per_epoch = len(steps) // recipe.total_epochs
     last = [steps[step] for step in sorted(steps)[-per_epoch:]]
     results = {
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},

@@ -68,12 +68,14 @@ class Optimizer(Section):
 class Schedule(Section):
     name: Literal["cosine", "step", "constant"] = "cosine"
     warmup_epochs: float = Field(10, ge=0)
-    milestones: tuple[float, ...] = (0.6, 0.8)  # fractions of the run (step only)
+    milestones: tuple[float, ...] = (0.6, 0.8)  # fractions of the period (step only)
     gamma: float = 0.1
+    period: Literal["run", "round"] = "run"  # the schedule spans the run, or begins anew with each round
 
 
 class Train(Section):
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(200, ge=1)  # of each round
+    rounds: int = Field(1, ge=1)  # curriculum rounds (Super-AND)
     batch_size: int = Field(256, ge=2)  # global
     accumulate: int = Field(1, ge=1)  # micro-batches per optimizer step
     allow_split_batch: bool = False  # accumulate even where the loss couples the whole batch
@@ -97,6 +99,7 @@ class Checkpoint(Section):
 
 class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
+    features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluation
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
     protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme"], ...] = ("knn", "linear", "lbfgs", "rankme")
     knn_k: tuple[int, ...] = (200, 20)

@@ -20,7 +20,7 @@ from raysurl import build, checkpoint, optim, pictures, run_directory
 from raysurl.data.source import Source
 from raysurl.embed import embed
 from raysurl.errors import InputError, RunError
-from raysurl.evaluation import Evaluator
+from raysurl.evaluation import Evaluator, Trained
 from raysurl.loading import Loaded, Loader
 from raysurl.memory_link import MemoryLink, gather_push, link
 from raysurl.method import Method, Output, Progress
@@ -54,11 +54,12 @@ class Run:
 
     @property
     def total_steps(self) -> int:
-        return self.recipe.train.epochs * self.plan.steps_per_epoch
+        return self.recipe.total_epochs * self.plan.steps_per_epoch
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.step, self.total_steps, self.plan.steps_per_epoch, self.recipe.seed)
+        recipe, per_epoch = self.recipe, self.plan.steps_per_epoch
+        return Progress(self.step, self.total_steps, per_epoch, recipe.seed, recipe.train.rounds)
 
     @property
     def seconds(self) -> float:
@@ -79,13 +80,13 @@ def train(
     """Train, evaluate, write the run directory. Every rank calls it; RunError when the run cannot go on."""
     run = start(recipe, runtime, source, eval_source, run_dir)
     try:
-        for epoch in range(run.step // run.plan.steps_per_epoch, recipe.train.epochs):
+        for epoch in range(run.step // run.plan.steps_per_epoch, recipe.total_epochs):
             refresh_memory(run)
             train_epoch(run)
             after_epoch(run, epochs_done=epoch + 1)
     except NonFiniteError as error:
         raise RunError(_explain(run, error)) from None
-    metrics = run.evaluator.final(run.method.encoder, run.run_dir)
+    metrics = run.evaluator.final(trained(run), run.run_dir)
     if run.record:
         run.record.write(run.step, metrics)
         run_directory.write_encoder(run_dir, run.method.encoder, recipe)
@@ -137,14 +138,15 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
 
 def refresh_memory(run: Run) -> None:
     """Before an epoch, where the method asks for it: memory is rebuilt from features of the whole data set."""
-    at_start = run.step % run.plan.steps_per_epoch == 0
-    if not (run.memory and at_start and run.method.refreshes(run.recipe.method_config(), run.progress)):
+    at_start, config = run.step % run.plan.steps_per_epoch == 0, run.recipe.method_config()
+    if not (run.memory and at_start and run.method.refreshes(config, run.progress)):
         return
-    source, began = run.loader.source, time.time()
-    readable = np.flatnonzero(source.readable)
-    found = embed(run.method.embedder, source, run.recipe, run.runtime.device, readable)
-    run.memory.refresh(found, torch.from_numpy(source.readable))
-    run.event(f"memory rebuilt from the features of {len(readable)} samples in {time.time() - began:.1f} s")
+    source, began, found = run.loader.source, time.time(), None
+    if run.method.refresh_embeds(config):
+        readable = np.flatnonzero(source.readable)
+        found = embed(run.method.embedder, source, run.recipe, run.runtime.device, readable)
+    run.memory.refresh(found, torch.from_numpy(source.readable), run.progress)
+    run.event(f"memory of {source.readable.sum()} samples rebuilt in {time.time() - began:.1f} s")
 
 
 def train_epoch(run: Run) -> None:
@@ -194,13 +196,22 @@ def after_epoch(run: Run, epochs_done: int) -> None:
     recipe = run.recipe
     metrics: dict[str, float] = {}
     if recipe.eval.every_epochs and epochs_done % recipe.eval.every_epochs == 0:
-        metrics = run.evaluator.online(run.method.encoder)
+        metrics = run.evaluator.online(trained(run))
         if run.record:
             run.record.write(run.step, metrics)
-    done = epochs_done == recipe.train.epochs
+    done = epochs_done == recipe.total_epochs
     if done or (recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0):
         save(run, metrics.get("eval/knn_top1"))
     run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
+
+
+def trained(run: Run) -> Trained:
+    """The networks to evaluate, as `eval.features` names them."""
+    method, named = run.method, run.recipe.eval.features
+    if named == "backbone":
+        return Trained(method.encoder)
+    remembered = run.memory.mirror.snapshot()["features"] if run.memory and named == "memory" else None
+    return Trained(method.encoder, method.embedder, remembered)
 
 
 # -------------------------------------------------------------------- around the step
@@ -269,7 +280,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
 def _plan_sentence(run: Run) -> str:
     p, r = run.plan, run.runtime
     return (
-        f"{run.recipe.method['name']}: {run.recipe.train.epochs} epochs of {p.steps_per_epoch} steps, batch"
+        f"{run.recipe.method['name']}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
         f" {p.batch_size} on {r.world_size} × {r.device.type}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )

@@ -5,6 +5,7 @@ import torch
 
 from raysurl.memory import Queue
 from raysurl.memory_link import LocalRecord, MemoryLink
+from raysurl.method import Progress
 
 
 class Telling(Queue):
@@ -27,7 +28,7 @@ class Telling(Queue):
             "of": index,
         }
 
-    def refresh(self, features):
+    def refresh(self, features, progress):
         self.updates = 1000 + len(features)
 
     def state_dict(self):
@@ -111,7 +112,7 @@ def test_after_a_refresh_the_coming_steps_read_what_it_made(staleness):
     for t in range(2):
         link.snapshot(slice(0, 4))
         push(link, t)
-    link.refresh(torch.zeros(5, 2), torch.tensor([True] * 5 + [False] * 2))
+    link.refresh(torch.zeros(5, 2), torch.tensor([True] * 5 + [False] * 2), Progress(0, 8, 4))
     for t in range(2, 2 + 1 + staleness):
         snapshot = link.snapshot(slice(0, 4))
         assert (snapshot["step"][0], snapshot["seen"][0]) == (t, 1007)

@@ -12,6 +12,7 @@ from raysurl.errors import InputError
 from raysurl.functional import info_nce
 from raysurl.label_bank import LabelBank
 from raysurl.memory import Queue
+from raysurl.method import Progress
 
 N, D = 40, 8
 
@@ -31,7 +32,7 @@ class Planted:
 
 def memory_of(pick, *, size=64, seed=0):
     memory = ClusterMemory(Queue(size, D), Planted, pick, views=2, seed=seed)
-    memory.refresh(torch.randn(N, D))
+    memory.refresh(torch.randn(N, D), Progress(0, 1, 1))
     return memory
 
 
@@ -92,7 +93,7 @@ def test_one_level_and_own():
 def test_a_restored_memory_answers_the_same():
     bank = lambda: LabelBank(N, shares=(0.4, 0.1), seed=0)  # noqa: E731
     first = ClusterMemory(Queue(16, D), bank, per_level, views=2, seed=3)
-    first.refresh(torch.randn(N, D, generator=torch.Generator().manual_seed(0)))
+    first.refresh(torch.randn(N, D, generator=torch.Generator().manual_seed(0)), Progress(0, 1, 1))
     filled(first, list(range(12)))
     second = ClusterMemory(Queue(16, D), bank, per_level, views=2, seed=3)
     second.load_state_dict(first.state_dict())

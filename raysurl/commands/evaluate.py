@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from raysurl import local, trained
 from raysurl.data.names import open_samples
-from raysurl.evaluation import Evaluator
+from raysurl.evaluation import Evaluator, Trained
 from raysurl.run_directory import write_atomic
 from raysurl.runtime import LocalRuntime, default_device
 from raysurl.summary import show_metrics
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     assert samples is not None
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
-    metrics = evaluator.final(found.encoder.to(device))
+    metrics = evaluator.final(Trained(found.encoder.to(device)))
     write_atomic(found.where / "evaluation.json", json.dumps({"metrics": metrics}, indent=1))
     for note in evaluator.notes:
         print(note)

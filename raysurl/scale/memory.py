@@ -26,7 +26,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 from torch import Tensor
 
-from raysurl.method import Answer, Memory
+from raysurl.method import Answer, Memory, Progress
 
 Array = NDArray[Any]
 Ask = tuple[Array, int]  # sample indices (B,) of a global batch, and its step
@@ -70,8 +70,9 @@ class MemoryActor:
         index, step = ask
         return _arrays(self._held(generation, version).answer(torch.from_numpy(index.copy()), step))
 
-    def refresh(self, generation: int, version: int, features: Array) -> None:
-        self._held(generation, version).refresh(torch.from_numpy(features))
+    def refresh(self, generation: int, version: int, features: Array | None, progress: Progress) -> None:
+        rows = None if features is None else torch.from_numpy(features)
+        self._held(generation, version).refresh(rows, progress)
 
     def state(self, generation: int, version: int) -> dict[str, Any]:
         return _arrays(self._held(generation, version).state_dict())
@@ -144,10 +145,10 @@ class ActorRecord:
         answer: Answer = _tensors(self._get(self._actor.answer.remote(self._generation, self._version, ask)))
         return answer
 
-    def refresh(self, features: Tensor) -> None:
+    def refresh(self, features: Tensor | None, progress: Progress) -> None:
         self.collect()
-        call = self._actor.refresh
-        self._refreshing = call.remote(self._generation, self._version, features.numpy())
+        rows = None if features is None else features.numpy()
+        self._refreshing = self._actor.refresh.remote(self._generation, self._version, rows, progress)
 
     def refreshed(self) -> bool:
         done, _ = ray.wait([self._refreshing], timeout=0)
