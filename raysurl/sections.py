@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -52,6 +52,7 @@ class Encoder(Section):
     name: str = "resnet18"  # or convnet, or any of torchvision's that raysurl.encoders names
     small_stem: bool = False  # 3×3 stride-1 first convolution, no max-pool (images up to 64 px)
     maxpool: bool = False  # keep the max-pool behind a small stem
+    sobel: bool = False  # a second network of this kind sees Sobel edges, and the features of both are joined
 
 
 class Optimizer(Section):
@@ -155,8 +156,19 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
 
 
 def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
+    """The model that holds the key after `location`; a member of a union is named by its `kind`."""
+    models = [model]
     for key in location:
-        annotation = model.model_fields[key].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return model
+        holders = [m for m in models if key in m.model_fields]
+        if holders:
+            inside = _models_in(holders[0].model_fields[key].annotation)
+        else:
+            inside = [m for m in models if "kind" in m.model_fields and key == m.model_fields["kind"].default]
+        models = inside or models
+    return models[0]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]

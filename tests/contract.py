@@ -11,7 +11,16 @@ from raysurl.data.source import open_source
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.runtime import LocalRuntime
 
-SMALL = {"hidden": 32, "predictor_hidden": 32, "dim": 16, "queue_size": 48}
+SMALL = {
+    "hidden": 32,
+    "predictor_hidden": 32,
+    "dim": 16,
+    "queue_size": 48,
+    "projector": (32, 16),
+    "prototypes": 12,
+    "queue_epoch": 0,
+    "frozen_epochs": 0,
+}
 
 
 def recipe_for(name: str, **changes: Any) -> Recipe:

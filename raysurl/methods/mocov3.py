@@ -52,7 +52,7 @@ class MoCoV3(Method):
     def contrast(self, query: Tensor, keys: Tensor) -> Tensor:
         """2τ · cross entropy of queries (b, D) over the global batch's keys (B, D)."""
         own = distributed.rank() * len(query) + torch.arange(len(query), device=query.device)
-        return 2 * self.config.tau * F.cross_entropy(query @ keys.T / self.config.tau, own)
+        return 2 * self.config.tau * F.cross_entropy(fn.products(query, keys) / self.config.tau, own)
 
     def after_step(self, progress: Progress) -> None:
         momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)

@@ -59,7 +59,7 @@ class NNCLR(Method):
 
     def contrast(self, positives: Tensor, predictions: Tensor) -> Tensor:
         """Eq. 4 for this rank's positives (b, D) over the predictions (B, D) of all ranks."""
-        logits = positives @ distributed.gather_with_gradient(predictions).T / self.config.tau
+        logits = fn.products(positives, distributed.gather_with_gradient(predictions)) / self.config.tau
         own = distributed.rank() * len(positives) + torch.arange(len(positives), device=positives.device)
         return F.cross_entropy(logits, own)
 
@@ -67,5 +67,5 @@ class NNCLR(Method):
 def nearest(z: Tensor, snapshot: Snapshot) -> Tensor:
     """The nearest filled queue entry of each row (b, D); the row itself while the queue is empty."""
     empty = snapshot["index"] < 0
-    found = snapshot["features"][(z @ snapshot["features"].T).masked_fill(empty, -2).argmax(dim=1)]
+    found = snapshot["features"][fn.products(z, snapshot["features"]).masked_fill(empty, -2).argmax(dim=1)]
     return torch.where(empty.all(), z, found)

@@ -78,7 +78,12 @@ class ReSSL(Method):
         keys = z_teacher * (len(z_student) // len(z_teacher))  # multi-crop: one teacher view for all students
 
         relation = fn.mean_of(
-            fn.relation_loss(z @ queue.T, k @ queue.T, tau_student=c.tau_student, tau_teacher=c.tau_teacher)
+            fn.relation_loss(
+                fn.products(z, queue),
+                fn.products(k, queue),
+                tau_student=c.tau_student,
+                tau_teacher=c.tau_teacher,
+            )
             for z, k in zip(z_student, keys, strict=True)
         )
         logs = detached(relation=relation)
@@ -90,7 +95,9 @@ class ReSSL(Method):
             loss = alpha * relation + (1 - alpha) * info_nce
             logs |= detached(info_nce=info_nce)
         logs["health/std"] = fn.embedding_std(z_student[0])
-        logs["health/teacher_entropy"] = fn.relative_entropy(z_teacher[0] @ queue.T, tau=c.tau_teacher)
+        logs["health/teacher_entropy"] = fn.relative_entropy(
+            fn.products(z_teacher[0], queue), tau=c.tau_teacher
+        )
         return Output(loss, logs, Push(keys=torch.stack(z_teacher), index=batch.index))
 
     def alpha(self, progress: Progress) -> float:
