@@ -31,7 +31,10 @@ class Clusters(Protocol):
 
     def update(self, index: Any, features: Any, *, step: int | None = None) -> Any: ...
 
-    def labels(self, index: Any) -> NDArray[np.int64]: ...
+    def labels(self, index: Any) -> NDArray[np.int64]:
+        """Sample indices (B,) -> labels (1 + levels, B); row 0 is the sample itself."""
+
+    def health(self, truth: NDArray[np.int64] | None = None) -> dict[str, float]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -42,16 +45,23 @@ class ClusterMemory:
     """Queue and clusters of one run. Until the first `refresh` there are no clusters and every key is the own one.
 
     `make` builds the clusters when they are first needed, so that a worker, which only mirrors the queue, never
-    holds them. `pick(labels of the queue, …)` chooses the keys, see `per_level`.
+    holds them. `pick` chooses the keys, see `per_level`. `instance_level`: the sample itself is the first criterion.
     """
 
     answers: ClassVar[bool] = True
 
     def __init__(
-        self, queue: Queue, make: Callable[[], Clusters], pick: Pick, *, views: int, seed: int
+        self,
+        queue: Queue,
+        make: Callable[[], Clusters],
+        pick: Pick,
+        *,
+        views: int,
+        seed: int,
+        instance_level: bool = True,
     ) -> None:
         self.queue, self.make, self.pick = queue, make, pick
-        self.views, self.seed = views, seed
+        self.views, self.seed, self.instance_level = views, seed, instance_level
         self.clusters: Clusters | None = None
         self.updates = 0
 
@@ -85,7 +95,8 @@ class ClusterMemory:
             )
             equal = (theirs == of_batch[:, :, None]) | (chosen == OWN)  # (H, B, J)
             slots.append(np.where(chosen == OWN, OWN, filled[chosen] if len(filled) else OWN))
-            same.append(equal.transpose(1, 2, 0))
+            criteria = equal if self.instance_level else equal[1:]
+            same.append(criteria.transpose(1, 2, 0))
         return {
             "slots": torch.from_numpy(np.stack(slots, axis=1)),
             "same": torch.from_numpy(np.stack(same, axis=1)),
@@ -96,6 +107,9 @@ class ClusterMemory:
 
     def mirror(self, device: torch.device) -> Memory:
         return self.queue.mirror(device)
+
+    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        return {} if self.clusters is None else self.clusters.health(labels)
 
     def state_dict(self) -> dict[str, Any]:
         clusters = None if self.clusters is None else self.clusters.state_dict()

@@ -10,7 +10,7 @@ from raysurl import trainer
 from raysurl.cluster_memory import OWN, ClusterMemory, one_level, own, per_level
 from raysurl.errors import InputError
 from raysurl.functional import info_nce
-from raysurl.label_bank import LabelBank
+from raysurl.label_bank import KMeansLabels
 from raysurl.memory import Queue
 from raysurl.method import Progress
 
@@ -91,7 +91,7 @@ def test_one_level_and_own():
 
 
 def test_a_restored_memory_answers_the_same():
-    bank = lambda: LabelBank(N, shares=(0.4, 0.1), seed=0)  # noqa: E731
+    bank = lambda: KMeansLabels(N, shares=(0.4, 0.1), seed=0)  # noqa: E731
     first = ClusterMemory(Queue(16, D), bank, per_level, views=2, seed=3)
     first.refresh(torch.randn(N, D, generator=torch.Generator().manual_seed(0)), Progress(0, 1, 1))
     filled(first, list(range(12)))
@@ -107,7 +107,7 @@ def test_label_bank_finds_planted_clusters_and_refuses_what_it_cannot_cluster():
     truth = np.repeat(np.arange(5), 8)
     rows = centres[truth] + 0.05 * generator.normal(size=(N, D))
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    bank = LabelBank(N, shares=(0.125,), seed=0)
+    bank = KMeansLabels(N, shares=(0.125,), seed=0)
     bank.fit(rows)
     level = bank.labels(np.arange(N))[1]
     assert len({(a, b) for a, b in zip(truth, level, strict=True)}) == 5
@@ -123,7 +123,7 @@ def _run(tmp_path, **method):
 
 
 def test_one_level_with_the_own_key_is_info_nce_to_float_precision(tmp_path):
-    run = _run(tmp_path, cluster_shares=(), key="self")
+    run = _run(tmp_path, hierarchy={"levels": 1}, key="self")
     contract.steps(run, 3)  # all 48 slots are filled
     ((micro_batches, _),) = run.loader.steps(run.step, run.step + 1)
     batch = run.loader.to_batch(micro_batches[0])
@@ -136,8 +136,9 @@ def test_one_level_with_the_own_key_is_info_nce_to_float_precision(tmp_path):
     assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_clusters_are_made_after_the_warm_up_and_keys_are_then_retrieved(tmp_path):
-    run = _run(tmp_path)
+@pytest.mark.parametrize("kind", ["online", "dbscan", "kmeans"])
+def test_clusters_are_made_after_the_warm_up_and_keys_are_then_retrieved(tmp_path, kind):
+    run = _run(tmp_path, hierarchy={"kind": kind})
     contract.steps(run, 5)  # one epoch
     assert (run.memory.snapshot(slice(0, 16))["slots"] == OWN).all()
     trainer.refresh_memory(run)
@@ -149,7 +150,18 @@ def test_clusters_are_made_after_the_warm_up_and_keys_are_then_retrieved(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "change", [{"key": "nearest"}, {"key": "sample"}, {"dedupe": False}, {"predictors": "one"}]
+    "change",
+    [
+        {"key": "nearest"},
+        {"key": "sample"},
+        {"dedupe": False},
+        {"predictors": "one"},
+        {"hierarchy": {"kind": "dbscan", "merge_thresholds": [0.9, 0.8]}},
+        {"hierarchy": {"kind": "kmeans"}},
+        {"hierarchy": {"levels": 2}},
+        {"hierarchy": {"levels": 2, "instance_level": False}},
+        {"hierarchy": {"merge_thresholds": [0.98, 0.9]}},
+    ],
 )
 def test_every_switch_changes_the_loss_after_the_warm_up(tmp_path, change):
     def trajectory(folder, **method):

@@ -1,4 +1,4 @@
-"""RCL: relative contrastive learning (Zheng et al., ECCV 2022), with labels of an offline clustering per epoch.
+"""RCL: relative contrastive learning (Zheng et al., ECCV 2022), with an online hierarchical clustering.
 
 q_i = P_i(z), sec. 4.1             `queries`: H predictors on the query projection z = projector(encoder(v))
 ẑ' = K(v'), EMA, no gradient       `keys`: of the other view
@@ -6,8 +6,8 @@ z' from S, sec. 4.2, step 2        `chosen_keys`: the memory names a queue entry
 L_RCL, eqs. 2-3, α_i = 1/H         functional.relative_contrastive_loss, averaged over the two directions
 warm-up with eq. 1                 every criterion sees the own key as positive until the first clustering
 
-The labels are those of Table 4's K-means arm, made anew before each epoch after the warm-up; the paper's online
-hierarchy is another class with the same methods (cluster_memory.Clusters).
+labels Y_i, sec. 4.3               hierarchy.Hierarchy, made once after the warm-up and followed batch by batch;
+Table 4's offline arms             label_bank, made anew before each epoch after the warm-up (`hierarchy.kind`)
 
 Choices where the paper is silent or inconsistent: τ divides inside the exponential of eq. 1; one key per criterion
 (`key=per_level`), each scored under all criteria; the chosen entries do not also count as negatives (`dedupe`);
@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from raysurl import cluster_memory
 from raysurl import functional as fn
 from raysurl.cluster_memory import ClusterMemory
+from raysurl.clustering import Clustering, make_clusters
 from raysurl.ema import Teacher, momentum_at
 from raysurl.heads import mlp
-from raysurl.label_bank import LabelBank
 from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
 
@@ -46,10 +46,7 @@ class RCL(Method):
         hidden: int = Field(2048, ge=1)
         predictor_hidden: int = Field(4096, ge=1)
         dim: int = Field(256, ge=1)
-        cluster_shares: tuple[float, ...] = (
-            0.39,
-            0.195,
-        )  # clusters per level above the samples, as shares of N
+        hierarchy: Clustering = Clustering()
         predictors: Literal["one", "per_level"] = "per_level"
         key: Literal["per_level", "sample", "self", "nearest"] = "per_level"
         dedupe: bool = True
@@ -65,29 +62,32 @@ class RCL(Method):
 
     @classmethod
     def memory(cls, config: Any, *, num_samples: int, seed: int) -> ClusterMemory:
-        make = partial(LabelBank, num_samples, shares=config.cluster_shares, seed=seed)
-        queue = Queue(config.queue_size, config.dim, seed=seed)
-        return ClusterMemory(queue, make, PICKS.get(config.key, cluster_memory.own), views=2, seed=seed)
+        clusters: Clustering = config.hierarchy
+        return ClusterMemory(
+            Queue(config.queue_size, config.dim, seed=seed),
+            partial(make_clusters, clusters, num_samples, config.dim, seed),
+            PICKS.get(config.key, cluster_memory.own),
+            views=2,
+            seed=seed,
+            instance_level=clusters.instance_level,
+        )
 
     @classmethod
     def refreshes(cls, config: Any, progress: Progress) -> bool:
-        """Before each epoch after the warm-up; never where the sample itself is the only criterion."""
-        return bool(config.cluster_shares) and progress.epoch >= config.warmup_epochs
+        """Once after the warm-up; the offline arms before each epoch from then on. Never without clusters."""
+        due = progress.epoch == config.warmup_epochs
+        if config.hierarchy.kind != "online":
+            due = progress.epoch >= config.warmup_epochs
+        return bool(config.hierarchy.depth) and due
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
         self.config = config
         self.encoder = build.encoder
-        hidden = [nn.Linear(build.dim, config.hidden), build.make_norm(config.hidden), nn.ReLU(inplace=True)]
-        hidden += [
-            nn.Linear(config.hidden, config.hidden),
-            build.make_norm(config.hidden),
-            nn.ReLU(inplace=True),
-        ]
-        self.projector = nn.Sequential(
-            *hidden, nn.Linear(config.hidden, config.dim), build.make_norm(config.dim)
+        self.projector = mlp(
+            build.dim, config.hidden, config.dim, build.make_norm, layers=3, output_norm="affine"
         )
-        self.criteria = 1 + len(config.cluster_shares)
+        self.criteria = config.hierarchy.levels
         count = self.criteria if config.predictors == "per_level" else 1
         self.predictors = nn.ModuleList(
             mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm) for _ in range(count)
@@ -127,7 +127,7 @@ class RCL(Method):
         slots = snapshot["slots"][:, direction].T.to(device)  # (J, b)
         same = snapshot["same"][:, direction].permute(1, 2, 0).to(device)  # (J, H, b)
         if self.config.key == "nearest":
-            nearest = (own_key @ queue.T).masked_fill(empty, -2).argmax(dim=1)
+            nearest = fn.products(own_key, queue).masked_fill(empty, -2).argmax(dim=1)
             slots = torch.where(empty.all(), torch.full_like(nearest, -1), nearest)[None]
         key = torch.where(slots[..., None] >= 0, queue[slots.clamp(min=0)], own_key)  # (J, b, D)
         left_out = None
