@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from raysurl.ema import Teacher
-from raysurl.encoders import build_encoder
+from raysurl.encoders import build_encoder, check_size
 from raysurl.errors import InputError
 from raysurl.method import Build, Method
 from raysurl.norm import convert
@@ -19,10 +19,19 @@ from raysurl.recipe import Recipe
 
 
 def encoder_of(recipe: Recipe) -> nn.Module:
-    """The recipe's encoder with its seeded initial weights: a fresh call gives the untrained baseline."""
+    """The recipe's encoder with its seeded initial weights: a fresh call gives the untrained baseline.
+
+    Raises InputError for an unknown name, and for views that are too small for the network.
+    """
     torch.manual_seed(recipe.seed)
-    e = recipe.encoder
-    return build_encoder(e.name, small_stem=e.small_stem, maxpool=e.maxpool, norm=recipe.norm)
+    e, sizes = (
+        recipe.encoder,
+        [policy.size or recipe.views.size for policy in recipe.view_policies().values()],
+    )
+    check_size(e.name, min([recipe.views.size, *sizes]), small_stem=e.small_stem)
+    return build_encoder(
+        e.name, small_stem=e.small_stem, maxpool=e.maxpool, norm=recipe.norm, with_sobel=e.sobel
+    )
 
 
 def method_of(recipe: Recipe, *, num_samples: int) -> Method:

@@ -1,12 +1,17 @@
-"""Backbones: torchvision's, with its parameter names, and one small network for small images and two cores."""
+"""Backbones: torchvision's, with its parameter names, one small network for small images and two cores, and pairs.
+
+A pair is what Super-AND uses: one network sees the image, another of the same kind its Sobel edges.
+"""
 
 from __future__ import annotations
 
 import difflib
 
+import torch
 import torchvision
 from torch import Tensor, nn
 
+from raysurl import features
 from raysurl.errors import InputError
 from raysurl.norm import convert
 
@@ -16,18 +21,21 @@ HEADS = {
     "mobilenet": "classifier",
     "regnet": "fc",
     "shufflenet": "fc",
+    "alexnet": "classifier",
 }
+SMALLEST = {"alexnet": (63, 15)}  # pixels that survive its unpadded poolings: as it is, with a small stem
+EDGES = 2  # channels of a Sobel image
 
 
 class ConvNet(nn.Module):
-    """Four 3×3 convolutions (the later three stride 2) with batch norm, pooled: (b, 3, H, W) -> (b, 256)."""
+    """Four 3×3 convolutions (the later three stride 2) with batch norm, pooled: (b, channels, H, W) -> (b, 256)."""
 
     dim = 256
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256), *, channels: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for i, (wide_in, wide_out) in enumerate(zip((3, *widths), widths, strict=False)):
+        for i, (wide_in, wide_out) in enumerate(zip((channels, *widths), widths, strict=False)):
             layers += [
                 nn.Conv2d(wide_in, wide_out, 3, stride=1 if i == 0 else 2, padding=1, bias=False),
                 nn.BatchNorm2d(wide_out),
@@ -40,14 +48,49 @@ class ConvNet(nn.Module):
         return out.mean(dim=(2, 3))
 
 
-def build_encoder(name: str, *, small_stem: bool, maxpool: bool, norm: str) -> nn.Module:
+class TwoTrunk(nn.Module):
+    """Features of an image and of its Sobel edges side by side: (b, 3, H, W) -> (b, rgb.dim + sobel.dim)."""
+
+    def __init__(self, rgb: nn.Module, sobel: nn.Module) -> None:
+        super().__init__()
+        self.rgb, self.sobel = rgb, sobel
+        self.dim = int(rgb.dim) + int(sobel.dim)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.rgb(x), self.sobel(features.sobel(x))], dim=1)
+
+
+def build_encoder(
+    name: str, *, small_stem: bool, maxpool: bool, norm: str, with_sobel: bool = False
+) -> nn.Module:
     """Encoder (b, 3, H, W) -> (b, encoder.dim) of pooled features, under torchvision's parameter names.
 
     `small_stem`: the first convolution becomes 3×3 with stride 1 (and the max-pool goes unless `maxpool`).
-    `norm`: sync | shuffle | local, see raysurl.norm. Raises InputError for an unknown name.
+    `norm`: sync | shuffle | local, see raysurl.norm. `with_sobel`: a `TwoTrunk`, whose names begin with `rgb.` and
+    `sobel.`. Raises InputError for an unknown name.
     """
+    rgb = convert(_network(name, small_stem=small_stem, maxpool=maxpool, channels=3), norm)
+    if not with_sobel:
+        return rgb
+    return TwoTrunk(
+        rgb, convert(_network(name, small_stem=small_stem, maxpool=maxpool, channels=EDGES), norm)
+    )
+
+
+def check_size(name: str, size: int, *, small_stem: bool) -> None:
+    """Raises InputError where views of `size` pixels vanish inside the network."""
+    large, small = SMALLEST.get(name, (1, 1))
+    if size < (small if small_stem else large):
+        hint = "" if small_stem or size < small else ", or encoder.small_stem=true"
+        raise InputError(
+            f"encoder.name={name} needs views of at least {small if small_stem else large} pixels, not {size};"
+            f" set views.size higher{hint}"
+        )
+
+
+def _network(name: str, *, small_stem: bool, maxpool: bool, channels: int) -> nn.Module:
     if name == "convnet":
-        return convert(ConvNet(), norm)
+        return ConvNet(channels=channels)
     names = sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
     if name not in names:
         near = difflib.get_close_matches(name, [*names, "convnet"], n=3)
@@ -57,10 +100,12 @@ def build_encoder(name: str, *, small_stem: bool, maxpool: bool, norm: str) -> n
     head = _head_of(name)
     dim = _in_features(getattr(net, head))
     setattr(net, head, nn.Identity())
-    if small_stem:
-        _use_small_stem(net, maxpool)
+    if small_stem or channels != 3:
+        _replace_stem(net, small_stem=small_stem, channels=channels)
+    if small_stem and hasattr(net, "maxpool") and not maxpool:
+        net.maxpool = nn.Identity()
     net.dim = dim
-    return convert(net, norm)
+    return net
 
 
 def _head_of(name: str) -> str:
@@ -72,7 +117,8 @@ def _in_features(head: nn.Module) -> int:
     return next(m.in_features for m in head.modules() if isinstance(m, nn.Linear))
 
 
-def _use_small_stem(net: nn.Module, maxpool: bool) -> None:
+def _replace_stem(net: nn.Module, *, small_stem: bool, channels: int) -> None:
+    """A new first convolution for images of so many channels, 3×3 with stride 1 where `small_stem`."""
     owner, key = next(
         (module, key)
         for module in net.modules()
@@ -81,11 +127,13 @@ def _use_small_stem(net: nn.Module, maxpool: bool) -> None:
     )
     first = getattr(owner, key)
     assert isinstance(first, nn.Conv2d)
-    stem = nn.Conv2d(3, first.out_channels, 3, stride=1, padding=1, bias=first.bias is not None)
+    kernel, stride, padding = first.kernel_size, first.stride, first.padding
+    if small_stem:
+        kernel, stride, padding = (3, 3), (1, 1), (1, 1)
+    has_bias = first.bias is not None
+    stem = nn.Conv2d(channels, first.out_channels, kernel, stride=stride, padding=padding, bias=has_bias)  # type: ignore[arg-type]
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(owner, nn.Sequential):
         owner[int(key)] = stem
     else:
         setattr(owner, key, stem)
-    if hasattr(net, "maxpool") and not maxpool:
-        net.maxpool = nn.Identity()

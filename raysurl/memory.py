@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl.errors import InputError
@@ -59,6 +61,9 @@ class Queue:
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
         """Nothing in it depends on the whole data set."""
+
+    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        return {}
 
     def mirror(self, device: torch.device) -> Queue:
         """A queue of the same content on `device`."""
@@ -139,6 +144,9 @@ class Bank:
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
         """Nothing in it depends on the whole data set."""
+
+    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        return {}
 
     def mirror(self, device: torch.device) -> Bank:
         copy = Bank(1, self.features.shape[1], momentum=self.momentum, tau=self.tau)

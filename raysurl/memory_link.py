@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl import distributed
@@ -48,6 +50,8 @@ class Record(Protocol):
     def refreshed(self) -> bool:
         """Whether that is done."""
 
+    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]: ...
+
     def state(self, version: int) -> dict[str, Any]: ...
 
 
@@ -77,6 +81,9 @@ class LocalRecord:
 
     def refreshed(self) -> bool:
         return True
+
+    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        return self.memory.health(labels)
 
     def state(self, version: int) -> dict[str, Any]:
         return self.memory.state_dict()
@@ -149,6 +156,11 @@ class MemoryLink:
         if self._in_flight:
             self._answers.append(self._shared(lambda record: record.collect()))
             self._in_flight = False
+
+    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        """What the record says of memory now, judged by labels (N,) where there are any; empty where there is none."""
+        self.drain()
+        return self.record.health(labels) if self.record else {}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, after `drain`: the record's own state where there is one, else the mirror is the record."""

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -100,6 +102,9 @@ class Memory(Protocol):
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
         """Rebuild from features (N, D) of the whole data set, in index order; None where the method embeds nothing."""
+
+    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
+        """Signals `health/…` for the record; labels (N,), −1 = none, only judge what memory found without them."""
 
     def state_dict(self) -> dict[str, Any]: ...
 

@@ -147,6 +147,8 @@ def refresh_memory(run: Run) -> None:
         found = embed(run.method.embedder, source, run.recipe, run.runtime.device, readable)
     run.memory.refresh(found, torch.from_numpy(source.readable), run.progress)
     run.event(f"memory of {source.readable.sum()} samples rebuilt in {time.time() - began:.1f} s")
+    if (values := run.memory.health(source.labels)) and run.record:
+        run.record.write(run.step, values)
 
 
 def train_epoch(run: Run) -> None:
@@ -194,11 +196,11 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
 def after_epoch(run: Run, epochs_done: int) -> None:
     """Online evaluation, report and checkpoint, each where it is due."""
     recipe = run.recipe
-    metrics: dict[str, float] = {}
+    metrics = run.memory.health(run.loader.source.labels) if run.memory else {}
     if recipe.eval.every_epochs and epochs_done % recipe.eval.every_epochs == 0:
-        metrics = run.evaluator.online(trained(run))
-        if run.record:
-            run.record.write(run.step, metrics)
+        metrics |= run.evaluator.online(trained(run))
+    if metrics and run.record:
+        run.record.write(run.step, metrics)
     done = epochs_done == recipe.total_epochs
     if done or (recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0):
         save(run, metrics.get("eval/knn_top1"))

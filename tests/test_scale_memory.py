@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,6 +36,21 @@ def test_the_actors_queue_is_the_plain_queue(actor):
     assert torch.equal(state["features"], plain.features)
     assert torch.equal(state["index"], plain.index)
     assert state["pointer"] == plain.pointer
+
+
+def test_the_actor_judges_its_memory_by_labels_as_of_the_last_update(ray_session):
+    import ray
+
+    class Judged(Queue):
+        def health(self, labels):
+            return {"health/filled": float((self.index >= 0).sum()), "health/labels": float(labels.sum())}
+
+    actor = memory.create(lambda: Judged(6, 2))
+    record = memory.ActorRecord(actor, timeout_s=60)
+    record.restore(0, None)
+    record.push(1, *keys(1))
+    assert record.health(np.arange(4)) == {"health/filled": 2.0, "health/labels": 6.0}
+    ray.kill(actor)
 
 
 def test_a_repeated_update_is_a_no_op_and_a_gap_is_refused(actor):

@@ -6,7 +6,7 @@ updates applied), so that nothing is applied twice, skipped, or accepted from a 
 
   restore(generation, version, state)   the training function's first call; whatever the actor held is gone
   push(generation, version, …, ask)     applied if version = held + 1, answered again if = held, else refused
-  answer, refresh, state                refused unless everything up to the given version has been applied
+  answer, refresh, health, state                refused unless everything up to the given version has been applied
 
 An actor that has restarted holds nothing and refuses everything until `restore`.
 """
@@ -73,6 +73,9 @@ class MemoryActor:
     def refresh(self, generation: int, version: int, features: Array | None, progress: Progress) -> None:
         rows = None if features is None else torch.from_numpy(features)
         self._held(generation, version).refresh(rows, progress)
+
+    def health(self, generation: int, version: int, labels: Array | None) -> dict[str, float]:
+        return self._held(generation, version).health(labels)
 
     def state(self, generation: int, version: int) -> dict[str, Any]:
         return _arrays(self._held(generation, version).state_dict())
@@ -155,6 +158,12 @@ class ActorRecord:
         if done:
             self._get(self._refreshing)
         return bool(done)
+
+    def health(self, labels: Array | None) -> dict[str, float]:
+        self.collect()
+        asked = self._actor.health.remote(self._generation, self._version, labels)
+        values: dict[str, float] = self._get(asked)
+        return values
 
     def state(self, version: int) -> dict[str, Any]:
         self.collect()

@@ -1,0 +1,236 @@
+"""Super-AND: a holistic approach to unsupervised embedding learning (2019), and its parents by recipe.
+
+p_i = softmax(v_i·M/τ), eq. 1          `logits`: M (N, D) has an entry per sample, own code's τ = 0.1
+r_i = v_i·M / ‖v_i·M‖, eq. 2           inside `augmentation_loss`; the paper writes m_i for M
+L_and, eq. 10                          `neighbourhood_loss`, of neighbours that memory names for the batch
+L_ue, eqs. 11-12                       `unification_entropy`
+L_aug, eqs. 13-14                      `augmentation_loss`
+L_and + w(t)·L_ue + L_aug, eq. 6       `forward`; w(t) grows by a step at 0.4 and 0.8 of each round (`weight`)
+N of eqs. 7-9, Algorithm 1             raysurl.neighbourhoods, before each round; the share of anchors is `fraction`
+
+Where paper and authors' code differ this is the code: +H in L_ue (eq. 12's sign would raise the entropy that the text
+lowers); p_ii counts beside the neighbours in eq. 10; L_aug is symmetric over the 2B views, without the pair (i, i),
+with no gradient into the second factor; all terms are means over 2B rows; anchors are 0, 25, … 100 % of the samples
+over five rounds, found in memory; both views are augmentations. Deviations from the code: the own class leaves eq. 11
+exactly (`own_class=fill`: its logit becomes −1/τ); the second view alone writes memory, which on a CPU the code does
+by the order of its writes (`remember=mean`: the mean of both).
+Table 5, `init`: `full` all losses in round 0 (the code); `instance` the instance loss alone in round 0; `random`
+anchors from round 0 on, 20, … 100 %, the first found by the untrained network.
+NPID (Wu et al. 2018): L_and alone in one round. AND (Huang et al. 2019): L_and alone. ISIF (Ye et al. 2019): L_aug of
+the embeddings themselves (`compare=embeddings`).
+
+Letters: B global batch, b this device's part, N samples, D embedding, k neighbours; 2b rows are view 1, then view 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from raysurl import distributed
+from raysurl import functional as fn
+from raysurl.errors import InputError
+from raysurl.memory import Bank
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.neighbourhoods import INSTANCE, NeighbourBank, discover
+
+__all__ = ["SuperAND", "and_loss", "augmentation_loss", "discover", "unification_entropy"]
+
+
+class SuperAND(Method):
+    class Config(MethodConfig):
+        dim: int = Field(128, ge=1)
+        tau: float = Field(0.1, gt=0)
+        memory_momentum: float = Field(0.5, ge=0, le=1)
+        remember: Literal["second", "mean"] = "second"  # which view's embedding updates memory
+        num_neighbours: int = Field(1, ge=1)  # of each anchor
+        init: Literal["full", "instance", "random"] = "full"
+        discover_from: Literal["memory", "encoder"] = "memory"
+        and_loss: bool = True
+        unification: bool = True
+        unification_step: float = Field(0.2, ge=0)  # w(t) grows by this
+        unification_milestones: tuple[float, ...] = (0.4, 0.8)  # at these fractions of a round
+        own_class: Literal["exclude", "fill"] = "exclude"
+        aug_loss: bool = True
+        aug_tau: float = Field(0.1, gt=0)
+        negative_weight: float = Field(1.0, ge=1)
+        compare: Literal["relations", "embeddings"] = "relations"  # what L_aug compares: r (eq. 2) or v
+
+        @field_validator("aug_loss")
+        @classmethod
+        def _some_loss(cls, value: bool, info: ValidationInfo) -> bool:
+            if not (value or info.data.get("and_loss", True)):
+                raise ValueError("with and_loss=false as well, the unification entropy alone would collapse")
+            return value
+
+        def fraction(self, progress: Progress) -> float:
+            """Share of the samples that are anchors in a round."""
+            if self.init == "random":
+                return (progress.round + 1) / progress.rounds
+            return progress.round / max(progress.rounds - 1, 1)
+
+    couples_batch: ClassVar[bool] = True
+    remembers_samples: ClassVar[bool] = True
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, str]:
+        return {"view_1": "superand", "view_2": "superand"}
+
+    @classmethod
+    def memory(cls, config: Any, *, num_samples: int, seed: int) -> NeighbourBank:
+        bank = Bank(num_samples, config.dim, momentum=config.memory_momentum, tau=config.tau, seed=seed)
+        return NeighbourBank(
+            bank,
+            num_neighbours=config.num_neighbours,
+            fraction=config.fraction,
+            from_features=config.discover_from == "encoder",
+        )
+
+    @classmethod
+    def refreshes(cls, config: Any, progress: Progress) -> bool:
+        """Before each round that has anchors."""
+        return config.and_loss and progress.step_in_round == 0 and config.fraction(progress) > 0
+
+    @classmethod
+    def refresh_embeds(cls, config: Any) -> bool:
+        """Before the first step only the untrained network can say what is near."""
+        return config.discover_from == "encoder" or config.init == "random"
+
+    def __init__(self, config: Config, build: Build) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build.encoder
+        self.head = nn.Linear(build.dim, config.dim)
+
+    @property
+    def embedder(self) -> nn.Module:
+        return nn.Sequential(self.encoder, self.head)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(b, C, H, W) -> unit rows v (b, D)."""
+        return F.normalize(self.head(self.encoder(x)).float(), dim=1)
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+        v = torch.stack([self.embed(batch.views[name]) for name in ("view_1", "view_2")])  # (2, b, D)
+        with torch.autocast(v.device.type, enabled=False):
+            loss, logs = self.losses(v, batch.index, snapshot, progress)
+        logs["health/std"] = fn.embedding_std(v[0])
+        remembered = v[1] if self.config.remember == "second" else v.mean(dim=0)
+        return Output(loss, logs, Push(keys=remembered.detach()[None], index=batch.index))
+
+    def losses(
+        self, v: Tensor, index: Tensor, snapshot: Snapshot, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 6 for the embeddings v (2, b, D) of the samples `index` (b,)."""
+        c, bank = self.config, snapshot["features"]
+        neighbours = snapshot["neighbours"].to(index.device)
+        logits = v.flatten(0, 1) @ bank.T / c.tau
+        instance_only = c.init == "instance" and progress.round == 0
+        logs = {"anchors": (neighbours[:, 0] != INSTANCE).float().mean()}
+        loss = logits.new_zeros(())
+        if c.and_loss or instance_only:
+            neighbourhood = neighbourhood_loss(logits, index, neighbours)
+            loss, logs["neighbourhood"] = loss + neighbourhood, neighbourhood
+        if c.unification and not instance_only:
+            unification = unification_entropy(
+                logits, index, fill=-1 / c.tau if c.own_class == "fill" else None
+            )
+            loss, logs["unification"] = loss + self.weight(progress) * unification, unification
+        if c.aug_loss and not instance_only:
+            augmentation = self.augmentation(v, logits, bank)
+            loss, logs["augmentation"] = loss + augmentation, augmentation
+        return loss, detached(**logs)
+
+    def augmentation(self, v: Tensor, logits: Tensor, bank: Tensor) -> Tensor:
+        """L_aug of this device's rows against those of the whole global batch."""
+        c, whole = self.config, distributed.gather(v.detach().transpose(0, 1)).transpose(0, 1).flatten(0, 1)
+        rows, everyone = v.flatten(0, 1), whole
+        if c.compare == "relations":
+            rows, everyone = logits, logits.detach() if len(whole) == len(logits) else whole @ bank.T
+        return augmentation_loss(
+            rows,
+            tau=c.aug_tau,
+            negative_weight=c.negative_weight,
+            everyone=everyone,
+            first=distributed.rank() * v.shape[1],
+        )
+
+    def weight(self, progress: Progress) -> float:
+        """w(t) of eq. 6: 0, then a step more at each milestone of the round."""
+        c, total = self.config, progress.steps_per_round
+        return c.unification_step * sum(progress.step_in_round >= m * total for m in c.unification_milestones)
+
+
+# -------------------------------------------------------------------- the three terms
+
+
+def and_loss(logits: Tensor, index: Tensor, anchors: Tensor, neighbours: Tensor) -> Tensor:
+    """Eq. 10: logits (2B, N), own columns `index` (B,), `anchors` (M,) with `neighbours` (M, k) -> scalar."""
+    table = torch.full((logits.shape[1], max(neighbours.shape[-1], 1)), INSTANCE, device=logits.device)
+    if len(anchors):
+        table[anchors] = neighbours
+    return neighbourhood_loss(logits, index, table[index])
+
+
+def neighbourhood_loss(logits: Tensor, index: Tensor, neighbours: Tensor) -> Tensor:
+    """Eq. 10 with a row of `neighbours` (B, k) per sample, INSTANCE where there is none; mean over the 2B rows.
+
+    −log(p_ii + Σ_j p_ij) over an anchor's neighbours j; −log p_ii for the others.
+    """
+    own = index[:, None]
+    columns = torch.cat([own, torch.where(neighbours == INSTANCE, own, neighbours)], dim=1).repeat(2, 1)
+    absent = torch.cat([torch.zeros_like(own, dtype=torch.bool), neighbours == INSTANCE], dim=1).repeat(2, 1)
+    log_p = F.log_softmax(logits.float(), dim=1).gather(1, columns)
+    return -torch.logsumexp(log_p.masked_fill(absent, -torch.inf), dim=1).mean()
+
+
+def unification_entropy(logits: Tensor, index: Tensor, *, fill: float | None = None) -> Tensor:
+    """Eqs. 11-12: entropy of softmax(logits (2B, N)) without each row's own class `index` (B,), mean over rows.
+
+    With `fill` the own logit is set to that value instead, as the authors' code does (−10). Raises InputError for
+    N = 1, where nothing is left.
+    """
+    if logits.shape[1] < 2:
+        raise InputError("the unification entropy needs at least two samples")
+    own = index.repeat(2)[:, None]
+    log_p = F.log_softmax(logits.float().scatter(1, own, -torch.inf if fill is None else fill), dim=1)
+    p = log_p.exp()
+    return -(p * (log_p.scatter(1, own, 0.0) if fill is None else log_p)).sum(dim=1).mean()
+
+
+def augmentation_loss(
+    logits: Tensor,
+    *,
+    tau: float,
+    negative_weight: float = 1.0,
+    everyone: Tensor | None = None,
+    first: int = 0,
+) -> Tensor:
+    """Eqs. 13-14 over rows R = logits / ‖logits‖ (2b, N): −[log P_i,i⁺ + w·Σ_{j≠i,i⁺} log(1 − P_ij)], mean over rows.
+
+    P_ij ∝ exp(R_i·sg(R_j)/τ) over j ≠ i, i⁺ the other view of i; negatives count w = `negative_weight` ≥ 1 times in
+    the sum that divides. On several devices `everyone` (2B, N) are the rows of the global batch, of which this device's
+    samples are `first`, … of each view.
+    """
+    r = F.normalize(logits.float(), dim=1)
+    all_r = r.detach() if everyone is None else F.normalize(everyone.detach().float(), dim=1)
+    batch = len(all_r) // 2
+    at = torch.arange(first, first + len(r) // 2, device=r.device)
+    own = torch.cat([at, at + batch])[:, None]
+    other = (own + batch) % (2 * batch)
+
+    log_s = r @ all_r.T / tau
+    weight = torch.full_like(log_s, negative_weight).scatter(1, other, 1.0)
+    log_s = (log_s + weight.log()).scatter(1, own, -torch.inf)  # now with its weight
+    s = (log_s - log_s.detach().amax(dim=1, keepdim=True)).exp()
+    total = s.sum(dim=1, keepdim=True)
+    top = s.argmax(dim=1, keepdim=True)  # for it alone 1 − P may lose all digits, so the others are added up
+    without = (total - s).scatter(1, top, s.scatter(1, top, 0.0).sum(dim=1, keepdim=True))
+    log_not = ((without + (1 - 1 / weight) * s) / total).clamp_min(torch.finfo(s.dtype).tiny).log()
+    log_positive = log_s.gather(1, other) - log_s.logsumexp(dim=1, keepdim=True)
+    negatives = log_not.scatter(1, own, 0.0).scatter(1, other, 0.0).sum(dim=1, keepdim=True)
+    return -(log_positive + negative_weight * negatives).mean()
