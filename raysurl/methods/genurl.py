@@ -1,0 +1,171 @@
+"""GenURL (Li et al., TNNLS 2023): similarities of embeddings follow those of the input, whatever tells the latter.
+
+κ(d, ν), eq. 1                            functional.log_student_kernel
+p_X = Σ_t α_t A_t κ(d̃_t, ν_X), eqs. 2, 4   `static_target`; each structure of the list is a term (raysurl.structures)
+p_Z = κ((d_Z − μ)/σ, ν_Z), eqs. 3, 5       `log_similarity`, of the neck's outputs h of the whole global batch
+p'_X = β p_X + sg(p_{Z,l}), sec. III-B    `target`; p_{Z,l} is that of the encoder's outputs z, with ν_X
+L(p_X, p_Z), eqs. 6-10                    functional.similarity_loss, GKL by default
+
+With the structure `instance` there are two views and the pairs are (row i of view 1, row j of view 2), the paper's N²;
+`pairs=all` takes every pair of the 2B rows but a row with itself. Without it there is one view and every other pair.
+
+Deviations: d_Z is 1 − cos, because the paper's cosine (`distance=literal`) rewards orthogonal positives; α_t stands
+inside the sum of eq. 2 and A in eq. 4; p_X is clamped to 1, beyond which eq. 9 weights negatives below zero
+(`target_clamp`); eq. 8 has the sign that can be minimised. Choices where the paper is silent: σ = 0.1 of sec. V-A.b,
+not the 1 of sec. V-B.e; losses are means over pairs, not sums; β falls with each step; l is the encoder's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from raysurl import distributed
+from raysurl import functional as fn
+from raysurl.errors import InputError
+from raysurl.graph_memory import POSITION, GraphMemory
+from raysurl.heads import mlp
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.structures import AnyStructure, Distance, Instance, Known, linear, pairwise_distance
+
+
+class GenURL(Method):
+    class Config(MethodConfig):
+        structures: tuple[AnyStructure, ...] = Field((Instance(),), min_length=1)
+        pairs: Literal["cross", "all"] = "cross"  # of two views
+        target: Literal["static", "dynamic"] = "dynamic"
+        beta_min: float = Field(0.0, ge=0, le=1)  # β does not fall below it
+        target_clamp: Literal["clamp", "convex", "none"] = "clamp"
+        kind: Literal["mse", "kl", "bce", "gkl"] = "gkl"
+        gamma: float = Field(0.1, ge=0)
+        reduction: Literal["mean", "sum"] = "mean"
+        distance: Distance = "1-cos"
+        nu_x: float = Field(100.0, gt=0)
+        nu_z: float = Field(100.0, gt=0)
+        sigma: float = Field(0.1, gt=0)
+        mu: float = Field(0.0, ge=0)
+        neck: bool = True  # False: the encoder's output itself is embedded (dimension reduction, graphs)
+        hidden: int = Field(2048, ge=1)
+        dim: int = Field(128, ge=1)
+        head_norm: bool = False
+
+        @model_validator(mode="after")
+        def _check(self) -> GenURL.Config:
+            kinds = [structure.kind for structure in self.structures]
+            if len(set(kinds)) < len(kinds):
+                raise ValueError(f"each kind of structure may be given once, not {', '.join(kinds)}")
+            if not self.neck and self.target == "dynamic":
+                raise ValueError("target=dynamic needs neck=true: without it p_X would follow p_Z itself")
+            return self
+
+    couples_batch: ClassVar[bool] = True
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, str]:
+        if any(isinstance(structure, Instance) for structure in config.structures):
+            return {"view_1": "mocov2", "view_2": "mocov2"}
+        return {"view": "plain"}
+
+    @classmethod
+    def memory(cls, config: Any, *, num_samples: int, seed: int) -> GraphMemory | None:
+        over_samples = [structure for structure in config.structures if structure.from_graph]
+        for structure in over_samples:
+            structure.check(num_samples)
+        makers = {s.kind: partial(s.graph, num_samples=num_samples, nu=config.nu_x) for s in over_samples}
+        return GraphMemory(makers, num_samples) if makers else None
+
+    @classmethod
+    def refreshes(cls, config: Any, progress: Progress) -> bool:
+        """Once: the raw input does not change."""
+        return progress.step == 0 and any(structure.from_graph for structure in config.structures)
+
+    @classmethod
+    def refresh_embeds(cls, config: Any) -> bool:
+        return any(structure.needs_features() for structure in config.structures)
+
+    def __init__(self, config: Config, build: Build) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build.encoder
+        make_norm = build.make_norm if config.head_norm else None
+        self.neck = mlp(build.dim, config.hidden, config.dim, make_norm) if config.neck else nn.Identity()
+
+    @property
+    def embedder(self) -> nn.Module:
+        return nn.Flatten()
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+        c = self.config
+        z = [self.encoder(batch.views[name]) for name in self.views(c)]
+        h = [self.neck(x).float() for x in z]
+        latents = [distributed.gather(x.detach().float()) for x in z]
+        embeddings = [distributed.gather_with_gradient(x) for x in h]
+
+        p_x = self.target(self.static_target(batch, snapshot, progress), latents, progress)
+        log_p_z = self.log_similarity(embeddings, c.nu_z)
+        loss = fn.similarity_loss(
+            p_x, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=self.used(p_x), reduction=c.reduction
+        )  # fmt: skip
+        logs = detached(similarity=loss, p_x=p_x.mean(), p_z=log_p_z.exp().mean())
+        logs["health/std"] = fn.embedding_std(F.normalize(h[0], dim=1))
+        return Output(loss, logs, _nothing_to_remember(batch) if snapshot else None)
+
+    def static_target(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Tensor:
+        """p_X = Σ_t α_t A_t κ, (P, P) over the rows of `log_similarity`."""
+        known = _known(batch, snapshot)
+        terms = [s.alpha(progress) * s.similarity(known, self.config.nu_x) for s in self.config.structures]
+        p = torch.stack(terms).sum(dim=0)  # (B, B)
+        views = 1 if self._crosses else len(self.views(self.config))
+        return p.repeat(views, views)
+
+    def target(self, static: Tensor, latents: Sequence[Tensor], progress: Progress) -> Tensor:
+        """What p_Z shall be: `static`, or with the encoder's own similarities p_{Z,l} beside β times it."""
+        c, p = self.config, static
+        if c.target == "dynamic":
+            beta = max(c.beta_min, linear(1.0, 0.0, progress))
+            own = self.log_similarity(latents, c.nu_x).exp()
+            p = beta * static + ((1 - beta) * own if c.target_clamp == "convex" else own)
+        return p.clamp(0, 1) if c.target_clamp == "clamp" else p
+
+    def log_similarity(self, rows: Sequence[Tensor], nu: float) -> Tensor:
+        """log κ((d − μ)/σ, ν) of rows (B, D) of each view: (B, B) across two views, else (V·B, V·B) of all."""
+        first, last = (rows[0], rows[-1]) if self._crosses else (torch.cat(list(rows)),) * 2
+        d = pairwise_distance(first, last, self.config.distance)
+        if self.config.mu:
+            d = (d - self.config.mu).clamp(min=0)
+        return fn.log_student_kernel(d / self.config.sigma, nu)
+
+    def used(self, p: Tensor) -> Tensor | None:
+        """Pairs (P, P) that count: across views all, among the same rows all but a row with itself."""
+        if self._crosses:
+            return None
+        if len(p) == 1:
+            raise InputError("a batch of one sample has no pair; use train.batch_size of at least 2")
+        return ~torch.eye(len(p), dtype=torch.bool, device=p.device)
+
+    @property
+    def _crosses(self) -> bool:
+        return self.config.pairs == "cross" and len(self.views(self.config)) == 2
+
+
+def _known(batch: Batch, snapshot: Snapshot) -> Known:
+    """What is known of the global batch, from what each rank holds of its rows."""
+    device = batch.index.device
+    graphs = {}
+    if snapshot:
+        rows = {name: distributed.gather(value.to(device)) for name, value in snapshot.items()}
+        position = rows.pop(POSITION)  # where these rows stand among the columns: a batch may come in parts
+        graphs = {name: block[:, position] for name, block in rows.items()}
+    teacher = batch.views.get("teacher")
+    teacher = None if teacher is None else distributed.gather(teacher)
+    return Known(len(batch.index) * distributed.world_size(), device, graphs, teacher)
+
+
+def _nothing_to_remember(batch: Batch) -> Push:
+    return Push(keys=batch.index.new_zeros((1, len(batch.index), 0), dtype=torch.float32), index=batch.index)

@@ -1,0 +1,240 @@
+"""GenURL: identities of its loss and target, the graphs behind its structures, and what each setting does."""
+
+import math
+
+import contract
+import numpy as np
+import pytest
+import torch
+
+from raysurl import trainer
+from raysurl.errors import InputError
+from raysurl.functional import log_student_kernel, similarity_loss
+from raysurl.method import Progress
+from raysurl.structures import pairwise_distance
+
+WITH_KNN = [{"kind": "instance"}, {"kind": "knn", "k": 6, "weight": 0.5}]
+
+
+def start(folder, **method):
+    run = contract.start(contract.recipe_for("genurl", method=method), folder / "run")
+    trainer.refresh_memory(run)
+    return run
+
+
+def batch_of(run):
+    ((micro_batches, _),) = run.loader.steps(run.step, run.step + 1)
+    return run.loader.to_batch(micro_batches[0])
+
+
+def read(run):
+    return run.memory.snapshot(slice(None)) if run.memory else {}
+
+
+def kappa(d, nu):
+    """Eq. 1, one number at a time."""
+    scale = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu / 2)
+    return math.exp(scale) * (1 + d * d / nu) ** (-(nu + 1) / 2)
+
+
+# -------------------------------------------------------------------- the loss
+
+
+def test_bce_has_no_gradient_where_p_equals_q():
+    log_q = (-torch.rand(5, 5, dtype=torch.float64) * 4 - 0.1).requires_grad_()
+    similarity_loss(log_q.exp(), log_q=log_q, kind="bce").backward()
+    assert log_q.grad.abs().max() < 1e-12
+    moved = log_q.detach().clone().requires_grad_()
+    similarity_loss(log_q.exp() * 0.9, log_q=moved, kind="bce").backward()
+    assert (moved.grad > 0).all()  # more similar than they should be: pushed apart
+
+
+def test_gkl_with_a_one_hot_target_is_elementwise_what_it_says():
+    q = torch.rand(6, 6, dtype=torch.float64) * 0.9 + 0.05
+    for i in range(6):
+        for j in range(6):
+            one = similarity_loss(torch.eye(6)[i, j][None], q[i, j][None], kind="gkl", gamma=0.1)
+            expected = -q[i, i].log() + 0.1 * (1 - q[i, i]) if i == j else 0.1 * q[i, j]
+            torch.testing.assert_close(one, expected)
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl", "bce", "gkl"])
+def test_gradients_agree_with_finite_differences(kind):
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(4, 3, dtype=torch.float64, generator=generator)
+    d = (torch.rand(4, 3, dtype=torch.float64, generator=generator) * 3 + 0.2).requires_grad_()
+    mask = torch.rand(4, 3, generator=generator) < 0.7
+    for nu in (100.0, 0.01):
+        loss = lambda d, nu=nu: similarity_loss(p, log_q=log_student_kernel(d, nu), kind=kind, mask=mask)  # noqa: E731
+        assert torch.autograd.gradcheck(loss, d)
+
+
+def test_a_far_positive_and_a_coincident_negative_keep_a_finite_loss():
+    distance = torch.tensor([0.0, 1e-8, 30.0, 1e6], requires_grad=True)
+    for p in (0.0, 1.0):
+        for kind in ("mse", "kl", "bce", "gkl"):
+            loss = similarity_loss(torch.full((4,), p), log_q=log_student_kernel(distance, 1e9), kind=kind)
+            (slope,) = torch.autograd.grad(loss, distance)
+            assert torch.isfinite(loss)
+            assert torch.isfinite(slope).all()
+            if p and kind != "mse":
+                assert slope[2] > 0  # κ underflows there, its logarithm does not
+
+
+def test_pairs_that_do_not_count_change_nothing_and_none_at_all_is_zero():
+    p, q = torch.rand(4, 4), torch.rand(4, 4)
+    mask = ~torch.eye(4, dtype=torch.bool)
+    q_other = torch.where(mask, q, torch.nan)
+    assert similarity_loss(p, q_other, kind="mse", mask=mask) == similarity_loss(p, q, kind="mse", mask=mask)
+    assert similarity_loss(p, q, kind="bce", mask=torch.zeros(4, 4, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"q": torch.ones(2), "kind": "huber"}, "mse, kl, bce, gkl"),
+        ({"q": torch.ones(3), "kind": "mse"}, "one shape"),
+        ({"q": torch.ones(2), "kind": "mse", "mask": torch.ones(1, dtype=torch.bool)}, "one shape"),
+        ({"kind": "mse"}, "q or as log_q"),
+        ({"q": torch.ones(2), "kind": "mse", "reduction": "max"}, "mean or sum"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, message):
+    with pytest.raises(InputError, match=message):
+        similarity_loss(torch.ones(2), **arguments)
+    with pytest.raises(InputError, match="positive"):
+        log_student_kernel(torch.ones(2), 0)
+
+
+# -------------------------------------------------------------------- the target
+
+
+def test_distances_are_what_their_names_say():
+    a, b = torch.randn(3, 5), torch.randn(4, 5)
+    cosine = torch.cosine_similarity(a[:, None], b[None], dim=2)
+    torch.testing.assert_close(pairwise_distance(a, b, "1-cos"), 1 - cosine)
+    torch.testing.assert_close(pairwise_distance(a, b, "literal"), cosine)
+    torch.testing.assert_close(pairwise_distance(a, b, "chord"), (2 - 2 * cosine).sqrt())
+    torch.testing.assert_close(pairwise_distance(a, b, "l2"), (a[:, None] - b[None]).norm(dim=2))
+    with torch.autocast("cpu", torch.bfloat16):  # losses are in fp32, also where the networks are not
+        torch.testing.assert_close(pairwise_distance(a, b, "1-cos"), 1 - cosine)
+
+
+@pytest.mark.parametrize("clamp", ["clamp", "convex", "none"])
+@pytest.mark.parametrize("structures", [[{"kind": "instance"}], WITH_KNN])
+def test_loss_and_dynamic_target_are_their_definitions(tmp_path, clamp, structures):
+    run = start(tmp_path, structures=structures, target_clamp=clamp, nu_x=20.0, nu_z=10.0, sigma=0.3)
+    batch, progress = batch_of(run), Progress(3, 10, 5)
+    snapshot = read(run)
+    output = run.method(batch, snapshot, progress)
+    z = [run.method.encoder(batch.views[f"view_{i}"]).detach().double().numpy() for i in (1, 2)]
+    h = [run.method.neck(torch.from_numpy(x).float()).detach().double().numpy() for x in z]
+    total, count = 0.0, len(batch.index)
+    for i in range(count):
+        for j in range(count):
+            d_z, d_h = (
+                1 - u[i] @ v[j] / np.linalg.norm(u[i]) / np.linalg.norm(v[j]) for u, v in ((z[0], z[1]), h)
+            )
+            p = kappa(0, 20) if i == j else 0.0
+            if len(structures) == 2:
+                p += 0.5 * (1 - 3 / 10) * float(snapshot["knn"][i, j])
+            own, q = kappa(d_z / 0.3, 20), kappa(d_h / 0.3, 10)
+            p = (1 - 3 / 10) * p + (3 / 10 * own if clamp == "convex" else own)
+            p = min(p, 1.0) if clamp == "clamp" else p
+            total += -p * math.log(q) + 0.1 * abs(p - q)
+    assert float(output.loss.detach()) == pytest.approx(total / count**2, rel=1e-4)
+
+
+def test_beta_falls_from_one_to_its_floor(tmp_path):
+    static, own = torch.full((2, 2), 0.5), [torch.eye(2)] * 2
+    run = start(tmp_path, beta_min=0.25, target_clamp="none")
+    similar = run.method.log_similarity(own, 100.0).exp()
+    betas = [
+        float(((run.method.target(static, own, Progress(step, 100, 10)) - similar) / static).mean())
+        for step in (0, 10, 50, 75, 99)
+    ]
+    np.testing.assert_allclose(betas, [1.0, 0.9, 0.5, 0.25, 0.25], rtol=1e-5)
+
+
+def test_the_target_has_no_gradient(tmp_path):
+    run = start(tmp_path, target_clamp="none")
+    z = [torch.randn(4, 6, requires_grad=True) for _ in range(2)]
+    p = run.method.target(torch.eye(4), [x.detach() for x in z], Progress(0, 10, 5)).requires_grad_()
+    similarity_loss(p, log_q=run.method.log_similarity(z, 100.0), kind="gkl").backward()
+    assert p.grad is None
+    assert all(x.grad.abs().sum() > 0 for x in z)  # through both arguments of d_Z
+
+
+def test_all_pairs_of_both_views_leave_out_a_row_with_itself(tmp_path):
+    run = start(tmp_path, pairs="all", target="static", kind="mse", structures=WITH_KNN)
+    batch, snapshot = batch_of(run), read(run)
+    output = run.method(batch, snapshot, Progress(0, 10, 5))
+    h = torch.cat([run.method.neck(run.method.encoder(x)) for x in batch.views.values()]).detach()
+    q = log_student_kernel(pairwise_distance(h, h, "1-cos") / 0.1, 100.0).exp().numpy()
+    count, knn = len(batch.index), snapshot["knn"].numpy()
+    squares = []
+    for i in range(2 * count):
+        for j in range(2 * count):
+            if i != j:
+                p = (kappa(0, 100) if i % count == j % count else 0) + 0.5 * knn[i % count, j % count]
+                squares.append((min(p, 1.0) - q[i, j]) ** 2)
+    assert float(output.loss.detach()) == pytest.approx(np.mean(squares), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": "static"},
+        {"beta_min": 0.99},
+        {"kind": "mse"},
+        {"kind": "kl"},
+        {"kind": "bce"},
+        {"gamma": 0.5},
+        {"reduction": "sum"},
+        {"distance": "chord"},
+        {"distance": "literal"},
+        {"distance": "l2"},
+        {"nu_x": 1.0},
+        {"nu_z": 1.0},
+        {"sigma": 1.0},
+        {"mu": 0.1},
+        {"pairs": "all"},
+        {"target_clamp": "convex"},
+        {"target_clamp": "none"},
+        {"head_norm": True},
+        {"structures": WITH_KNN},
+        {"neck": False, "target": "static"},
+    ],
+    ids=str,
+)
+def test_every_setting_changes_the_losses(tmp_path_factory, change, default_losses):
+    losses = contract.steps(start(tmp_path_factory.mktemp("run"), **change), 3)
+    assert losses[1:] != default_losses[1:]
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.fixture(scope="module")
+def default_losses(tmp_path_factory):
+    return contract.steps(start(tmp_path_factory.mktemp("run")), 3)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"k": 7},
+        {"neighbours": 3},
+        {"scale": "statistics"},
+        {"sigma": 0.5},
+        {"symmetry": "none"},
+        {"weight": 0.1},
+    ],
+    ids=str,
+)
+def test_every_setting_of_a_knn_structure_changes_the_target(tmp_path, setting):
+    targets = []
+    for folder, changed in (("a", {}), ("b", setting)):
+        (tmp_path / folder).mkdir()
+        run = start(tmp_path / folder, structures=[{"kind": "instance"}, WITH_KNN[1] | changed])
+        batch = batch_of(run)
+        targets.append(run.method.static_target(batch, read(run), run.progress))
+    assert not torch.equal(*targets)
