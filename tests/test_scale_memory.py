@@ -1,5 +1,7 @@
 """The memory actor's protocol: nothing is applied twice, skipped, or accepted from a replaced worker group."""
 
+import os
+import signal
 import time
 
 import numpy as np
@@ -77,31 +79,64 @@ def test_an_older_generation_is_refused_and_a_new_one_starts_empty(actor):
         first.restore(0, Queue(6, 2).state_dict())
 
 
-def test_a_restarted_actor_refuses_everything_until_restore(actor):
+def link_to(actor):
+    queue = Queue(6, 2, seed=3)
+    mirror = queue.mirror(torch.device("cpu"))
+    record = memory.ActorRecord(actor, timeout_s=60)
+    return MemoryLink(queue, mirror, record=record, staleness=0, plan=lambda step: torch.arange(2))
+
+
+def kill_process(actor):
     import ray
 
-    def link_to(actor):
-        queue = Queue(6, 2, seed=3)
-        mirror = queue.mirror(torch.device("cpu"))
-        record = memory.ActorRecord(actor, timeout_s=60)
-        return MemoryLink(queue, mirror, record=record, staleness=0, plan=lambda step: torch.arange(2))
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_updates_are_replayed_into_a_killed_actors_next_life(actor):
+    undisturbed, link = Queue(6, 2, seed=3), link_to(actor)
+    link.begin()
+    for t in range(1, 12):
+        undisturbed.push(*keys(t))
+        link.push(*keys(t))
+        if t == 5:
+            link.state_dict()  # the replay begins here, not at the first update
+        if t in (3, 8, 11):
+            kill_process(actor)
+    held = link.state_dict()["record"]
+    assert torch.equal(held["features"], undisturbed.features)
+    assert torch.equal(held["index"], undisturbed.index)
+
+
+def test_the_state_is_taken_anew_before_a_replay_grows_too_long(actor, monkeypatch):
+    monkeypatch.setattr(memory, "REPLAY_BYTES", 64)
+    link = link_to(actor)
+    link.begin()
+    for t in range(1, 30):
+        link.push(*keys(t))
+        assert len(link.record._since) <= 6
+    kill_process(actor)
+    assert link.state_dict()["record"]["features"].max() == 29
+
+
+def test_a_replaced_group_does_not_bring_its_memory_back(actor):
+    old = link_to(actor)
+    old.begin()
+    old.push(*keys(1))
+    new = memory.ActorRecord(actor, timeout_s=60)  # its group has not restored yet
+    with pytest.raises(memory.MemoryLostError, match="generation"):
+        old.state_dict()
+    new.restore(0, Queue(6, 2).state_dict())
+
+
+def test_an_actor_that_is_gone_for_good_sends_the_group_back(actor):
+    import ray
 
     link = link_to(actor)
     link.begin()
-    link.push(*keys(1))
-    state = link.state_dict()
-    ray.kill(actor, no_restart=False)
-
-    def push_on():
-        for t in range(
-            2, 100
-        ):  # the kill takes a moment, and a call is sent before the one before it is waited for
+    link.record._timeout_s = 2
+    ray.kill(actor)
+    with pytest.raises(memory.MemoryLostError, match="did not come back"):
+        for t in range(1, 100):
             link.push(*keys(t))
             time.sleep(0.05)
-
-    with pytest.raises(memory.MemoryLostError):
-        push_on()
-    again = link_to(actor)
-    again.load_state_dict(state)
-    again.push(*keys(2))
-    assert again.state_dict()["record"]["pointer"] == 4

@@ -91,7 +91,8 @@ def test_killing_a_worker_or_the_memory_actor_leaves_the_loss_curve_as_it_was(un
     thread.join()
     assert killed
     events = [line["event"] for line in metrics.read(folder / "metrics.jsonl") if "event" in line]
-    assert any("resumed at step" in event for event in events)
+    # a worker's group starts again from its checkpoint; an actor's updates are replayed under a group that goes on
+    assert any("resumed at step" in event for event in events) == (victim == "RayTrainWorker")
     assert losses(folder) == losses(undisturbed)
     assert values(folder) == values(undisturbed)
 
@@ -138,6 +139,6 @@ def test_a_memory_that_answers_survives_the_loss_of_its_actor(ray_session, tmp_p
     thread.join()
     assert killed
     events = [line["event"] for line in metrics.read(folder / "metrics.jsonl") if "event" in line]
-    assert any("memory rebuilt" in event for event in events)
-    assert any("resumed at step" in event for event in events)
+    assert any("rebuilt" in event for event in events)
+    assert not any("resumed at step" in event for event in events)  # its updates were replayed
     assert losses(folder) == losses(whole)

@@ -8,11 +8,13 @@ updates applied), so that nothing is applied twice, skipped, or accepted from a 
   push(generation, version, …, ask)     applied if version = held + 1, answered again if = held, else refused
   answer, refresh, health, state                refused unless everything up to the given version has been applied
 
-An actor that has restarted holds nothing and refuses everything until `restore`.
+An actor that has restarted holds nothing and refuses everything until `restore`; rank 0's handle restores it and
+replays what it had sent since.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -23,13 +25,17 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from torch import Tensor
 
 from raysurl.method import Answer, Memory, Progress
 
 Array = NDArray[Any]
 Ask = tuple[Array, int]  # sample indices (B,) of a global batch, and its step
+Update = tuple[int, Array, Array, Ask | None]  # version, keys, indices, and what is asked after it
+REPLAY_BYTES = 256 * 2**20  # of keys kept for a replay; beyond, the actor's state is taken anew
+LIVES = 3  # times in a row that an actor may die before the worker group starts again
+logger = logging.getLogger(__name__)
 
 
 class MemoryActor:
@@ -81,10 +87,12 @@ class MemoryActor:
         return _arrays(self._held(generation, version).state_dict())
 
     def _held(self, generation: int, version: int | None = None) -> Memory:
-        if self._memory is None:
-            raise StaleCallError("the memory actor has restarted and holds nothing until `restore`")
-        if generation != self._generation:
+        if (
+            generation < self._generation
+        ):  # first: a replaced group must not restore a memory that is not its own
             raise StaleCallError(f"generation {generation} is not the current one, {self._generation}")
+        if self._memory is None:
+            raise RestartedError("the memory actor has restarted and holds nothing until `restore`")
         if version not in (None, self._version):
             raise StaleCallError(f"the memory is at update {self._version}, not {version}")
         return self._memory
@@ -92,6 +100,14 @@ class MemoryActor:
 
 class StaleCallError(RuntimeError):
     """A call that the actor refuses."""
+
+
+class RestartedError(StaleCallError):
+    """A call to an actor that has begun a new life and was not restored yet."""
+
+
+class _ActorDiedError(RuntimeError):
+    """The actor is in a new life, or will be."""
 
 
 class MemoryLostError(RuntimeError):
@@ -113,8 +129,10 @@ def create(make: Callable[[], Memory | None]) -> ActorHandle:
 class ActorRecord:
     """Rank 0's handle: sends updates without waiting for them, at most one in flight.
 
-    If the actor dies, the updates since the last known state are gone with it; the call that notices raises
-    MemoryLostError and the worker group starts again from its checkpoint, which restores the actor too.
+    It keeps what a new life of the actor needs: a state, in the object store, and the updates sent since. If the
+    actor's process dies, the next call waits for its restart, restores that state, replays the updates and is then
+    answered as if nothing had happened. Where that fails (the node is gone, the actor does not come back in time)
+    or a call is refused, MemoryLostError sends the worker group back to its checkpoint.
     """
 
     def __init__(self, actor: ActorHandle, *, timeout_s: float) -> None:
@@ -122,53 +140,113 @@ class ActorRecord:
         self._generation = self._first_call()
         self._version = 0
         self._in_flight: Any = None
-        self._refreshing: Any = None
+        self._refreshing: tuple[Any, ...] = ()
+        self._base: tuple[int, Any] | None = None  # a version, and a reference to its state
+        self._since: list[Update] = []
 
     def restore(self, version: int, state: dict[str, Any] | None) -> None:
         self._version = version
-        self._get(self._actor.restore.remote(self._generation, version, _arrays(state)))
+        self._base, self._since = (version, ray.put(_arrays(state))), []
+        self._call("restore", *self._base)
 
     def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None = None) -> None:
         self.collect()
+        if sum(sent.nbytes for _, sent, _, _ in self._since) > REPLAY_BYTES:
+            self._move_base()
         self._version = version
-        sent = (keys.cpu().numpy(), index.cpu().numpy(), _arrays(ask))
-        self._in_flight = self._actor.push.remote(self._generation, version, *sent)
+        update: Update = (version, keys.cpu().numpy(), index.cpu().numpy(), _arrays(ask))
+        self._since.append(update)
+        self._in_flight = self._actor.push.remote(self._generation, *update)
 
     def collect(self) -> Answer:
         """Wait for the call in flight, if there is one."""
         if self._in_flight is None:
             return {}
         reference, self._in_flight = self._in_flight, None
-        answer: Answer = _tensors(self._get(reference))
+        try:
+            answer: Answer = _tensors(self._get(reference))
+        except _ActorDiedError:
+            answer = _tensors(self._rebuild())
         return answer
 
     def answer(self, index: Tensor, step: int) -> Answer:
         self.collect()
-        ask = (index.cpu().numpy(), step)
-        answer: Answer = _tensors(self._get(self._actor.answer.remote(self._generation, self._version, ask)))
+        answer: Answer = _tensors(self._call("answer", self._version, (index.cpu().numpy(), step)))
         return answer
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
         self.collect()
-        rows = None if features is None else features.numpy()
-        self._refreshing = self._actor.refresh.remote(self._generation, self._version, rows, progress)
+        rows = None if features is None else ray.put(features.numpy())
+        self._begin_refresh(rows, progress)
 
     def refreshed(self) -> bool:
-        done, _ = ray.wait([self._refreshing], timeout=0)
-        if done:
-            self._get(self._refreshing)
-        return bool(done)
+        reference, *arguments = self._refreshing
+        done, _ = ray.wait([reference], timeout=0)
+        if not done:
+            return False
+        try:
+            self._get(reference)
+        except _ActorDiedError:
+            self._rebuild()
+            self._begin_refresh(*arguments)
+            return False
+        self._refreshing = ()
+        self._move_base()
+        return True
 
     def health(self, labels: Array | None) -> dict[str, float]:
         self.collect()
-        asked = self._actor.health.remote(self._generation, self._version, labels)
-        values: dict[str, float] = self._get(asked)
+        values: dict[str, float] = self._call("health", self._version, labels)
+        self._move_base()  # signals count from one look to the next, and a look is not replayed
         return values
 
     def state(self, version: int) -> dict[str, Any]:
         self.collect()
-        state: dict[str, Any] = _tensors(self._get(self._actor.state.remote(self._generation, version)))
+        state: dict[str, Any] = _tensors(self._move_base(version))
         return state
+
+    def _begin_refresh(self, rows: Any, progress: Progress) -> None:
+        sent = self._actor.refresh.remote(self._generation, self._version, rows, progress)
+        self._refreshing = (sent, rows, progress)
+
+    def _move_base(self, version: int | None = None) -> Any:
+        """Replay onto the state as it is now from here on; returns that state."""
+        version = self._version if version is None else version
+        reference, state = self._answered("state", version)
+        self._base, self._since = (version, reference), []
+        return state
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return self._answered(method, *arguments)[1]
+
+    def _answered(self, method: str, *arguments: Any) -> tuple[Any, Any]:
+        """A call's reference and answer; asked again of the actor's next life if it dies."""
+        for _ in range(LIVES):
+            reference = getattr(self._actor, method).remote(self._generation, *arguments)
+            try:
+                return reference, self._get(reference)
+            except _ActorDiedError:
+                self._rebuild()
+        raise MemoryLostError(f"the memory actor died {LIVES} times in one call")
+
+    def _rebuild(self) -> Any:
+        """Bring a restarted actor to where it was; the answer of the last update."""
+        if self._base is None:
+            raise MemoryLostError("the memory actor holds nothing until `restore`")
+        for _ in range(LIVES):
+            self._generation = self._first_call()
+            try:
+                self._get(self._actor.restore.remote(self._generation, *self._base))
+                answer: Any = {}
+                for version, keys, index, ask in self._since:
+                    asked = ask if version == self._version else None
+                    answer = self._actor.push.remote(self._generation, version, keys, index, asked)
+                replayed = self._get(answer) if self._since else {}
+            except _ActorDiedError:
+                continue
+            logger.warning("the memory actor was restarted and %d updates replayed", len(self._since))
+            return replayed
+        raise MemoryLostError(f"the memory actor died {LIVES} times while its updates were replayed")
 
     def _first_call(self) -> int:
         """A new generation; an actor that is just being restarted is waited for."""
@@ -177,9 +255,11 @@ class ActorRecord:
             try:
                 generation: int = ray.get(self._actor.new_generation.remote(), timeout=self._timeout_s)
                 return generation
-            except ActorUnavailableError:
+            except (RayActorError, GetTimeoutError) as error:
                 if time.monotonic() > deadline:
-                    raise
+                    raise MemoryLostError(
+                        f"the memory actor did not come back ({_first_line(error)})"
+                    ) from error
                 time.sleep(0.2)
 
     def _get(self, reference: Any) -> Any:
@@ -188,10 +268,10 @@ class ActorRecord:
         except GetTimeoutError:
             text = f"the memory actor did not answer within scale.timeout_s={self._timeout_s:g} s"
             raise MemoryLostError(text) from None
-        except (RayActorError, RayTaskError) as error:
-            raise MemoryLostError(
-                f"the memory actor was lost or refused a call ({_first_line(error)})"
-            ) from error
+        except (RayActorError, RestartedError) as error:
+            raise _ActorDiedError(_first_line(error)) from error
+        except RayTaskError as error:
+            raise MemoryLostError(f"the memory actor refused a call ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:
