@@ -1,0 +1,89 @@
+"""The README's results: a row per kept run, and the comparison tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from raysurl.errors import InputError
+from raysurl.report.recipe import command
+from raysurl.report.run import read_run
+
+SHOWN = ("knn_top1", "knn20_top1", "linear_top1", "lbfgs_top1")
+
+
+def add(run_dir: Path, name: str, results: Path) -> None:
+    """Keep a finished run's results.json, with the command that repeats it, as results/NAME.json."""
+    if not (run_dir / "results.json").is_file():
+        raise InputError(f"add={run_dir} has no results.json: it is not a finished run")
+    record = {"command": command(read_run(run_dir)), **json.loads((run_dir / "results.json").read_text())}
+    results.mkdir(exist_ok=True)
+    (results / f"{name}.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def table(results: Path) -> str:
+    """Trained / untrained / raw pixels for each metric, then what the run was."""
+    rows = [
+        "| run | kNN 200 | kNN 20 | linear (SGD) | linear (L-BFGS) | RankMe | images/s | time | hardware, commit |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    commands = []
+    for path in sorted(results.glob("*.json")):
+        r = json.loads(path.read_text())
+        m = r["metrics"]
+        cells = [_cell(m, name) for name in SHOWN]
+        what = f"{r['hardware']}, {r['world_size']} × {r['threads']} thread(s), `{r['commit']}`"
+        speed, minutes = f"{r['images_per_s']:.0f}", f"{r['seconds'] / 60:.1f} min"
+        rows.append(
+            f"| {path.stem} | {' | '.join(cells)} | {m['health/rankme']:.0f} | {speed} | {minutes} | {what} |"
+        )
+        commands.append(f"{path.stem}: {r['command']}")
+    comparisons = [comparison(p) for p in sorted((results / "comparisons").glob("*.json"))]
+    return "\n".join([*rows, "", "```", *commands, "```", "", *comparisons])
+
+
+def comparison(path: Path) -> str:
+    """Mean ± standard deviation over seeds for each row of a table that pipelines/compare.py has filled."""
+    record = json.loads(path.read_text())
+    rows = [
+        "| method | seeds | kNN 200 | kNN 20 | linear (L-BFGS) | RankMe | s/epoch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    references: dict[str, str] = {}
+    for name, row in record["rows"].items():
+        metrics = row["metrics"]
+        for prefix in ("untrained", "pixels"):
+            if f"eval/{prefix}_knn_top1" in metrics:
+                references[prefix] = f"| {prefix} | {_spread_row(metrics, f'eval/{prefix}_')} | | |"
+        seconds = "–" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.0f}"
+        rank = _spread(metrics.get("health/rankme"))
+        rows.append(f"| {name} | {_spread_row(metrics, 'eval/')} | {rank} | {seconds} |")
+    measured = sorted({where for row in record["rows"].values() for where in row["measured"]})
+    note = [
+        f"Mean ± standard deviation over seeds. Measured on {'; '.join(measured)}.",
+        "",
+        "```",
+        record["command"],
+        "```",
+        "",
+    ]
+    return "\n".join([f"**{path.stem}**", "", *rows, *references.values(), "", *note])
+
+
+def _spread_row(metrics: dict[str, list[float]], prefix: str) -> str:
+    values = [metrics.get(f"{prefix}{name}") for name in ("knn_top1", "knn20_top1", "lbfgs_top1")]
+    seeds = max((value[2] for value in values if value), default=0)
+    return " | ".join([str(seeds), *(_spread(value) for value in values)])
+
+
+def _spread(value: list[float] | None) -> str:
+    if value is None:
+        return "–"
+    mean, deviation, _ = value
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _cell(metrics: dict[str, float], name: str) -> str:
+    values = [metrics.get(f"eval/{prefix}{name}") for prefix in ("", "untrained_", "pixels_")]
+    first, *others = ["–" if v is None else f"{v:.1f}" for v in values]
+    return " / ".join([f"**{first}**", *(v for v in others)])
