@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from raysurl import teachers
 from raysurl.ema import Teacher
-from raysurl.encoders import build_encoder, check_size
+from raysurl.encoders import MLP, build_encoder, check_size
 from raysurl.errors import InputError
-from raysurl.method import Build, Method
+from raysurl.method import Build, FrozenTeacher, Method
 from raysurl.norm import convert
 from raysurl.recipe import Recipe
 
@@ -24,14 +25,39 @@ def encoder_of(recipe: Recipe) -> nn.Module:
     Raises InputError for an unknown name, and for views that are too small for the network.
     """
     torch.manual_seed(recipe.seed)
+    if recipe.encoder.name == "mlp":
+        return MLP(
+            recipe.encoder.inputs or 3 * recipe.views.size**2, recipe.encoder.widths, recipe.encoder.dropout
+        )
     e, sizes = (
         recipe.encoder,
-        [policy.size or recipe.views.size for policy in recipe.view_policies().values()],
+        [
+            policy.size or recipe.views.size
+            for view, policy in recipe.view_policies().items()
+            if view != "teacher"
+        ],
     )
     check_size(e.name, min([recipe.views.size, *sizes]), small_stem=e.small_stem)
     return build_encoder(
         e.name, small_stem=e.small_stem, maxpool=e.maxpool, norm=recipe.norm, with_sobel=e.sobel
     )
+
+
+def fitted(recipe: Recipe, width: int | None) -> Recipe:
+    """The recipe for samples that are vectors of `width` values (None: images): the encoder's input is as wide.
+
+    Raises InputError for vectors where the encoder sees images, or where it is made for others.
+    """
+    e = recipe.encoder
+    if width is None:
+        return recipe
+    if e.name != "mlp":
+        raise InputError(f"encoder.name={e.name} sees images, and the data are vectors; use encoder.name=mlp")
+    if e.inputs not in (None, width):
+        raise InputError(
+            f"encoder.inputs={e.inputs} and the data have {width} values per sample; leave it out"
+        )
+    return recipe.model_copy(update={"encoder": e.model_copy(update={"inputs": width})})
 
 
 def method_of(recipe: Recipe, *, num_samples: int) -> Method:
@@ -44,8 +70,18 @@ def method_of(recipe: Recipe, *, num_samples: int) -> Method:
         shuffle=recipe.norm == "shuffle",
         num_samples=num_samples,
         seed=recipe.seed,
+        teacher=teacher_of(recipe, num_samples),
     )
     return recipe.method_class()(recipe.method_config(), build)
+
+
+def teacher_of(recipe: Recipe, num_samples: int) -> FrozenTeacher | None:
+    """The recipe's frozen teacher, with its weights; None where it names none."""
+    if not recipe.teacher.name:
+        return None
+    return teachers.open_teacher(
+        recipe.teacher, recipe.views, num_samples, max_missing=recipe.data.max_unreadable
+    )
 
 
 def _vector_norm(kind: str, width: int) -> nn.Module:

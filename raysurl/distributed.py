@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
@@ -100,3 +102,18 @@ def unshuffle(x: Tensor, seed: int) -> Tensor:
 
 def _order(rows: int, seed: int) -> Tensor:
     return torch.randperm(rows * world_size(), generator=torch.Generator().manual_seed(seed))
+
+
+def wrap(model: nn.Module, device: torch.device, ranks: int) -> nn.Module:
+    """The model under DDP where there are several ranks."""
+    if ranks == 1:
+        return model
+    device_ids = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+
+
+def gradients_meet(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """DDP averages gradients with the last micro-batch only."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        return model.no_sync()
+    return contextlib.nullcontext()

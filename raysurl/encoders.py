@@ -1,4 +1,4 @@
-"""Backbones: torchvision's, with its parameter names, one small network for small images and two cores, and pairs.
+"""Backbones: torchvision's, with its parameter names, a small network for small images, an MLP, and pairs.
 
 A pair is what Super-AND uses: one network sees the image, another of the same kind its Sobel edges.
 """
@@ -48,6 +48,33 @@ class ConvNet(nn.Module):
         return out.mean(dim=(2, 3))
 
 
+class MLP(nn.Module):
+    """Linear layers with LeakyReLU between them: (b, inputs), or images of so many values, -> (b, widths[-1]).
+
+    GenURL: [500, 500, 2] for dimension reduction, four of 512 and then 128 for graphs. `dropout` is of the inputs
+    and of each hidden layer. Raises InputError for rows of another width.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inputs, self.dim = inputs, widths[-1]
+        layers: list[nn.Module] = []
+        for wide_in, wide_out in zip((inputs, *widths), widths, strict=False):
+            layers += [nn.LeakyReLU()] if layers else []
+            layers += [nn.Dropout(dropout)] if dropout else []
+            layers.append(nn.Linear(wide_in, wide_out))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        if x.shape[1] != self.inputs:
+            raise InputError(
+                f"the encoder mlp was made for {self.inputs} values per sample, not {x.shape[1]}"
+            )
+        out: Tensor = self.layers(x)
+        return out
+
+
 class TwoTrunk(nn.Module):
     """Features of an image and of its Sobel edges side by side: (b, 3, H, W) -> (b, rgb.dim + sobel.dim)."""
 
@@ -93,9 +120,11 @@ def _network(name: str, *, small_stem: bool, maxpool: bool, channels: int) -> nn
         return ConvNet(channels=channels)
     names = sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
     if name not in names:
-        near = difflib.get_close_matches(name, [*names, "convnet"], n=3)
+        near = difflib.get_close_matches(name, [*names, "convnet", "mlp"], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise InputError(f"encoder.name={name} is not known{hint} (convnet, or one of {', '.join(names)})")
+        raise InputError(
+            f"encoder.name={name} is not known{hint} (convnet, mlp, or one of {', '.join(names)})"
+        )
     net = torchvision.models.get_model(name, weights=None)
     head = _head_of(name)
     dim = _in_features(getattr(net, head))

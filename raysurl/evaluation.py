@@ -7,7 +7,7 @@ of the training samples (Super-AND's headline). In the last two cases the backbo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import build, health, pictures
+from raysurl.data.planetoid import TEST, TRAIN
 from raysurl.data.source import Source
 from raysurl.embed import embed, pixels
 from raysurl.errors import InputError
-from raysurl.evaluate import Features, evaluate, pixel_features
+from raysurl.evaluate import Features, Nodes, evaluate, evenly_spaced, pixel_features
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 
@@ -54,7 +55,13 @@ class Evaluator:
             self.notes.append("no labels: kNN and linear probes are left out")
             return
         self.bank = usable[labels[usable] >= 0]
-        if eval_source is None:
+        if eval_source is None and source.split is not None:
+            split = source.split[self.bank]
+            self.bank, self.test = self.bank[split == TRAIN], self.bank[split == TEST]
+            self.notes.append(
+                "the data set's own split: its train nodes are the bank, its test nodes the test set"
+            )
+        elif eval_source is None:
             self.test = self.bank[::HELD_OUT]
             self.bank = np.setdiff1d(self.bank, self.test)
             self.notes.append("no test set (data.eval_path): every tenth labelled sample is held out as one")
@@ -102,8 +109,10 @@ class Evaluator:
         untrained = None
         if settings.baselines:
             untrained = self.features(build.encoder_of(self.recipe).to(self.runtime.device), self.bank)
+        nodes = self._nodes(trained.encoder)
         if features is None:
             return {}
+        features = replace(features, inputs=self._inputs(), nodes=nodes)
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
@@ -112,9 +121,11 @@ class Evaluator:
             metrics |= evaluate(untrained, settings, prefix="untrained", seed=seed)
         if settings.baselines and self.num_classes:
             raw = self._pixels()
-            metrics |= evaluate(raw, settings, protocols=["knn"], prefix="pixels", seed=seed)
+            asked = [name for name in ("knn", "nodes") if name in settings.protocols]
+            metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
         if run_dir:
             pictures.save_neighbours(run_dir, self.recipe, features, self.source, self.bank)
+            pictures.save_scatter(run_dir, features, self.source.class_names)
         return metrics
 
     def _headline(self, trained: Trained, bank: NDArray[np.int64]) -> dict[str, float]:
@@ -128,7 +139,38 @@ class Evaluator:
         train = pixels(self.source, self.recipe, self.bank)
         test = pixels(self.test_source, self.recipe, self.test)
         labels = self._labels(self.bank, train.device)
-        return pixel_features(train, labels[0], test, labels[1], self.num_classes)
+        found = pixel_features(train, labels[0], test, labels[1], self.num_classes)
+        if "nodes" not in self.recipe.eval.protocols:
+            return found
+        return replace(
+            found, nodes=self._labelled_nodes(pixels(self.source, self.recipe, self._all_labelled))
+        )
+
+    def _inputs(self) -> Tensor | None:
+        """Raw values of evenly spaced samples of the bank, for the protocol that compares embeddings with them."""
+        settings = self.recipe.eval
+        if "embedding" not in settings.protocols:
+            return None
+        chosen = evenly_spaced(torch.from_numpy(self.bank), settings.embedding_points).numpy()
+        return pixels(self.source, self.recipe, chosen)
+
+    def _nodes(self, encoder: nn.Module) -> Nodes | None:
+        """All labelled samples, for the protocol that divides them itself. Every rank calls it."""
+        if "nodes" not in self.recipe.eval.protocols or not self.num_classes:
+            return None
+        found = embed(encoder, self.source, self.recipe, self.runtime.device, self._all_labelled)
+        return None if self.runtime.rank else self._labelled_nodes(found)
+
+    @property
+    def _all_labelled(self) -> NDArray[np.int64]:
+        assert self.source.labels is not None
+        return np.flatnonzero(self.source.readable & (self.source.labels >= 0))
+
+    def _labelled_nodes(self, features: Tensor) -> Nodes:
+        assert self.source.labels is not None
+        which, split = self._all_labelled, self.source.split
+        parts = None if split is None else torch.from_numpy(split[which])
+        return Nodes(features.cpu(), torch.from_numpy(self.source.labels[which]), parts)
 
     def _labelled(self, bank: NDArray[np.int64], train: Tensor, test: Tensor) -> Features:
         if not self.num_classes:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from raysurl.errors import InputError
@@ -28,6 +29,7 @@ Scale = Literal["search", "statistics"]
 
 POSITION = "position"  # in an answer: where in the global batch each row stands
 TINY = float(np.finfo(np.float32).tiny)
+BLOCK_VALUES = 2**22  # values worked on at once: 32 MiB of float64
 BISECTIONS = 60
 WIDEST = 1e3  # σ_i is searched within a factor of this around the sample's mean distance from μ_i
 
@@ -70,6 +72,53 @@ def similarity_graph(
     value = log_student_kernel(torch.from_numpy(ratio), nu).exp().numpy()
     directed = csr_array((value, (edges.source, edges.target)), shape=(num_samples, num_samples))
     return csr_array(symmetric(directed, symmetry).astype(np.float32))
+
+
+def lengths(features: Rows, edges: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Euclidean distances (E,) of the features (N, D) of the samples of edges (E, 2)."""
+    distance = np.empty(len(edges))
+    step = max(1, BLOCK_VALUES // max(1, features.shape[1]))
+    for start in range(0, len(edges), step):
+        part = edges[start : start + step]
+        difference = features[part[:, 0]].astype(np.float64) - features[part[:, 1]]
+        distance[start : start + step] = np.sqrt(np.square(difference).sum(axis=1))
+    return distance
+
+
+def geodesics(edges: Edges, num_samples: int, reach: float) -> Edges:
+    """All pairs that a path joins whose length is at most `reach` times the mean edge's, with that length.
+
+    Dijkstra's algorithm from each sample, cut off there, some samples at a time.
+    """
+    if not len(edges.distance):
+        return edges
+    positive = np.maximum(edges.distance, TINY)  # csgraph takes a stored zero for no edge
+    graph = csr_array((positive, (edges.source, edges.target)), shape=(num_samples, num_samples))
+    limit = reach * float(edges.distance.mean()) * (1 + 1e-9)
+    parts = []
+    for start in range(0, num_samples, step := max(1, BLOCK_VALUES // num_samples)):
+        which = np.arange(start, min(start + step, num_samples))
+        reached = dijkstra(graph, indices=which, limit=limit)
+        row, target = np.nonzero(np.isfinite(reached))
+        other = which[row] != target
+        row, target = row[other], target[other]
+        parts.append((which[row], target.astype(np.int64), reached[row, target]))
+    source, target, distance = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Edges(source, target, distance)
+
+
+def nearest_in(state: Mapping[str, Any], most: int) -> NDArray[np.int64]:
+    """The graphs of a `GraphMemory.state_dict`, together -> (N, k ≤ most) the most similar of each, −1 = none left."""
+    graphs = [_graph(arrays) for arrays in state.values()]
+    together = csr_array(sum(graphs[1:], graphs[0]))
+    degree = np.diff(together.indptr)
+    source = np.repeat(np.arange(len(degree)), degree)
+    order = np.lexsort((together.indices, -together.data, source))
+    rank = np.arange(len(source)) - np.repeat(together.indptr[:-1], degree)
+    near = rank < most
+    table = np.full((len(degree), min(most, int(degree.max(initial=1)))), -1, np.int64)
+    table[source[near], rank[near]] = together.indices[order][near]
+    return table
 
 
 def symmetric(p: csr_array, symmetry: Symmetry) -> csr_array:

@@ -14,6 +14,8 @@ health/rank_share       RankMe as a share of min(N, D)
 health/teacher_entropy  entropy of the teacher's distribution as a share of log K: 0 one-hot, 1 flat;
                         logged by methods that have one
 
+health/level{h}_…       of the clusters on level h, see raysurl.hierarchy.signals
+
 `signals` are of the encoder's features. Methods log `health/std` too, of the embeddings that their loss sees;
 `combined` keeps both, the latter as `health/training_std`.
 """
@@ -91,6 +93,7 @@ def diagnose(metrics: Mapping[str, float]) -> list[str]:
         *_training(metrics),
         *_teacher(metrics),
         *_gain(metrics),
+        *_clusters(metrics),
     ]
 
 
@@ -150,6 +153,14 @@ def _teacher(metrics: Mapping[str, float]) -> list[str]:
                 f" {ONE_HOT_ENTROPY:.0%}), so only the nearest entry counts; raise the teacher's temperature."
             )
     return found
+
+
+def _clusters(metrics: Mapping[str, float]) -> list[str]:
+    if not any(name.startswith("health/level") for name in metrics):
+        return []
+    from raysurl.hierarchy import signals  # loads compiled code, which no other signal needs
+
+    return signals.diagnose(metrics)
 
 
 def _gain(metrics: Mapping[str, float]) -> list[str]:

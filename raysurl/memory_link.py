@@ -127,6 +127,17 @@ class MemoryLink:
             time.sleep(POLL_S)  # no collective waits for the clustering itself, which may take minutes
         self._ask_ahead()
 
+    def neighbours(self, read: Callable[[dict[str, Any]], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """What `read` finds in the record's state, on every rank: a graph (N, k) of the samples."""
+        self.drain()
+        return self._shared(lambda record: read(record.state(self.version)))
+
+    def follow(self, plan: Indices) -> None:
+        """From now on the batches are those of `plan`, and the coming steps are asked again."""
+        self.drain()
+        self.plan = plan
+        self._ask_ahead()
+
     def snapshot(self, rows: slice) -> Snapshot:
         """What step `version` reads: mirrored tensors, and the answer for the global batch's positions `rows`."""
         if not self.asks:
@@ -204,8 +215,12 @@ def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> 
         memory.mirror(runtime.device),
         record=record,
         staleness=recipe.memory.staleness,
-        plan=lambda step: torch.from_numpy(the_plan.global_batch(step)),
+        plan=indices_of(the_plan),
     )
+
+
+def indices_of(the_plan: Plan) -> Indices:
+    return lambda step: torch.from_numpy(the_plan.global_batch(step))
 
 
 def _row_per_sample(features: Tensor, readable: Tensor) -> Tensor:

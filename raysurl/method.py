@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -111,10 +111,39 @@ class Memory(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class FrozenTeacher(Protocol):
+    """A trained network that a student learns from. No `nn.Module`, so that a method that holds it neither trains nor
+    stores it, and DDP does not see it. Implementations: raysurl.teachers.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Width of its embeddings."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Views (b, C, H, W), normalised as the student's, -> embeddings (b, dim) fp32 without gradient.
+
+        Raises InputError where they are precomputed.
+        """
+
+    def teach(self, batch: Batch, view: str) -> Batch:
+        """The batch with its embeddings (b, dim) as the view `teacher`: of `view`, or with teacher.view=plain of the
+        samples without augmentation.
+        """
+
+
 class MethodConfig(BaseModel):
     """Base of a method's settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def for_data(self, name: str, path: str | None) -> Self:
+        """These settings for the data `data.name`, `data.path`, where some are to be found there."""
+        return self
+
+    def for_teacher(self, dim: Callable[[], int]) -> Self:
+        """These settings for the recipe's teacher, whose embeddings have `dim()` values, where some follow from it."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -127,6 +156,7 @@ class Build:
     shuffle: bool  # norm=shuffle: key encoders see their batch shuffled over the ranks
     num_samples: int
     seed: int
+    teacher: FrozenTeacher | None = None  # where the method takes one, see `Method.takes_teacher`
 
 
 class Method(nn.Module):
@@ -135,6 +165,7 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     couples_batch: ClassVar[bool] = False  # the loss is not a mean of per-sample terms
     remembers_samples: ClassVar[bool] = False  # memory's `features` (N, D) has a row per sample index
+    clusters_samples: ClassVar[bool] = False  # memory groups the samples, see `clusters`
 
     encoder: nn.Module  # what is kept, exported and evaluated
 
@@ -157,6 +188,31 @@ class Method(nn.Module):
     def refresh_embeds(cls, config: Any) -> bool:
         """Whether that takes the features of the whole data set, or only what memory holds."""
         return True
+
+    @classmethod
+    def has_graph(cls, config: Any) -> bool:
+        """Whether memory holds a graph of the samples, as train.sampler=neighbours needs it."""
+        return False
+
+    @classmethod
+    def neighbours(cls, state: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Memory's state -> the neighbours (N, k) of each sample in its graph, best first, −1 = no further one."""
+        raise NotImplementedError
+
+    @classmethod
+    def clusters(cls, state: Mapping[str, Any]) -> NDArray[np.int64] | None:
+        """Memory's state -> cluster labels (levels, N) of all samples, finest first; None as long as there are none."""
+        raise NotImplementedError
+
+    @classmethod
+    def largest_batch(cls, config: Any) -> int | None:
+        """The most samples that one global batch may have; None where nothing grows faster than the batch."""
+        return None
+
+    @classmethod
+    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+        """Whether the recipe must name a frozen teacher, and whether that must see views (teacher.view=same)."""
+        return "no"
 
     @property
     def embedder(self) -> nn.Module:

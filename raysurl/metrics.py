@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl import distributed
@@ -139,6 +141,14 @@ class NonFiniteError(RunError):
     def __init__(self, step: int, terms: list[str]) -> None:
         super().__init__(f"step {step}: {', '.join(terms)} is not finite")
         self.step, self.terms = step, terms
+
+    def explain(self, index: NDArray[np.int64], saved_step: int) -> str:
+        """What happened to the batch of samples `index` (B,), and what can be done about it."""
+        shown = ", ".join(str(i) for i in index[:8].tolist())
+        return (
+            f"{self} at step {self.step}, batch of sample indices {shown}, … ({len(index)} in all); the last"
+            f" checkpoint is step {saved_step}: lower train.optimizer.lr or set train.clip"
+        )
 
 
 def tensorboard_sink(run_dir: Path) -> Callable[[int, dict[str, float]], None]:

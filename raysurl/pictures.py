@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raysurl import scatter
+from raysurl.contact_sheet import sheet
 from raysurl.data.source import Source
 from raysurl.embed import images_alone, plain_images
 from raysurl.evaluate import Features
@@ -47,6 +50,8 @@ def save_neighbours(
     similarity, columns = cosine.topk(SHOWN_NEIGHBOURS + 1, dim=1)
     index = bank[columns.cpu().numpy()]
     (images,) = source.batches([Request(0, 0, index.ravel())], images_alone)
+    if isinstance(images, Tensor) and images.dim() == 2:
+        return  # vectors have no picture
     pictures = _to_uint8(plain_images(recipe, images, CPU), recipe)
     arrays = {
         "images": pictures.reshape(*index.shape, *pictures.shape[1:]),
@@ -54,6 +59,33 @@ def save_neighbours(
         "similarity": similarity.clamp(max=1).cpu().numpy(),
     }
     _save(run_dir, "neighbours", arrays)
+
+
+def save_scatter(run_dir: Path, features: Features, class_names: Sequence[str] | None) -> None:
+    """`samples/embedding.png`: the train samples of a two-dimensional embedding, coloured by class."""
+    if features.train.shape[1] == 2:
+        (run_dir / "samples").mkdir(exist_ok=True)
+        points, labels = features.train.cpu().numpy(), features.train_labels.cpu().numpy()
+        scatter.save(run_dir / "samples" / "embedding.png", points, labels, class_names)
+
+
+def save_clusters(run_dir: Path, recipe: Recipe, source: Source, labels: NDArray[np.int64] | None) -> None:
+    """`samples/clusters.npz`: images of some of the clusters `labels` (levels, N), finest first, line by line."""
+    lines = [] if labels is None else sheet(labels, source.readable, source.labels, seed=recipe.seed)
+    if not lines:
+        return
+    index = np.concatenate([line.samples for line in lines])
+    (images,) = source.batches([Request(0, 0, index)], images_alone)
+    if isinstance(images, Tensor) and images.dim() == 2:
+        return  # vectors have no picture
+    columns = ("chosen", "level", "size", "children", "common", "share")
+    arrays = {
+        "images": _to_uint8(plain_images(recipe, images, CPU), recipe),
+        "labels": np.full(len(index), -1) if source.labels is None else source.labels[index],
+        "line": np.repeat(np.arange(len(lines)), [len(line.samples) for line in lines]),
+        **{name: np.array([getattr(line, name) for line in lines]) for name in columns},
+    }
+    _save(run_dir, "clusters", arrays)
 
 
 def _to_uint8(x: Tensor, recipe: Recipe) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ recipe `ressl/digits` runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from raysurl import method as methods
+from raysurl import teachers
 from raysurl.errors import InputError
 from raysurl.sections import (
     Checkpoint,
@@ -28,6 +30,7 @@ from raysurl.sections import (
     Scale,
     Schedule,
     Section,
+    Teacher,
     Train,
     Views,
     sentence,
@@ -59,6 +62,7 @@ class Recipe(Section):
     data: Data = Data()
     views: Views = Views()
     encoder: Encoder = Encoder()
+    teacher: Teacher = Teacher()
     norm: Literal["sync", "shuffle", "local"] = "sync"
     train: Train = Train()
     memory: MemorySettings = MemorySettings()
@@ -86,7 +90,11 @@ class Recipe(Section):
     def view_policies(self) -> dict[str, Policy]:
         """View name -> policy: the method's views, each its default policy unless the recipe names one."""
         defaults = self.method_class().views(self.method_config())
-        return {view: self.views.policies.get(view, POLICIES[name]) for view, name in defaults.items()}
+        policies = {view: self.views.policies.get(view, POLICIES[name]) for view, name in defaults.items()}
+        t = self.teacher
+        if t.name and t.view == "plain" and not t.name.endswith(".parquet"):
+            policies["teacher"] = POLICIES["plain"].model_copy(update={"size": t.size})
+        return policies
 
 
 # -------------------------------------------------------------------- reading
@@ -133,6 +141,9 @@ def recipe_from(tree: dict[str, Any]) -> Recipe:
         config = recipe.method_config()
     except ValidationError as error:
         raise InputError(sentence(error, recipe.method_class().Config, "method.")) from None
+    config = config.for_data(recipe.data.name, recipe.data.path)
+    if recipe.teacher.name:
+        config = config.for_teacher(partial(teachers.width, recipe.teacher))
     views = recipe.method_class().views(config)
     for view in recipe.views.policies:
         if view not in views:
@@ -207,9 +218,38 @@ def _check(recipe: Recipe) -> None:
             f"train.batch_size={train.batch_size} must be a multiple of scale.workers × train.accumulate ="
             f" {workers * train.accumulate}"
         )
+    config = recipe.method_config()
+    if train.sampler == "neighbours" and not cls.has_graph(config):
+        raise InputError(
+            f"train.sampler=neighbours needs a graph of the samples, and {recipe.method['name']} holds none with these"
+            " settings; use train.sampler=permutation"
+        )
+    if (most := cls.largest_batch(config)) and train.batch_size > most:
+        raise InputError(
+            f"train.batch_size={train.batch_size} makes more pairs than {recipe.method['name']} takes at once; use at"
+            f" most {most}"
+        )
+    _check_teacher(recipe, cls.takes_teacher(config))
     if recipe.eval.features == "memory" and not cls.remembers_samples:
         raise InputError(
             f"eval.features=memory: {recipe.method['name']} remembers no vector per sample; use backbone or embedding"
         )
     if recipe.resume and recipe.init_from:
         raise InputError("resume=true continues a run and init_from= starts a new one; give one of them")
+
+
+def _check_teacher(recipe: Recipe, takes: str) -> None:
+    method, teacher = recipe.method["name"], recipe.teacher
+    if takes == "no" and teacher.name:
+        raise InputError(
+            f"teacher.name={teacher.name}: {method} learns from no teacher with these settings; leave it out"
+        )
+    if takes != "no" and not teacher.name:
+        raise InputError(
+            f"{method} learns from a frozen teacher; name one with teacher.name=, a torchvision model, timm:NAME,"
+            " open_clip:NAME/TAG, a run directory, or a Parquet file of embeddings"
+        )
+    if takes == "network" and teacher.view == "plain":
+        raise InputError(
+            f"{method} needs a teacher that sees the student's views; use teacher.view=same and a network"
+        )

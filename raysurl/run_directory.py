@@ -123,7 +123,7 @@ def write_results(
     results = {
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
         "best": _best(lines),
-        "health": health.diagnose(health.combined(values, last[-1])),
+        "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}),
         "seconds": seconds,
         "images_per_s": _median(
             [line["speed/images_per_s"] for line in lines if "speed/images_per_s" in line]
@@ -140,6 +140,11 @@ def write_results(
         "finished": True,
     }
     write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+
+
+def _of_memory(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """The last signals of the clusters that memory holds."""
+    return {name: value for line in lines for name, value in line.items() if name.startswith("health/level")}
 
 
 def _best(lines: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

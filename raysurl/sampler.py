@@ -23,7 +23,7 @@ Index = NDArray[np.int64]
 
 SAMPLERS = ("permutation", "neighbours")
 
-_WINDOWS, _SAMPLES = 0, 1  # purposes of random numbers within an epoch
+_WINDOWS, _SAMPLES, _GROUPS = 0, 1, 2  # purposes of random numbers within an epoch
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,10 @@ class Plan:
     def order(self, epoch: int) -> Index:
         """(n,) sample indices in the order of `epoch`, the tail that is left out included."""
         order = epoch_order(self.readable, self.seed, epoch, self.window)
-        return order if self.graph is None else beside_neighbours(order, self.graph)
+        if self.graph is None:
+            return order
+        keys = None if self.window else _bits(len(order), self.seed, epoch, _GROUPS)
+        return beside_neighbours(order, self.graph, keys)
 
     def global_batches(self, first: int, last: int) -> Iterator[tuple[int, Index]]:
         """(step, (B,) sample indices) of the optimizer steps first … last-1, counted from the run's start."""
@@ -151,26 +154,36 @@ def epoch_order(
     return index[np.lexsort((keys, place[np.arange(n) // window]))]
 
 
-def beside_neighbours(order: Index, graph: Index) -> Index:
+def beside_neighbours(order: Index, graph: Index, keys: NDArray[np.uint64] | None = None) -> Index:
     """Reorder so that each sample is followed by those of its neighbours that are still to come.
 
     `order` (n,), `graph` (N, k) with -1 for none. The result is a permutation of `order`; consecutive slices
-    of it are batches that contain positives of the graph.
+    of it are batches that contain positives of the graph. The later a sample, the fewer of its neighbours are left:
+    random `keys` (n,) mix these groups of a sample and its neighbours, so that all batches hold as many positives.
     """
-    todo = np.zeros(len(graph), bool)
-    todo[order] = True
-    pending, rows = todo.tolist(), graph.tolist()
+    pending = bytearray(len(graph))
+    for sample in order.tolist():
+        pending[sample] = 1
     result: list[int] = []
+    begins: list[int] = []
     for anchor in order.tolist():
         if not pending[anchor]:
             continue
-        pending[anchor] = False
+        pending[anchor] = 0
+        begins.append(len(result))
         result.append(anchor)
-        for neighbour in rows[anchor]:
+        for neighbour in graph[anchor].tolist():  # a row at a time: the whole graph as a list takes gigabytes
             if neighbour >= 0 and pending[neighbour]:
-                pending[neighbour] = False
+                pending[neighbour] = 0
                 result.append(neighbour)
-    return np.array(result, np.int64)
+    found = np.array(result, np.int64)
+    if keys is None:
+        return found
+    sizes = np.diff([*begins, len(found)])
+    place = np.argsort(keys[: len(sizes)], kind="stable")
+    within = np.arange(len(found)) - np.repeat(np.cumsum(sizes[place]) - sizes[place], sizes[place])
+    mixed: Index = found[np.repeat(np.array(begins, np.int64)[place], sizes[place]) + within]
+    return mixed
 
 
 def _bits(count: int, seed: int, epoch: int, purpose: int) -> NDArray[np.uint64]:

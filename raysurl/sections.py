@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,13 +17,14 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """What to read. Names: digits | torchvision:<class> | folder | parquet | npz."""
+    """What to read. Names: digits | torchvision:<class> | folder | parquet | npz | planetoid:<graph>."""
 
     name: str = "folder"
     path: str | None = None
     eval_path: str | None = None  # labelled test set, where the name implies none
     download: bool = False  # torchvision only; nothing is downloaded unless asked
-    image_column: str = "image"
+    image_column: str = "image"  # of a Parquet file: images, or lists of numbers
+    flatten: Literal["grey", "rgb"] | None = None  # images as vectors in [0, 1], of one channel or of three
     label_column: str = "label"
     mode: Literal["auto", "resident", "streaming"] = "auto"
     window: int = Field(4096, ge=1)  # samples per shuffle window when streaming
@@ -49,10 +50,29 @@ class Views(Section):
 
 
 class Encoder(Section):
-    name: str = "resnet18"  # or convnet, or any of torchvision's that raysurl.encoders names
+    name: str = "resnet18"  # or convnet, or mlp, or any of torchvision's that raysurl.encoders names
     small_stem: bool = False  # 3×3 stride-1 first convolution, no max-pool (images up to 64 px)
     maxpool: bool = False  # keep the max-pool behind a small stem
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (500, 500, 2), min_length=1
+    )  # of an mlp's layers, the output's last
+    dropout: float = Field(0.0, ge=0, lt=1)  # of an mlp's inputs and hidden values
+    inputs: int | None = Field(None, ge=1)  # of an mlp; None: from the data, or the pixels of a view
     sobel: bool = False  # a second network of this kind sees Sobel edges, and the features of both are joined
+
+
+class Teacher(Section):
+    """The frozen network that a student learns from, in methods that take one; see raysurl.teachers."""
+
+    name: str | None = (
+        None  # torchvision's, timm:NAME, open_clip:NAME/TAG, a run of ours, or embeddings (.parquet)
+    )
+    weights: str | None = None  # file of its weights, where `name` is not a run of ours
+    view: Literal["plain", "same"] = "same"  # it sees the sample without augmentation, or the student's view
+    size: int | None = Field(None, ge=4)  # pixels that it sees; None: those of its own training
+    mean: tuple[float, float, float] | None = None  # of its pixels; None: those of its own training
+    std: tuple[float, float, float] | None = None
+    download: bool = False  # its weights; nothing is downloaded unless asked
 
 
 class Optimizer(Section):
@@ -78,6 +98,9 @@ class Train(Section):
     epochs: int = Field(200, ge=1)  # of each round
     rounds: int = Field(1, ge=1)  # curriculum rounds (Super-AND)
     batch_size: int = Field(256, ge=2)  # global
+    sampler: Literal["permutation", "neighbours"] = (
+        "permutation"  # neighbours: batches hold positives of a graph
+    )
     accumulate: int = Field(1, ge=1)  # micro-batches per optimizer step
     allow_split_batch: bool = False  # accumulate even where the loss couples the whole batch
     clip: float | None = Field(None, gt=0)  # gradient norm
@@ -102,12 +125,20 @@ class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluation
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
-    protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme"], ...] = ("knn", "linear", "lbfgs", "rankme")
+    protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme", "embedding", "nodes"], ...] = (
+        "knn",
+        "linear",
+        "lbfgs",
+        "rankme",
+    )
     knn_k: tuple[int, ...] = (200, 20)
     knn_tau: float = Field(0.1, gt=0)
     linear_epochs: int = Field(100, ge=1)
     linear_lr: float = Field(10.0, gt=0)
     linear_batch_size: int = Field(256, ge=1)
+    embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
+    embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
+    random_splits: int = Field(10, ge=1)  # of nodes
     batch_size: int = Field(512, ge=1)  # embedding
     baselines: bool = True  # the same numbers for the untrained encoder, and kNN of raw pixels
 
@@ -121,6 +152,7 @@ class Scale(Section):
 
 class Log(Section):
     every_steps: int = Field(10, ge=1)  # how often step lines are written (a line per step all the same)
+    memory_every_steps: int = Field(0, ge=0)  # signals of memory besides each epoch's; 0: never
     tensorboard: bool = True
     wandb: bool = False
     mlflow: bool = False
@@ -152,7 +184,8 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
         near = difflib.get_close_matches(location[-1], fields, n=1)
         hint = f"; did you mean {prefix}{'.'.join([*location[:-1], near[0]])}?" if near else ""
         return f"unknown recipe key {key}{hint} (valid here: {', '.join(fields)})"
-    return f"{key}={problem['input']!r} is not valid: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{key.rstrip('.')}={problem['input']!r} is not valid: {text[0].lower()}{text[1:]}"
 
 
 def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:

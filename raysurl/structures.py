@@ -13,10 +13,9 @@ Letters: B global batch, N samples, D features, E edges.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,10 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from raysurl.data import storage
+from raysurl.data.graphs import read_edges
 from raysurl.errors import InputError
 from raysurl.functional import log_student_kernel
-from raysurl.graph_memory import Edges, Rows, Scale, Symmetry, similarity_graph
+from raysurl.graph_memory import Edges, Rows, Scale, Symmetry, geodesics, lengths, similarity_graph
 from raysurl.method import Progress
 from raysurl.neighbours import knn_graph
 
@@ -94,18 +93,23 @@ class Teacher(Structure):
     def similarity(self, known: Known, nu: float) -> Tensor:
         if known.teacher is None or known.teacher.dim() != 2:
             raise InputError("the structure teacher needs the view 'teacher', embeddings (b, D) of the batch")
-        d = pairwise_distance(known.teacher.float(), known.teacher.float(), self.distance)
+        return self.between(known.teacher, known.teacher, nu)
+
+    def between(self, rows: Tensor, columns: Tensor, nu: float) -> Tensor:
+        """p (A, B) of the teacher's embeddings (A, D) and (B, D)."""
+        d = pairwise_distance(rows.float(), columns.float(), self.distance)
         return log_student_kernel(d / self.sigma, nu).exp()
 
 
 class Neighbours(Structure):
-    """The k nearest neighbours of each sample in the raw input, Euclidean; see `similarity_graph` for μ and σ."""
+    """The k nearest neighbours of each sample in the raw input; see `similarity_graph` for μ and σ."""
 
     from_graph: ClassVar[bool] = True
     kind: Literal["knn"] = "knn"
     weight: float = Field(0.01, ge=0)
     weight_end: float | None = Field(0.0, ge=0)
     k: int = Field(15, ge=1)
+    metric: Literal["euclidean", "cosine"] = "euclidean"  # cosine: the Euclidean distance of unit rows
     neighbours: int = Field(5, ge=3)  # nearest samples that decide σ
     scale: Scale = "search"
     sigma: float | None = Field(None, gt=0)  # None: from the data
@@ -125,24 +129,28 @@ class Neighbours(Structure):
 
     def graph(self, features: Rows | None, num_samples: int, nu: float) -> csr_array:
         assert features is not None
-        found = knn_graph(features, self.k, metric="euclidean")
+        found = knn_graph(features, self.k, metric=self.metric)
         source = np.repeat(np.arange(num_samples), self.k)
         edges = Edges(source, found.indices.ravel(), found.distances.ravel())
         return _graph_of(self, edges, num_samples, nu)
 
 
 class Graph(Structure):
-    """A given graph: an npz file of `edges` (E, 2) sample indices, each edge once or both ways.
+    """A given graph: a file of edges between sample indices (see raysurl.data.graphs), each once or both ways.
 
+    Directed edges count both ways; self loops are left out, and an edge given twice counts once. A sample without
+    edges, as all of an empty graph, is similar to none. `path` None: the edges that the data set comes with.
     The length of an edge: `features` the Euclidean distance of its samples' raw input, `given` the file's `distance`
-    (E,), `equal` all alike, so that p = κ(0, ν_X). Pairs without an edge have p = 0.
+    (E,), `equal` all alike, so that p = κ(0, ν_X). Pairs without an edge have p = 0; with `geodesic`, pairs joined by
+    a path of at most that many mean edges' length count too, at the length of the shortest.
     """
 
     from_graph: ClassVar[bool] = True
 
     kind: Literal["graph"] = "graph"
-    path: str
+    path: str | None = None
     length: Literal["features", "given", "equal"] = "features"
+    geodesic: float | None = Field(None, gt=0)
     neighbours: int = Field(5, ge=3)
     scale: Scale = "search"
     sigma: float | None = Field(None, gt=0)
@@ -156,39 +164,23 @@ class Graph(Structure):
 
     def graph(self, features: Rows | None, num_samples: int, nu: float) -> csr_array:
         edges, given = self.edges(num_samples)
-        distance = np.zeros(len(edges)) if given is None else given
+        distance = np.full(len(edges), 0.0 if self.geodesic is None else 1.0) if given is None else given
         if self.length == "features":
             assert features is not None
-            distance = np.sqrt(np.square(features[edges[:, 0]] - features[edges[:, 1]]).sum(axis=1))
+            distance = lengths(features, edges)
         both = np.concatenate([edges, edges[:, ::-1]])
         pairs, first = np.unique(both, axis=0, return_index=True)
-        return _graph_of(self, Edges(pairs[:, 0], pairs[:, 1], np.tile(distance, 2)[first]), num_samples, nu)
+        found = Edges(pairs[:, 0], pairs[:, 1], np.tile(distance, 2)[first])
+        if self.geodesic is not None:
+            found = geodesics(found, num_samples, self.geodesic)
+        return _graph_of(self, found, num_samples, nu)
 
-    def edges(self, num_samples: int) -> tuple[NDArray[np.int64], NDArray[Any] | None]:
+    def edges(self, num_samples: int) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
         """Edges (E, 2) without self loops, and their given lengths (E,). Raises InputError for an unusable file."""
         key = "method.structures.graph.path"
-        if storage.kind(self.path, key) != "file":
-            raise InputError(f"{key}={self.path} must be an npz file with the array edges (E, 2)")
-        try:
-            with np.load(io.BytesIO(storage.read_bytes(self.path, "")), allow_pickle=False) as file:
-                edges = np.asarray(file["edges"])
-                given = np.asarray(file["distance"], np.float64) if self.length == "given" else None
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{key}={self.path} is not an npz file of a graph: {error}") from None
-        if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
-            raise InputError(
-                f"{key}={self.path}: edges must be integers (E, 2), not {edges.dtype} {edges.shape}"
-            )
-        if len(edges) and not (edges.min() >= 0 and edges.max() < num_samples):
-            raise InputError(f"{key}={self.path}: edges must lie in 0 … {num_samples - 1}")
-        if given is not None and (
-            given.shape != edges.shape[:1] or not (np.isfinite(given) & (given >= 0)).all()
-        ):
-            raise InputError(
-                f"{key}={self.path}: distance must be a finite length ≥ 0 for each of {len(edges)} edges"
-            )
-        other = edges[:, 0] != edges[:, 1]
-        return edges[other].astype(np.int64), None if given is None else given[other]
+        if self.path is None:
+            raise InputError(f"the data come with no graph; name a file of edges with {key}=")
+        return read_edges(self.path, num_samples, key, lengths=self.length == "given")
 
 
 AnyStructure = Annotated[Instance | Neighbours | Graph | Teacher, Field(discriminator="kind")]
@@ -203,13 +195,26 @@ def pairwise_distance(a: Tensor, b: Tensor, kind: Distance) -> Tensor:
     """fp32 rows (A, D), (B, D) -> (A, B). `literal` is the paper's d = cos, a similarity; `l2` does not normalise."""
     with torch.autocast(a.device.type, enabled=False):  # which would take products in half precision
         if kind == "l2":
-            return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+            return _euclidean(a, b)
         cosine = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
     if kind == "literal":
         return cosine
     if kind == "1-cos":
         return 1 - cosine
     return (2 - 2 * cosine).clamp(min=1e-12).sqrt()  # the root of exactly 0 has no gradient
+
+
+def _euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """Distances of few dimensions from the differences, of many by a matrix product of rows around their mean.
+
+    The product loses what is below 1e-7 of the largest square; a distance of zero has no gradient either way.
+    """
+    if a.shape[1] <= 8:
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = a.detach().mean(dim=0)
+    a, b = a - mean, b - mean
+    squared = a.square().sum(dim=1)[:, None] + b.square().sum(dim=1) - 2 * a @ b.T
+    return squared.clamp(min=1e-12).sqrt()
 
 
 def _graph_of(structure: Neighbours | Graph, edges: Edges, num_samples: int, nu: float) -> csr_array:

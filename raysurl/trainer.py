@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from raysurl import build, checkpoint, optim, pictures, run_directory
+from raysurl import build, checkpoint, distributed, optim, pictures, run_directory
 from raysurl.data.source import Source
 from raysurl.embed import embed
 from raysurl.errors import InputError, RunError
 from raysurl.evaluation import Evaluator, Trained
 from raysurl.loading import Loaded, Loader
-from raysurl.memory_link import MemoryLink, gather_push, link
+from raysurl.memory_link import MemoryLink, gather_push, indices_of, link
 from raysurl.method import Method, Output, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.recipe import Recipe
@@ -85,9 +84,13 @@ def train(
             train_epoch(run)
             after_epoch(run, epochs_done=epoch + 1)
     except NonFiniteError as error:
-        raise RunError(_explain(run, error)) from None
+        index = run.plan.global_batch(error.step)
+        raise RunError(error.explain(index, max(run.saved_step, 0))) from None
     metrics = run.evaluator.final(trained(run), run.run_dir)
     if run.record:
+        if run.memory and run.method.clusters_samples:
+            labels = run.method.clusters(run.memory.state_dict()["record"])
+            pictures.save_clusters(run_dir, recipe, source, labels)
         run.record.write(run.step, metrics)
         run_directory.write_encoder(run_dir, run.method.encoder, recipe)
         run_directory.write_results(run_dir, recipe, runtime, source, metrics, seconds=run.seconds)
@@ -115,7 +118,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         plan=the_plan,
         loader=Loader(recipe, runtime, source, the_plan, augment),
         method=method,
-        model=_wrap(method, runtime),
+        model=distributed.wrap(method, runtime.device, runtime.world_size),
         optimizer=optim.build_optimizer(method, recipe.train.optimizer),
         memory=link(recipe, runtime, the_plan, len(source.readable)),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
@@ -147,14 +150,30 @@ def refresh_memory(run: Run) -> None:
         found = embed(run.method.embedder, source, run.recipe, run.runtime.device, readable)
     run.memory.refresh(found, torch.from_numpy(source.readable), run.progress)
     run.event(f"memory of {source.readable.sum()} samples rebuilt in {time.time() - began:.1f} s")
-    if (values := run.memory.health(source.labels)) and run.record:
+    look_at_memory(run)
+    follow_graph(run)
+
+
+def look_at_memory(run: Run) -> dict[str, float]:
+    """Signals of memory's health, recorded; labels judge it and change nothing."""
+    values = run.memory.health(run.loader.source.labels) if run.memory else {}
+    if values and run.record:
         run.record.write(run.step, values)
+    return values
+
+
+def follow_graph(run: Run) -> None:
+    """Where the recipe asks for it, batches are of neighbours in the graph that memory holds."""
+    if run.memory and run.recipe.train.sampler == "neighbours":
+        run.plan = replace(run.plan, graph=run.memory.neighbours(run.method.neighbours))
+        run.loader = replace(run.loader, plan=run.plan)
+        run.memory.follow(indices_of(run.plan))
 
 
 def train_epoch(run: Run) -> None:
     """The rest of the epoch in which `run.step` stands."""
     last = (run.step // run.plan.steps_per_epoch + 1) * run.plan.steps_per_epoch
-    every = run.recipe.checkpoint.every_steps
+    every, look = run.recipe.checkpoint.every_steps, run.recipe.log.memory_every_steps
     run.model.train()
     run.block.begin()
     for micro_batches, waited in run.loader.steps(run.step, last):
@@ -164,6 +183,8 @@ def train_epoch(run: Run) -> None:
         if every and run.step % every == 0 and run.step < last:
             save(run)
             run.block.begin()
+        if look and run.step % look == 0 and run.step < last:
+            look_at_memory(run)
     run.block.flush()
 
 
@@ -177,7 +198,7 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     for i, loaded in enumerate(micro_batches):
         batch = run.loader.to_batch(loaded)
         snapshot = run.memory.snapshot(loaded[0].rows) if run.memory else {}
-        with gradients_meet(run.model, last=i == len(micro_batches) - 1), autocast(run):
+        with distributed.gradients_meet(run.model, last=i == len(micro_batches) - 1), autocast(run):
             output: Output = run.model(batch, snapshot, progress)
         (output.loss / len(micro_batches)).backward()
         outputs.append(output)
@@ -196,11 +217,12 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
 def after_epoch(run: Run, epochs_done: int) -> None:
     """Online evaluation, report and checkpoint, each where it is due."""
     recipe = run.recipe
-    metrics = run.memory.health(run.loader.source.labels) if run.memory else {}
+    metrics = look_at_memory(run)
     if recipe.eval.every_epochs and epochs_done % recipe.eval.every_epochs == 0:
-        metrics |= run.evaluator.online(trained(run))
-    if metrics and run.record:
-        run.record.write(run.step, metrics)
+        evaluated = run.evaluator.online(trained(run))
+        if run.record:
+            run.record.write(run.step, evaluated)
+        metrics |= evaluated
     done = epochs_done == recipe.total_epochs
     if done or (recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0):
         save(run, metrics.get("eval/knn_top1"))
@@ -227,20 +249,6 @@ def autocast(run: Run) -> contextlib.AbstractContextManager[Any]:
     """bf16 for the networks; losses compute in fp32 by themselves."""
     enabled = run.recipe.train.precision == "bf16"
     return torch.autocast(run.runtime.device.type, torch.bfloat16, enabled=enabled)
-
-
-def gradients_meet(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """DDP averages gradients with the last micro-batch only."""
-    if isinstance(model, DistributedDataParallel) and not last:
-        return model.no_sync()
-    return contextlib.nullcontext()
-
-
-def _wrap(method: Method, runtime: Runtime) -> nn.Module:
-    if runtime.world_size == 1:
-        return method
-    device_ids = [runtime.device] if runtime.device.type == "cuda" else None
-    return DistributedDataParallel(method, device_ids=device_ids, broadcast_buffers=False)
 
 
 # -------------------------------------------------------------------- checkpoints
@@ -275,6 +283,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         raise InputError(f"the checkpoint in {run.checkpoints} does not fit this recipe: {first}") from None
     if run.memory:
         run.memory.load_state_dict(state["memory"])
+        follow_graph(run)
     run.step = run.saved_step = int(state["step"])
     run.began -= state["seconds"]
 
@@ -285,13 +294,4 @@ def _plan_sentence(run: Run) -> str:
         f"{run.recipe.method['name']}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
         f" {p.batch_size} on {r.world_size} × {r.device.type}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
-    )
-
-
-def _explain(run: Run, error: NonFiniteError) -> str:
-    index = run.plan.global_batch(error.step)
-    shown = ", ".join(str(i) for i in index[:8].tolist())
-    return (
-        f"{error} at step {error.step}, batch of sample indices {shown}, … ({len(index)} in all); the last"
-        f" checkpoint is step {max(run.saved_step, 0)}: lower train.optimizer.lr or set train.clip"
     )

@@ -1,11 +1,15 @@
 """A tiny real run of any method, for the tests that hold for all of them."""
 
+import atexit
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from raysurl import method, trainer
+from raysurl import build, method, run_directory, trainer
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.recipe import Recipe, recipe_from
@@ -20,16 +24,18 @@ SMALL = {
     "prototypes": 12,
     "queue_epoch": 0,
     "frozen_epochs": 0,
+    "negatives": 48,
 }
 
 
 def recipe_for(name: str, **changes: Any) -> Recipe:
     """Digits, the small network, batch 16: sizes of `SMALL` where the method has such a setting."""
-    fields = method.load(name).Config.model_fields
+    cls = method.load(name)
+    settings = {k: v for k, v in SMALL.items() if k in cls.Config.model_fields} | changes.pop("method", {})
+    if cls.takes_teacher(cls.Config.model_construct(**settings)) != "no":  # the recipe judges them, not this
+        changes.setdefault("teacher", {"name": tiny_teacher()})
     tree = {
-        "method": {"name": name}
-        | {k: v for k, v in SMALL.items() if k in fields}
-        | changes.pop("method", {}),
+        "method": {"name": name} | settings,
         "data": {"name": "digits", "limit": 80},
         "views": {"size": 8, "mean": [0.3] * 3, "std": [0.38] * 3},
         "encoder": {"name": "convnet"},
@@ -46,9 +52,19 @@ def recipe_for(name: str, **changes: Any) -> Recipe:
     return recipe_from({**tree, **changes})
 
 
+@functools.cache
+def tiny_teacher() -> str:
+    """The encoder file of a seeded MLP of another width than the student's, for views of 8 pixels."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    settings = {"encoder": {"name": "mlp", "widths": (24, 12)}, "views": {"size": 8}, "seed": 1}
+    recipe = recipe_from({**settings, "data": {"name": "digits"}})
+    return str(run_directory.write_encoder(folder, build.encoder_of(recipe), recipe))
+
+
 def sources(recipe: Recipe) -> tuple[Any, Any]:
     train, test = (open_samples(recipe.data, split, seed=recipe.seed) for split in ("train", "eval"))
-    return open_source(train, recipe.data), open_source(test, recipe.data)
+    return open_source(train, recipe.data), None if test is None else open_source(test, recipe.data)
 
 
 def start(recipe: Recipe, run_dir: Path, *, rank: int = 0, world_size: int = 1) -> trainer.Run:

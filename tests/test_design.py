@@ -39,7 +39,7 @@ def test_files_and_functions_stay_readable(path):
 def test_nothing_branches_on_a_methods_name(path):
     from raysurl import method
 
-    names = set(method.available())
+    names = set(method.available()) - {"seed"}  # a key of every recipe too
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Compare):
             values = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]

@@ -204,3 +204,32 @@ def test_settings_that_make_no_sense_are_refused(options, text):
         Hierarchy(24, D, **options)
     with pytest.raises(InputError, match="call fit first"):
         small().update([0], np.ones((1, D)))
+
+
+def test_signals_of_a_level_against_plain_definitions():
+    random = np.random.default_rng(0)
+    h, truth = begun(60), random.integers(0, 3, 60)
+    truth[:10] = -1  # no label
+    h.health(truth)
+    before = h.labels(np.arange(60))[1]
+    for _ in range(5):
+        h.update(random.permutation(60)[:20], unit(random.normal(size=(20, D))))
+    found, now = h.health(truth), h.labels(np.arange(60))[1]
+    sizes = [int((now == c).sum()) for c in set(now.tolist())]
+    shares = np.array(sizes) / 60
+    known = truth >= 0
+    pure = sum(np.bincount(truth[known & (now == c)], minlength=1).max() for c in set(now.tolist()))
+    moved = 60 - sum(np.bincount(now[before == c]).max() for c in set(before.tolist()))
+    assert found["health/level2_clusters"] == len(sizes)
+    assert found["health/level2_children"] == pytest.approx(60 / len(sizes))
+    assert found["health/level2_largest_share"] == pytest.approx(max(shares))
+    assert found["health/level2_entropy"] == pytest.approx(
+        -(shares * np.log(shares)).sum() / np.log(len(sizes))
+    )
+    assert found["health/level2_purity"] == pytest.approx(pure / known.sum())
+    assert found["health/level2_churn"] == pytest.approx(moved / 60)
+    assert found["health/level2_splits"] - found["health/level2_merges"] == len(sizes) - len(
+        set(before.tolist())
+    )
+    assert h.health()["health/level2_churn"] == 0
+    assert "health/level2_nmi" not in h.health()

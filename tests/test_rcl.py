@@ -6,13 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raysurl import trainer
+from raysurl import metrics, trainer
 from raysurl.cluster_memory import OWN, ClusterMemory, one_level, own, per_level
 from raysurl.errors import InputError
 from raysurl.functional import info_nce
 from raysurl.label_bank import KMeansLabels
 from raysurl.memory import Queue
 from raysurl.method import Progress
+from raysurl.methods.nnclr import nearest
 
 N, D = 40, 8
 
@@ -136,6 +137,26 @@ def test_one_level_with_the_own_key_is_info_nce_to_float_precision(tmp_path):
     assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def test_one_level_with_the_nearest_key_takes_nnclrs_positive(tmp_path):
+    run = _run(tmp_path, hierarchy={"levels": 1}, key="nearest")
+    contract.steps(run, 2)  # 32 of 48 slots are filled: random ones are never chosen
+    ((micro_batches, _),) = run.loader.steps(run.step, run.step + 1)
+    batch = run.loader.to_batch(micro_batches[0])
+    snapshot = run.memory.snapshot(slice(0, 16))
+    output = run.method(batch, snapshot, run.progress)
+    expected = []
+    for view, key in (("view_1", output.push.keys[1]), ("view_2", output.push.keys[0])):
+        query, positive = run.method.queries(batch.views[view])[0], nearest(key, snapshot)
+        taken = (positive @ snapshot["features"].T).argmax(dim=1)
+        for row in range(16):  # the chosen entry is not a negative too
+            others = torch.arange(48) != taken[row]
+            one = slice(row, row + 1)
+            expected.append(info_nce(query[one], positive[one], snapshot["features"][others], tau=0.1))
+    assert float(output.loss.detach()) == pytest.approx(
+        float(torch.stack(expected).mean().detach()), rel=1e-5
+    )
+
+
 @pytest.mark.parametrize("kind", ["online", "dbscan", "kmeans"])
 def test_clusters_are_made_after_the_warm_up_and_keys_are_then_retrieved(tmp_path, kind):
     run = _run(tmp_path, hierarchy={"kind": kind})
@@ -172,3 +193,16 @@ def test_every_switch_changes_the_loss_after_the_warm_up(tmp_path, change):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     assert trajectory(tmp_path / "a", **change) != trajectory(tmp_path / "b")
+
+
+def test_the_state_of_the_clusters_is_recorded_each_epoch_and_every_n_steps(tmp_path):
+    small = {"hidden": 32, "predictor_hidden": 32, "dim": 16, "queue_size": 48, "warmup_epochs": 1}
+    recipe = contract.recipe_for("rcl", method=small)
+    recipe = recipe.model_copy(update={"log": recipe.log.model_copy(update={"memory_every_steps": 2})})
+    contract.train(recipe, tmp_path / "run")
+    lines = [line for line in metrics.read(tmp_path / "run" / "metrics.jsonl") if "health/level2_nmi" in line]
+    assert [line["step"] for line in lines] == [5, 6, 8, 10]  # made at 5, looked at on even steps, end at 10
+    assert {"clusters", "largest_share", "entropy", "splits", "merges", "purity", "ari"} <= {
+        name.removeprefix("health/level3_") for name in lines[0]
+    }
+    assert all("health/level2_churn" in line for line in lines[1:])

@@ -136,7 +136,11 @@ def test_an_actor_that_is_gone_for_good_sends_the_group_back(actor):
     link.begin()
     link.record._timeout_s = 2
     ray.kill(actor)
-    with pytest.raises(memory.MemoryLostError, match="did not come back"):
+
+    def push_on():
         for t in range(1, 100):
             link.push(*keys(t))
             time.sleep(0.05)
+
+    with pytest.raises(memory.MemoryLostError, match="did not come back"):
+        push_on()

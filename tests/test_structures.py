@@ -318,3 +318,67 @@ def test_a_part_of_a_batch_reads_its_own_columns(tmp_path):
         rows = batch.index.numpy()
         expected = kappa(0, 100.0) * np.eye(8) + 0.5 * graph[rows][:, rows].toarray()
         np.testing.assert_allclose(p, expected, rtol=1e-5)
+
+
+# -------------------------------------------------------------------- geodesics
+
+
+def test_geodesics_are_the_shortest_paths_within_reach():
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import floyd_warshall
+
+    from raysurl.graph_memory import Edges, geodesics
+
+    random = np.random.default_rng(0)
+    pairs = np.unique(np.sort(random.integers(0, 30, (40, 2)), axis=1), axis=0)
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    length = random.uniform(0.5, 2, len(pairs))
+    edges = Edges(
+        np.concatenate([pairs[:, 0], pairs[:, 1]]),
+        np.concatenate([pairs[:, 1], pairs[:, 0]]),
+        np.tile(length, 2),
+    )
+    paths = floyd_warshall(csr_array((edges.distance, (edges.source, edges.target)), shape=(31, 31)))
+    for reach in (0.5, 1.5, 3.0):
+        found = geodesics(edges, 31, reach)  # sample 30 is isolated
+        expected = (paths <= reach * edges.distance.mean()) & ~np.eye(31, dtype=bool)
+        assert set(zip(found.source, found.target, strict=True)) == set(
+            zip(*np.nonzero(expected), strict=True)
+        )
+        np.testing.assert_allclose(found.distance, paths[found.source, found.target])
+
+
+def test_a_geodesic_graph_reaches_two_hops(tmp_path):
+    np.savez(tmp_path / "chain.npz", edges=[[0, 1], [1, 2], [2, 3]])
+    near, far = (
+        Graph(path=str(tmp_path / "chain.npz"), length="equal", geodesic=g, scale="statistics")
+        .graph(None, 5, 100.0)
+        .toarray()
+        for g in (None, 2.0)
+    )
+    assert (near > 0).sum() == 6
+    assert {(i, j) for i, j in zip(*np.nonzero(far), strict=True) if i < j} == {
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        (0, 2),
+        (1, 3),
+    }
+    assert far[0, 1] > far[0, 2] > 0
+    assert not far[4].any()
+
+
+def test_the_most_similar_of_all_graphs_come_first():
+    from scipy.sparse import csr_array
+
+    from raysurl.graph_memory import GraphMemory, nearest_in
+
+    memory = GraphMemory({"a": None, "b": None}, 4)
+    memory.graphs = {
+        "a": csr_array(
+            np.array([[0, 0.2, 0.5, 0.1], [0, 0, 0, 0], [0.3, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+        ),
+        "b": csr_array(np.array([[0, 0.4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0.9], [0, 0, 0, 0]], np.float32)),
+    }
+    found = nearest_in(memory.state_dict(), 2)
+    np.testing.assert_array_equal(found, [[1, 2], [-1, -1], [3, 0], [-1, -1]])

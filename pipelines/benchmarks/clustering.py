@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 
 from raysurl import trainer
@@ -59,7 +58,6 @@ def main(arguments: list[str]) -> None:
     for name, arm in arms.items():
         ratio = statistics.median(a / b for a, b in zip(arm.seconds, base, strict=True))
         print(f"{name:24} {statistics.median(arm.seconds) * 1e3:7.1f} ms/step  {ratio:5.3f} × no clusters")
-    ray.shutdown()
 
 
 def begin(name: str, staleness: int, changes: list[str], folder: Path) -> Arm:

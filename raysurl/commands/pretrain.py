@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from raysurl import build, progress, run_directory
+from raysurl import build, embeddings, progress, run_directory
 from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, dump, load_recipe, parse_override
@@ -53,6 +53,7 @@ def pretrain(recipe: Recipe) -> Path:
     samples = open_samples(recipe.data, "train", seed=recipe.seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)
     assert samples is not None
+    recipe = build.fitted(recipe, samples.width())
     check(recipe, samples, eval_samples)
     runtime = importlib.import_module(RUNTIMES[recipe.runtime])
     runtime.check(recipe)
@@ -79,8 +80,11 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Non
     encoder = build.encoder_of(recipe)
     if recipe.init_from:
         build.encoder_weights(Path(recipe.init_from), encoder)
+    build.teacher_of(recipe, len(samples))
+    if (name := recipe.teacher.name) and name.endswith(".parquet"):
+        embeddings.check_names(Path(name), samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
-    if needing := [name for name in asked if name != "rankme"]:
+    if needing := [name for name in asked if name not in ("rankme", "embedding")]:
         _check_labels(recipe, samples, eval_samples, needing)
 
 

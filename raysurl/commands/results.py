@@ -30,6 +30,8 @@ def table(results: Path) -> str:
     commands = []
     for path in sorted(results.glob("*.json")):
         r = json.loads(path.read_text())
+        if "metrics" not in r:
+            continue
         m = r["metrics"]
         cells = [_cell(m, name) for name in SHOWN]
         what = f"{r['hardware']}, {r['world_size']} × {r['threads']} thread(s), `{r['commit']}`"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysurl.data import storage
-from raysurl.data.decode import Array, DecodeError, decode
+from raysurl.data.decode import Array, DecodeError, Flatten, decode
 from raysurl.data.manifest import Listing, Unreadable
 from raysurl.data.readers import Encoded, Reader
 from raysurl.errors import InputError, RunError
@@ -30,7 +30,8 @@ class Samples:
     """N samples of one split. Cheap and picklable.
 
     `labels` (N,) int64, −1 = none, or None where there are no labels; `class_names` by label, where known;
-    `note`: a remark on the listing for the log.
+    `note`: a remark on the listing for the log. `flatten`: images become vectors. `split` (N,): the data set's own
+    division of its labelled samples, where it has one (raysurl.data.planetoid.TRAIN, VALIDATION, TEST; 0 = in none).
     """
 
     listing: Listing
@@ -38,6 +39,8 @@ class Samples:
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
     note: str = ""
+    flatten: Flatten | None = None
+    split: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -48,7 +51,8 @@ class Samples:
     def select(self, index: NDArray[np.int64]) -> Samples:
         """These samples alone, renumbered in the given order."""
         labels = None if self.labels is None else self.labels[index]
-        return replace(self, listing=self.listing.select(index), labels=labels)
+        split = None if self.split is None else self.split[index]
+        return replace(self, listing=self.listing.select(index), labels=labels, split=split)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Encoded]:
         """Encoded samples in the order asked for: bytes, an array, or a DecodeError where fetching failed.
@@ -84,6 +88,12 @@ class Samples:
         decoded = self._decoded(indices, self.read(indices))
         return [sample for sample in decoded if isinstance(sample, Unreadable)]
 
+    def width(self) -> int | None:
+        """Values D of a sample that is a vector; None for images, or where none of a few can be read."""
+        probes = np.unique(np.linspace(0, len(self) - 1, _PROBES).astype(np.int64))
+        found = [sample for sample in self.load(probes) if not isinstance(sample, Unreadable)]
+        return len(found[0]) if found and found[0].ndim == 1 else None
+
     def nbytes_estimate(self) -> int:
         """Bytes of all samples decoded, from a few of them.
 
@@ -104,7 +114,7 @@ class Samples:
             try:
                 if isinstance(sample, DecodeError):
                     raise sample
-                yield decode(sample)
+                yield decode(sample) if self.flatten is None else self.flatten(decode(sample))
             except DecodeError as error:
                 yield Unreadable(int(index), self.name_of(int(index)), str(error))
 

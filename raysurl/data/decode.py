@@ -6,6 +6,7 @@ A plain function of its input, free of torch and Ray, so that any process of a c
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,28 @@ Array = NDArray[Any]
 
 class DecodeError(ValueError):
     """A sample cannot be read; the message says why."""
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """uint8 (3, h, w) -> float32 vector in [0, 1]: of the mean of the channels (`grey`), or of all three (`rgb`).
+
+    `width`: values that every sample must have; DecodeError for one of another size. Vectors stay as they are.
+    """
+
+    kind: str
+    width: int | None = None
+
+    def __call__(self, image: Array) -> Array:
+        if image.ndim == 1:
+            return image
+        pixels = image.mean(axis=0, dtype=np.float32) if self.kind == "grey" else image
+        vector = pixels.reshape(-1).astype(np.float32) / np.float32(255)
+        if self.width is not None and len(vector) != self.width:
+            raise DecodeError(
+                f"it has {image.shape[1:]} pixels, {len(vector)} values, and the first {self.width}"
+            )
+        return vector
 
 
 def decode(sample: bytes | Array) -> Array:

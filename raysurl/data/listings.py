@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysurl.data import storage
+from raysurl.data import matrices, storage
 from raysurl.data.dataset import Samples
 from raysurl.data.manifest import Listing
-from raysurl.data.readers import ArrayReader, FileReader, NumpyFile, ParquetReader, open_numpy
+from raysurl.data.readers import ArrayReader, FileReader, NumpyFile, load_once, open_numpy
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 
@@ -109,19 +109,23 @@ def _folder_classes(path: str) -> Names | None:
 
 
 def parquet(data: Data, path: str, key: str, known: Names | None) -> Samples:
-    """Encoded images in Parquet: plain bytes, or the struct (bytes, path) of Hugging Face data sets.
+    """Encoded images in Parquet: plain bytes, or the struct (bytes, path) of Hugging Face data sets; or vectors.
 
-    `path` is a file, a folder, a glob, or a URI of any of these.
+    `path` is a file, a folder, a glob, or a URI of any of these. Vectors: see `matrices.columns_of`.
     """
     root, names = _parquet_files(path, key)
     filesystem, base = storage.locate(root)
     groups, labels, column, classes = [], [], data.image_column, None
+    vectors: set[tuple[str, ...] | None] = set()
     for name in names:
         where = storage.join(base, name)
         try:
             with filesystem.open_input_file(where) as stream, pq.ParquetFile(stream) as file:
                 schema = file.schema_arrow
-                column = _image_leaf(schema, data.image_column, f"{key}={where}")
+                vectors.add(of_vectors := matrices.columns_of(schema, data.image_column, data.label_column))
+                column = (
+                    of_vectors[0] if of_vectors else _image_leaf(schema, data.image_column, f"{key}={where}")
+                )
                 has_labels = _has_labels(schema, data, f"{key}={where}")
                 groups.append([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
                 if has_labels:
@@ -129,13 +133,16 @@ def parquet(data: Data, path: str, key: str, known: Names | None) -> Samples:
                     classes = classes or _hugging_face_names(schema, data.label_column)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{key}: {where} is not a readable Parquet file: {error}") from None
-    listing = Listing.of_groups(root, names, groups)
+    listing, reader = Listing.of_groups(root, names, groups), matrices.reader(root, names, column, vectors)
+    if isinstance(reader, ArrayReader):
+        listing = Listing.of_rows(f"{root}:{','.join(names[:2])}", len(listing))
+        matrices.check_finite(load_once(reader.origin), f"{key}={path}")
     if not labels:
-        return Samples(listing, ParquetReader(root, column))
+        return Samples(listing, reader)
     if sum(map(len, labels)) != len(listing):
         raise InputError(f"{key}={path}: only some of its files have the label column {data.label_column!r}")
     ids, found = _label_ids(pa.chunked_array(labels), known, f"{key}={path}")
-    return Samples(listing, ParquetReader(root, column), ids, found or classes)
+    return Samples(listing, reader, ids, found or classes)
 
 
 def _parquet_files(path: str, key: str) -> tuple[str, list[str]]:
@@ -217,6 +224,8 @@ def npz(data: Data, path: str, key: str, known: Names | None) -> Samples:
         except ValueError as error:
             raise error if isinstance(error, InputError) else InputError(f"{key}={path}: {error}") from None
     check_array(opened, f"{key}={path}")
+    if opened.ndim == 2:
+        matrices.check_finite(opened, f"{key}={path}")
     reader = ArrayReader(NumpyFile(path, member, storage.stamp(path)))
     listing = Listing.of_rows(path, len(opened))
     if labels is None:

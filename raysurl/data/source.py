@@ -37,7 +37,7 @@ class Facts:
     """What is known of the N samples of a source.
 
     `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
-    sentences for the log.
+    sentences for the log. `split` (N,): see `Samples`.
     """
 
     readable: NDArray[np.bool_]
@@ -46,6 +46,7 @@ class Facts:
     class_names: tuple[str, ...] | None
     mode: Mode
     remarks: tuple[str, ...] = ()
+    split: NDArray[np.uint8] | None = None
 
 
 class Source:
@@ -55,7 +56,7 @@ class Source:
         self.facts = facts
         self.readable, self.skipped = facts.readable, facts.skipped
         self.labels, self.class_names = facts.labels, facts.class_names
-        self.mode = facts.mode
+        self.mode, self.split = facts.mode, facts.split
 
     def __len__(self) -> int:
         return len(self.readable)
@@ -213,9 +214,8 @@ def settle(
     remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note]
     if mode == "streaming":
         remarks.append(streaming_promise(samples, data.window))
-    return Facts(
-        readable, tuple(skipped), samples.labels, samples.class_names, mode, tuple(filter(None, remarks))
-    )
+    said = tuple(filter(None, remarks))
+    return Facts(readable, tuple(skipped), samples.labels, samples.class_names, mode, said, samples.split)
 
 
 def streaming_promise(samples: Samples, window: int) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from raysurl.evaluate.features import Features, pixel_features
+from raysurl.evaluate.features import Features, Nodes, evenly_spaced, pixel_features
 from raysurl.evaluate.knn import knn_classify
 from raysurl.recipe import Evaluation
 
-__all__ = ["Features", "evaluate", "knn_classify", "pixel_features", "prefixed"]
+__all__ = ["Features", "Nodes", "evaluate", "evenly_spaced", "knn_classify", "pixel_features", "prefixed"]
 
 
 def evaluate(

@@ -14,8 +14,20 @@ from raysurl.errors import InputError
 
 
 @dataclass(frozen=True)
+class Nodes:
+    """All labelled samples: `features` (N, D), `labels` (N,), and `split` (N,) of raysurl.data.planetoid, if known."""
+
+    features: Tensor
+    labels: Tensor
+    split: Tensor | None
+
+
+@dataclass(frozen=True)
 class Features:
     """Features of the train and test images, centre crop and no augmentation, with their labels.
+
+    What only some protocols ask for: `inputs` (M, D′), the raw values of M evenly spaced train samples; `nodes`, all
+    labelled samples with their division.
 
     `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
     where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
@@ -27,6 +39,8 @@ class Features:
     test: Tensor
     test_labels: Tensor
     num_classes: int
+    inputs: Tensor | None = None
+    nodes: Nodes | None = None
 
     def __post_init__(self) -> None:
         for name, rows, labels in (
@@ -71,6 +85,7 @@ class Features:
             self.test[test],
             self.test_labels[test],
             self.num_classes,
+            nodes=self.nodes,
         )
 
 

@@ -158,8 +158,10 @@ class Hierarchy:
                 : self.max_clusters
             ]
             units = units[np.isin(layers[layer - 1].parent[units], touched)]
+        free = layers[layer].free_size[0]
         if self.relocate:
             relocate(layers, features, layer - 1, units)
+        emptied = layers[layer].free_size[0] - free
         clusters = np.unique(layers[layer - 1].parent[units])
         pieces = split(
             layers, features, layer, clusters, units, self.prototypes, self.max_units, seed, self.propagate
@@ -167,7 +169,7 @@ class Hierarchy:
         threshold = self.merge_thresholds[layer - 1]
         merged = merge(layers, features, layer, pieces, threshold, self.correct_noise, self.propagate)
         self.splits[layer - 1] += len(pieces) - len(clusters)
-        self.merges[layer - 1] += merged
+        self.merges[layer - 1] += merged + emptied
 
     def labels(self, index: ArrayLike) -> NDArray[np.int64]:
         """Sample indices (B,), repeats allowed -> labels (L, B); row 0 is the sample itself."""
@@ -200,7 +202,7 @@ class Hierarchy:
             values["children"], units = units / values["clusters"], int(values["clusters"])
             values |= {"splits": float(self.splits[row]), "merges": float(self.merges[row])}
             if self._looked.shape[1]:
-                values["churn"] = float((clusters != self._looked[row]).mean())
+                values["churn"] = 1 - signals.kept_together(self._looked[row].astype(np.int64), clusters)
             found |= {f"health/level{row + 2}_{name}": value for name, value in values.items()}
         self._looked = now.astype(np.int32)
         self.splits[:], self.merges[:] = 0, 0

@@ -98,8 +98,8 @@ def _best_of_block(
 
 
 @compiled
-def relocate(layers: Forest, features: Features, layer: int, nodes: Ids) -> int:
-    """Move units (n,) of `layer` to the nearest cluster that has the same parent as theirs; how many moved."""
+def relocate(layers: Forest, features: Features, layer: int, nodes: Ids) -> None:
+    """Move units (n,) of `layer` to the nearest cluster that has the same parent as theirs."""
     x, y = (
         np.empty(features.bits.shape[1], np.float32),
         np.empty(features.bits.shape[1], np.float32),
@@ -108,13 +108,10 @@ def relocate(layers: Forest, features: Features, layer: int, nodes: Ids) -> int:
     for i in range(len(nodes)):
         parents[i] = layers[layer + 1].parent[layers[layer].parent[nodes[i]]]
     found, _ = best(layers, features, layer, nodes, layer + 1, parents)
-    moved = 0
     for i in range(len(nodes)):
         alive = found[i] != NONE and layers[layer + 1].samples[found[i]] > 0
         if alive and found[i] != layers[layer].parent[nodes[i]]:
             move(layers, features, layer, nodes[i], found[i], x, y)
-            moved += 1
-    return moved
 
 
 @compiled

@@ -5,8 +5,8 @@ health/level{h}_children       mean number of children: samples, or clusters of 
 health/level{h}_largest_share  share of the samples in the largest one
 health/level{h}_entropy        of the clusters' sizes, as a share of log(clusters): 1 is even
 health/level{h}_splits         clusters added by splitting since the last look, before merging
-health/level{h}_merges         clusters united since the last look
-health/level{h}_churn          share of the samples whose cluster id changed since the last look
+health/level{h}_merges         clusters united with another or left by all since the last look
+health/level{h}_churn          share of the samples that are not in the largest part of their last cluster any more
 health/level{h}_nmi, _ari, _purity   against labels, which training never sees
 """
 
@@ -38,14 +38,19 @@ def of_level(clusters: NDArray[np.int64], labels: NDArray[np.int64] | None) -> d
         return found
     known = labels >= 0
     truth, ids = labels[known], inverse[known]
-    pairs, count = np.unique(np.stack([ids, truth]), axis=1, return_counts=True)
-    most = np.zeros(len(size), np.int64)
-    np.maximum.at(most, pairs[0], count)
     return found | {
         "nmi": float(normalized_mutual_info_score(truth, ids)),
         "ari": float(adjusted_rand_score(truth, ids)),
-        "purity": float(most.sum() / len(truth)),
+        "purity": kept_together(ids, truth),
     }
+
+
+def kept_together(groups: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+    """Share of the samples (n,) that are in the largest part that `others` cut from their group of `groups`."""
+    pairs, count = np.unique(np.stack([groups, others]), axis=1, return_counts=True)
+    largest = np.zeros(int(groups.max()) + 1, np.int64)
+    np.maximum.at(largest, pairs[0], count)
+    return float(largest.sum() / len(groups))
 
 
 def diagnose(metrics: Mapping[str, float]) -> list[str]:

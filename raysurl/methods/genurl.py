@@ -8,6 +8,9 @@ L(p_X, p_Z), eqs. 6-10                    functional.similarity_loss, GKL by def
 
 With the structure `instance` there are two views and the pairs are (row i of view 1, row j of view 2), the paper's N²;
 `pairs=all` takes every pair of the 2B rows but a row with itself. Without it there is one view and every other pair.
+The structure `teacher` is knowledge distillation (sec. IV-C): kind=bce, target=static, σ = σ_X = 1; with `instance`
+beside it, KD+SSL. `memory_size` K is Table VI's M: B × (B+K) pairs, the columns beyond the batch a queue of the
+teacher's embeddings and of h of the student's moving average.
 
 Deviations: d_Z is 1 − cos, because the paper's cosine (`distance=literal`) rewards orthogonal positives; α_t stands
 inside the sum of eq. 2 and A in eq. 4; p_X is clamped to 1, beyond which eq. 9 weights negatives below zero
@@ -17,22 +20,39 @@ not the 1 of sec. V-B.e; losses are means over pairs, not sums; β falls with ea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from raysurl import distributed
 from raysurl import functional as fn
+from raysurl.data.graphs import own_graph
+from raysurl.ema import Teacher as Average
 from raysurl.errors import InputError
-from raysurl.graph_memory import POSITION, GraphMemory
+from raysurl.graph_memory import POSITION, GraphMemory, nearest_in
 from raysurl.heads import mlp
+from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
-from raysurl.structures import AnyStructure, Distance, Instance, Known, linear, pairwise_distance
+from raysurl.structures import (
+    AnyStructure,
+    Distance,
+    Graph,
+    Instance,
+    Known,
+    Teacher,
+    linear,
+    pairwise_distance,
+)
+
+FOLLOWED = 16  # neighbours of a sample that train.sampler=neighbours puts beside it
 
 
 class GenURL(Method):
@@ -54,6 +74,12 @@ class GenURL(Method):
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)
         head_norm: bool = False
+        memory_size: int = Field(0, ge=0)  # K of the momentum memory M, of the structure teacher alone
+        momentum: float = Field(0.99, ge=0, le=1)  # of the moving average that fills it
+        teacher_dim: int | None = Field(None, ge=1)  # M's width; None: found from the teacher
+        max_pairs: int = Field(
+            2**26, ge=4
+        )  # that a step may hold, (V·B)² or across two views B²: 0.25 GiB a matrix
 
         @model_validator(mode="after")
         def _check(self) -> GenURL.Config:
@@ -62,7 +88,24 @@ class GenURL(Method):
                 raise ValueError(f"each kind of structure may be given once, not {', '.join(kinds)}")
             if not self.neck and self.target == "dynamic":
                 raise ValueError("target=dynamic needs neck=true: without it p_X would follow p_Z itself")
+            if self.memory_size and (kinds != ["teacher"] or self.target == "dynamic" or not self.neck):
+                raise ValueError("memory_size needs the structure teacher alone, target=static and neck=true")
             return self
+
+        def for_teacher(self, dim: Callable[[], int]) -> GenURL.Config:
+            needed = self.memory_size and self.teacher_dim is None
+            return self.model_copy(update={"teacher_dim": dim()}) if needed else self
+
+        def for_data(self, name: str, path: str | None) -> GenURL.Config:
+            """A graph whose file is not named is the data set's own."""
+            unnamed = [isinstance(s, Graph) and s.path is None for s in self.structures]
+            if not any(unnamed):
+                return self
+            own = {"path": own_graph(name, path)}
+            found = [
+                s.model_copy(update=own) if u else s for s, u in zip(self.structures, unnamed, strict=True)
+            ]
+            return self.model_copy(update={"structures": tuple(found)})
 
     couples_batch: ClassVar[bool] = True
 
@@ -70,15 +113,34 @@ class GenURL(Method):
     def views(cls, config: Any) -> dict[str, str]:
         if any(isinstance(structure, Instance) for structure in config.structures):
             return {"view_1": "mocov2", "view_2": "mocov2"}
-        return {"view": "plain"}
+        return {"view": "plain" if cls.takes_teacher(config) == "no" else "mocov2"}
 
     @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> GraphMemory | None:
+    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+        return "any" if any(isinstance(structure, Teacher) for structure in config.structures) else "no"
+
+    @classmethod
+    def memory(cls, config: Any, *, num_samples: int, seed: int) -> GraphMemory | Queue | None:
+        if config.memory_size:
+            return Queue(config.memory_size, config.teacher_dim + config.dim, seed=seed)
         over_samples = [structure for structure in config.structures if structure.from_graph]
         for structure in over_samples:
             structure.check(num_samples)
         makers = {s.kind: partial(s.graph, num_samples=num_samples, nu=config.nu_x) for s in over_samples}
         return GraphMemory(makers, num_samples) if makers else None
+
+    @classmethod
+    def has_graph(cls, config: Any) -> bool:
+        return any(structure.from_graph for structure in config.structures)
+
+    @classmethod
+    def neighbours(cls, state: Mapping[str, Any]) -> NDArray[np.int64]:
+        return nearest_in(state, FOLLOWED)
+
+    @classmethod
+    def largest_batch(cls, config: Any) -> int | None:
+        views = 1 if config.pairs == "cross" else len(cls.views(config))
+        return math.isqrt(config.max_pairs) // views
 
     @classmethod
     def refreshes(cls, config: Any, progress: Progress) -> bool:
@@ -95,6 +157,9 @@ class GenURL(Method):
         self.encoder = build.encoder
         make_norm = build.make_norm if config.head_norm else None
         self.neck = mlp(build.dim, config.hidden, config.dim, make_norm) if config.neck else nn.Identity()
+        self.frozen = build.teacher
+        average = Average(nn.Sequential(self.encoder, self.neck), shuffle=build.shuffle)
+        self.average = average if config.memory_size else None
 
     @property
     def embedder(self) -> nn.Module:
@@ -102,6 +167,10 @@ class GenURL(Method):
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         c = self.config
+        if self.frozen:
+            batch = self.frozen.teach(batch, next(iter(self.views(c))))
+        if self.average:
+            return self.against_memory(self.average, batch, snapshot, progress)
         z = [self.encoder(batch.views[name]) for name in self.views(c)]
         h = [self.neck(x).float() for x in z]
         latents = [distributed.gather(x.detach().float()) for x in z]
@@ -115,6 +184,33 @@ class GenURL(Method):
         logs = detached(similarity=loss, p_x=p_x.mean(), p_z=log_p_z.exp().mean())
         logs["health/std"] = fn.embedding_std(F.normalize(h[0], dim=1))
         return Output(loss, logs, _nothing_to_remember(batch) if snapshot else None)
+
+    def against_memory(
+        self, average: Average, batch: Batch, snapshot: Snapshot, progress: Progress
+    ) -> Output:
+        """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count."""
+        (structure,), c, x = self.config.structures, self.config, batch.views["view"]
+        assert isinstance(structure, Teacher)
+        own = self.neck(self.encoder(x)).float()
+        h, t = distributed.gather_with_gradient(own), distributed.gather(batch.views["teacher"])
+        t_queue, h_queue = snapshot["features"].split((t.shape[1], own.shape[1]), dim=1)
+        p_x = structure.alpha(progress) * structure.between(t, torch.cat([t, t_queue]), c.nu_x)
+        d = pairwise_distance(h, torch.cat([h, h_queue]), c.distance)
+        log_p_z = fn.log_student_kernel((d - c.mu).clamp(min=0) / c.sigma if c.mu else d / c.sigma, c.nu_z)
+        used = torch.cat([torch.arange(len(h), device=h.device), snapshot["index"]])[None] >= 0
+        used = used & ~torch.eye(*p_x.shape, dtype=torch.bool, device=h.device)  # (B, B + K)
+        p_x = p_x.clamp(0, 1) if c.target_clamp == "clamp" else p_x
+        loss = fn.similarity_loss(
+            p_x, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=used, reduction=c.reduction
+        )
+        logs = detached(similarity=loss, p_x=p_x[used].mean(), p_z=log_p_z.exp()[used].mean())
+        logs["health/std"] = fn.embedding_std(F.normalize(own, dim=1))
+        key = torch.cat([batch.views["teacher"], average(x, progress).float()], dim=1)
+        return Output(loss, logs, Push(keys=key[None], index=batch.index))
+
+    def after_step(self, progress: Progress) -> None:
+        if self.average:
+            self.average.follow(nn.Sequential(self.encoder, self.neck), self.config.momentum)
 
     def static_target(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Tensor:
         """p_X = Σ_t α_t A_t κ, (P, P) over the rows of `log_similarity`."""

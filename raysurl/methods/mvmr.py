@@ -5,6 +5,8 @@ L1 = λ d(Z, Z̃) + μ [v(Z) + v(Z̃)]      `mean_squared_error` (eq. 4), functi
 L2 = α [1 − dCor(Z̃, Z)], eq. 8         functional.distance_correlation (eqs. 2-3), from distances taken once
 L3 = Σ_k β_k [1 − dCor(Z̃, Z*_k)], 9    `representations`: hand-crafted features of the original image, no gradient
 L = L1 + L2 + L3, eq. 10               `forward`
+Distillation (`teacher_weight`): a frozen teacher's embedding of the original image is a representation of L3, always
+as 1 − dCor; L1 and L2 stay. The authors' code divides it by 32 too (`divisor`). With features: [] it is the only one.
 
 Everything is computed on the batch of all ranks; the authors compute it per GPU. Deviations and choices: eq. 4 is a
 mean over the D dimensions too, as in the authors' code (`mse_reduction: sum_dim` is the paper's); the variance of
@@ -41,6 +43,7 @@ class Representation:
     name: str
     weight: float
     compute: Callable[[Mapping[str, Tensor]], Tensor]
+    raised: bool = False  # 1 − dCor even where l3_sign=official
 
 
 class MVMR(Method):
@@ -52,6 +55,7 @@ class MVMR(Method):
         )  # widths, the last is D; empty: none (Table 8)
         features: tuple[Feature, ...] = FEATURES  # of L3; empty: no L3 (Tables 5 and 6)
         feature_weights: dict[Feature, float] = Field({})  # β_k where it is not 1
+        teacher_weight: float = Field(0.0, ge=0)  # β of a frozen teacher's embedding; 0: no teacher
         mse_weight: float = Field(1.0, ge=0)  # λ
         std_weight: float = Field(1.0, ge=0)  # μ
         dcor_weight: float = Field(1.0, ge=0)  # α
@@ -88,12 +92,23 @@ class MVMR(Method):
         views = {"original": "plain", "augmented": "mvmr"}
         return views | ({"feature_augmented": "mvmr"} if "augmented" in config.features else {})
 
+    @classmethod
+    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+        return "any" if config.teacher_weight else "no"
+
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
         self.config = config
         self.encoder = build.encoder
+        self.frozen = build.teacher
         self.projector = projector(build.dim, config.projector, build.make_norm)
         self.representations = hand_crafted(config)
+        if self.frozen:
+            self.representations.append(
+                Representation(
+                    "teacher", config.teacher_weight, lambda v: v["teacher"] / config.divisor, raised=True
+                )
+            )
 
     def embed(self, x: Tensor) -> Tensor:
         """(b, C, H, W) -> embeddings (B, D) of all ranks' images, with gradient."""
@@ -101,6 +116,7 @@ class MVMR(Method):
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         c = self.config
+        batch = self.frozen.teach(batch, "original") if self.frozen else batch
         z, z_augmented = self.embed(batch.views["original"]), self.embed(batch.views["augmented"])
         distances = self.distances(z_augmented / c.divisor)
 
@@ -108,7 +124,10 @@ class MVMR(Method):
         hinge = fn.variance_hinge(z, margin=c.margin) + fn.variance_hinge(z_augmented, margin=c.margin)
         views_dcor = self.dcor(distances, self.distances(z / c.divisor))
         feature_dcors = [self.dcor(distances, self.fixed_distances(r, batch)) for r in self.representations]
-        signed = [dcor if c.l3_sign == "official" else 1 - dcor for dcor in feature_dcors]
+        signed = [
+            dcor if c.l3_sign == "official" and not r.raised else 1 - dcor
+            for r, dcor in zip(self.representations, feature_dcors, strict=True)
+        ]
 
         l1 = c.mse_weight * mse + c.std_weight * hinge
         l2 = c.dcor_weight * (1 - views_dcor)

@@ -17,18 +17,21 @@ the queue and the clusters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from raysurl import cluster_memory
 from raysurl import functional as fn
 from raysurl.cluster_memory import ClusterMemory
-from raysurl.clustering import Clustering, make_clusters
+from raysurl.clustering import Clustering, labels_in, make_clusters
 from raysurl.ema import Teacher, momentum_at
 from raysurl.heads import mlp
 from raysurl.memory import Queue
@@ -42,6 +45,8 @@ PICKS = {
 
 
 class RCL(Method):
+    clusters_samples = True
+
     class Config(MethodConfig):
         hidden: int = Field(2048, ge=1)
         predictor_hidden: int = Field(4096, ge=1)
@@ -79,6 +84,10 @@ class RCL(Method):
         if config.hierarchy.kind != "online":
             due = progress.epoch >= config.warmup_epochs
         return bool(config.hierarchy.depth) and due
+
+    @classmethod
+    def clusters(cls, state: Mapping[str, Any]) -> NDArray[np.int64] | None:
+        return labels_in(state["clusters"])
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

@@ -13,10 +13,10 @@ from typing import Any
 
 from raysurl import health
 from raysurl.evaluate import prefixed
-from raysurl.report import figures, page
+from raysurl.report import figures, page, tree
 from raysurl.report.charts import number
 from raysurl.report.recipe import recipe_section
-from raysurl.report.run import BASELINES, Run, label, read_run, shown
+from raysurl.report.run import BASELINES, Run, is_of_clusters, label, read_run, shown
 
 __all__ = ["write_report"]
 
@@ -26,8 +26,9 @@ HEADLINE = "eval/knn_top1"
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run directory and return its path.
 
-    Reads recipe.yaml, metrics.jsonl, results.json, samples/views.npz and samples/neighbours.npz, as far as they
-    are there. Raises InputError if `run_dir` is no run directory.
+    Reads recipe.yaml, metrics.jsonl, results.json, samples/views.npz, samples/neighbours.npz,
+    samples/embedding.png and samples/clusters.npz, as far as they are there. Raises InputError if `run_dir` is no
+    run directory.
     """
     run = read_run(Path(run_dir))
     body = (
@@ -41,7 +42,11 @@ def write_report(run_dir: Path) -> Path:
             figures.views(run),
             "Originals and the views made of them, one column each.",
         )
+        + page.section(
+            "Embedding", figures.embedding(run), "Each point is a training sample, coloured by its class."
+        )
         + page.section("Nearest neighbours", figures.neighbours(run))
+        + page.section("Clusters", tree.numbers(run) + tree.charts(run) + tree.sheets(run), tree.NOTE)
         + page.section("Recipe", recipe_section(run), "What differs from the defaults.")
         + page.section("Environment", _environment(run))
         + page.section("Skipped inputs", _skipped(run))
@@ -197,6 +202,7 @@ def duration(seconds: Any) -> str | None:
 
 def _results(run: Run) -> str:
     own = [n for n in run.final if n.startswith(("eval/", "health/", "train/loss")) and _base(n) == n]
+    own = [n for n in own if not is_of_clusters(n)]
     order = {"eval": 0, "health": 1, "train": 2}
     best = run.result("best")
     columns = [p for p in BASELINES if any(prefixed(n, p) in run.final for n in own)]

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from raysurl.evaluate import prefixed
 from raysurl.report import page
 from raysurl.report.charts import Level, Series, line_chart
-from raysurl.report.run import BASELINES, NOTES, Run, is_percent, is_share, label
+from raysurl.report.run import BASELINES, NOTES, Run, is_of_clusters, is_percent, is_share, label
 
 MAX_SAMPLES = 10  # columns of the table of views
 SPEED = ("train/lr", "speed/images_per_s", "speed/data_wait")
@@ -36,7 +37,8 @@ def curves(run: Run) -> str:
     known = ("health/", "speed/", "eval/", "train/loss", "train/lr")
     terms = [n for n in run.names(run.steps) if "/" in n and not n.startswith(known)]
     health = [n for n in run.names(run.steps) if n.startswith("health/")]
-    probed = [n for n in run.names(run.evaluations) if n.startswith("health/") and not is_share(n)]
+    probed = [n for n in run.names(run.evaluations) if n.startswith("health/")]
+    probed = [n for n in probed if not is_share(n) and not is_of_clusters(n)]
     return "".join(
         (
             _grid("", large, "charts two"),
@@ -102,7 +104,7 @@ def _small(name: str, points: list[tuple[float, float]], x_name: str, *, smooth:
 
 def views(run: Run) -> str:
     """A column per image: the original, and below it each view that the method saw of it."""
-    arrays = _load(run.directory / "samples" / "views.npz")
+    arrays = load(run.directory / "samples" / "views.npz")
     shown = {n: a for n, a in arrays.items() if a.ndim == 4 and a.shape[-1] == 3 and a.dtype == np.uint8}
     rows = "".join(
         f"<tr><th>{escape(name)}</th>"
@@ -115,9 +117,19 @@ def views(run: Run) -> str:
     return f'<div class="card scroll"><table class="images">{rows}</table></div>' if rows else ""
 
 
+def embedding(run: Run) -> str:
+    """The points of a two-dimensional embedding."""
+    try:
+        with Image.open(run.directory / "samples" / "embedding.png") as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except OSError:
+        return ""
+    return f'<div class="card scroll plot">{page.image(pixels, "the embedded training samples")}</div>'
+
+
 def neighbours(run: Run) -> str:
     """Rows of an image and its nearest neighbours, framed by whether the label agrees."""
-    arrays = _load(run.directory / "samples" / "neighbours.npz")
+    arrays = load(run.directory / "samples" / "neighbours.npz")
     images, labels, similarity = (arrays.get(n) for n in ("images", "labels", "similarity"))
     if images is None or images.ndim != 5 or images.dtype != np.uint8 or images.shape[1] < 2:
         return ""
@@ -151,7 +163,8 @@ def _neighbour(
     return f'<td class="{kind}">{page.image(images[column], words)}<small>{caption}</small></td>'
 
 
-def _load(path: Path) -> Arrays:
+def load(path: Path) -> Arrays:
+    """The arrays of a file of `samples/`, by name; none of a file that is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {str(name): file[name] for name in file.files}

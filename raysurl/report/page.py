@@ -99,6 +99,7 @@ td.strong { font-weight: 650 }
   display: grid; grid-template-columns: repeat(auto-fit,minmax(min(100%,240px),1fr)); gap: 12px;
   margin-top: 10px;
 }
+.charts.three { grid-template-columns: repeat(auto-fit,minmax(min(100%,320px),1fr)); margin-bottom: 22px }
 .charts.two { grid-template-columns: repeat(auto-fit,minmax(min(100%,440px),1fr)) }
 .chart {
   margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 18px 10px;
@@ -171,6 +172,16 @@ figcaption .note { display: block; font-size: 12.5px }
 .near .good small { color: var(--good) }
 .near .bad small { color: var(--bad) }
 .near td:first-child { padding-right: 20px }
+.sheet { font-size: 13px }
+.sheet th { text-align: left; font-weight: 400; padding-right: 18px }
+.sheet th b { display: block; color: var(--text) }
+.sheet th small { font-size: 12px }
+.sheet img { width: 66px; height: 66px; outline: 3px solid var(--line); outline-offset: -1px }
+.sheet .good img { outline-color: var(--good) }
+.sheet .bad img { outline-color: var(--bad); outline-style: dashed }
+.sheet .top + .under td, .sheet .under + .under td { padding-top: 2px }
+.sheet .top td, .sheet .top th { padding-top: 22px }
+.sheet .top:first-child td, .sheet .top:first-child th { padding-top: 3px }
 .recipe { columns: 2 400px; column-gap: 28px }
 .recipe section { break-inside: avoid; padding-bottom: 14px }
 .recipe h3 { margin: 0 0 4px }

@@ -170,6 +170,11 @@ NOTES = {
 }
 
 
+def is_of_clusters(name: str) -> bool:
+    """Whether it is a signal of one level of clusters (raysurl.hierarchy.signals)."""
+    return name.startswith("health/level")
+
+
 def is_percent(name: str) -> bool:
     return name.endswith("_top1")
 

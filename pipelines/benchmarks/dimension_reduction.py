@@ -1,0 +1,110 @@
+"""GenURL beside PCA, scikit-learn's t-SNE and umap-learn: the same points, the same scores, in one run.
+
+Each method embeds the training points in the plane. Trustworthiness, continuity and kNN recall at k = 10 are of a
+fixed, evenly spaced subset of them; `accuracy` is of logistic regression on the plane's points, fitted to the training
+points and scored on the test points where the method can place new ones (t-SNE cannot: a tenth is held out instead,
+marked *). `pip install umap-learn` for UMAP. GenURL's settings are those of the recipe genurl/mnist_2d.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import TSNE
+
+from raysurl import GenURL, run_directory, scatter
+from raysurl.data.names import open_samples
+from raysurl.evaluate.embedding import neighbourhood_scores
+from raysurl.recipe import Data, parse_override
+
+SUBSET, K = 5000, 10
+
+
+def main(arguments: list[str]) -> None:
+    """`dimension_reduction data.path=ROOT [data.name=torchvision:MNIST] [methods=pca,genurl,umap,tsne] [seeds=0]
+    [limit=60000] [threads=2] [plots=DIR]`."""
+    given = {
+        "data.name": "torchvision:MNIST",
+        "data.path": None,
+        "limit": 60_000,
+        "threads": 2,
+        "plots": None,
+    }
+    given |= {"methods": "pca,genurl,umap,tsne", "seeds": 0}
+    given |= dict(parse_override(a) for a in arguments)
+    data = Data(name=given["data.name"], path=given["data.path"], limit=int(given["limit"]), flatten="grey")
+    (x, y), (new, new_y) = (load(data, split) for split in ("train", "eval"))
+    where = (
+        f"{platform.machine()}, {os.cpu_count()} cores, {given['threads']} threads, {run_directory.commit()}"
+    )
+    print(
+        f"{len(x)} × {x.shape[1]} points, {len(new)} new ones; k = {K} on {min(SUBSET, len(x))} points; {where}"
+    )
+    head = ("trust", "contin", "recall", "accuracy", "fit", "transform")
+    print(f"{'method':8} {'seed':>4} " + " ".join(f"{name:>9}" for name in head), flush=True)
+    for seed in [int(s) for s in str(given["seeds"]).split(",")]:
+        for name in str(given["methods"]).split(","):
+            if name == "umap" and importlib.util.find_spec("umap") is None:
+                print("umap     is not installed: pip install umap-learn")
+                continue
+            measure(name, METHODS[name](seed, int(given["threads"])), seed, x, y, new, new_y, given["plots"])
+
+
+def load(data: Data, split: Any) -> tuple[Any, Any]:
+    """Vectors (N, D) float32 and labels (N,); empty where there is no such split."""
+    samples = open_samples(data, split, seed=0)
+    if samples is None:
+        return np.empty((0, 1), np.float32), np.empty(0, np.int64)
+    return np.stack(samples.load(np.arange(len(samples)))), samples.labels
+
+
+def measure(
+    name: str, model: Any, seed: int, x: Any, y: Any, new: Any, new_y: Any, plots: str | None
+) -> None:
+    """One row of the table."""
+    since = time.perf_counter()
+    low = np.asarray(model.fit_transform(x))
+    fit_s = time.perf_counter() - since
+    which = np.arange(min(SUBSET, len(x))) * len(x) // min(SUBSET, len(x))
+    scores = list(neighbourhood_scores(x[which], low[which], K).values())
+    transform_s, mark = float("nan"), "*"
+    train, test, train_y, test_y = (
+        np.delete(low, np.s_[::10], 0),
+        low[::10],
+        np.delete(y, np.s_[::10]),
+        y[::10],
+    )
+    if hasattr(model, "transform") and len(new):
+        since = time.perf_counter()
+        test, test_y, mark = np.asarray(model.transform(new)), new_y, " "
+        transform_s, train, train_y = time.perf_counter() - since, low, y
+    scale = train.std() or 1.0
+    regression = LogisticRegression(C=100, max_iter=1000).fit(train / scale, train_y)
+    accuracy = 100 * regression.score(test / scale, test_y)
+    row = " ".join(f"{value:9.3f}" for value in scores)
+    print(f"{name:8} {seed:4} {row} {accuracy:8.2f}{mark} {fit_s:7.1f} s {transform_s:7.2f} s", flush=True)
+    if plots:
+        os.makedirs(plots, exist_ok=True)
+        scatter.save(os.path.join(plots, f"{name}-{seed}.png"), low, y)
+
+
+def _umap(seed: int, threads: int) -> Any:
+    import umap
+
+    return umap.UMAP(random_state=seed)
+
+
+METHODS: dict[str, Callable[[int, int], Any]] = {
+    "pca": lambda seed, threads: PCA(2, random_state=seed),
+    "genurl": lambda seed, threads: GenURL(2, random_state=seed, n_jobs=threads),
+    "umap": _umap,
+    "tsne": lambda seed, threads: TSNE(2, random_state=seed, n_jobs=threads),
+}

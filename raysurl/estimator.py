@@ -1,0 +1,178 @@
+"""GenURL as a scikit-learn transformer: dimension reduction of a matrix in one call, in this process.
+
+    from raysurl import GenURL
+    points = GenURL(n_components=2, random_state=0).fit_transform(X)
+
+The recipe genurl/mnist_2d without a run directory: the same method, graph, sampler and trainer. It is parametric, so
+that new points are a pass through a small network. Importing `raysurl` does not import this module.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from raysurl import metrics, scatter, trainer
+from raysurl import recipe as recipes
+from raysurl.build import fitted
+from raysurl.data.shards import Shard
+from raysurl.data.source import Facts, ResidentSource
+from raysurl.recipe import Recipe
+from raysurl.runtime import LocalRuntime
+
+BLOCK = 8192  # rows transformed at once
+
+
+class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Parametric dimension reduction by GenURL (Li et al., TNNLS 2023, sec. IV-A), BCE or GKL on a kNN graph.
+
+    `n_components`: dimensions of the embedding. `n_neighbors` k of the graph, fewer where there are fewer points.
+    `metric`: euclidean | cosine. `loss`: bce | gkl | kl | mse. `nu_z`: degrees of freedom of the embedding's kernel,
+    smaller ones draw clusters apart. `sigma_x`: width of the input's kernel in the units of X; None: by binary search.
+    `hidden`: widths of the network's hidden layers. `epochs`: passes over the data; None: as many as make 1,000 steps,
+    at least 10. `batch_size`: at most, and not more than the points. `learning_rate` of Adam, to zero by a cosine.
+    `random_state`: seed; `n_jobs`: CPU threads; `device`: cpu | cuda; `verbose`: show a progress bar.
+
+    Attributes: `embedding_` (N, n_components) of the points of `fit`, `encoder_` the network, `loss_` the mean of the
+    last epoch, `n_features_in_`, `feature_names_in_` where X has column names.
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        n_neighbors: int = 15,
+        metric: str = "euclidean",
+        loss: str = "bce",
+        nu_z: float = 0.001,
+        sigma_x: float | None = None,
+        hidden: tuple[int, ...] = (500, 500),
+        epochs: int | None = None,
+        batch_size: int = 1024,
+        learning_rate: float = 1e-3,
+        random_state: Any = None,
+        n_jobs: int = 1,
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
+        self.n_components = n_components
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.loss = loss
+        self.nu_z = nu_z
+        self.sigma_x = sigma_x
+        self.hidden = hidden
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn from X (N, D), N ≥ 2; `y` is not used. Raises ValueError for NaN, infinities, or bad settings."""
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        recipe = fitted(self._recipe(len(rows)), rows.shape[1])
+        threads = torch.get_num_threads()
+        centre, scale = self._standard(rows)
+        try:
+            with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+                self.encoder_, self.loss_ = self._train(recipe, ((rows - centre) / scale).astype(np.float32))
+        finally:
+            torch.set_num_threads(threads)
+        self._centre, self._scale = centre, scale
+        self.embedding_ = self.transform(X)
+        self._n_features_out = self.n_components
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.floating[Any]]:
+        """New points X (n, D) -> (n, n_components), in fp64 inside: a point's place does not depend on its company."""
+        check_is_fitted(self, "encoder_")
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        kind, done = rows.dtype, []
+        with torch.inference_mode():
+            for start in range(0, len(rows), BLOCK):
+                part = (rows[start : start + BLOCK].astype(np.float64) - self._centre) / self._scale
+                done.append(self.encoder_(torch.from_numpy(part)).numpy())
+        found: NDArray[np.floating[Any]] = np.concatenate(done).astype(kind)
+        return found
+
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> NDArray[np.floating[Any]]:
+        """`fit`, then the embedding of the same points."""
+        embedded: NDArray[np.floating[Any]] = self.fit(X, y, **fit_params).embedding_
+        return embedded
+
+    def plot(self, path: str | Path, colour: Any = None, points: Any = None) -> None:
+        """A PNG of the embedded points of `fit`, or of `points` (n, 2), coloured by classes or numbers (n,)."""
+        check_is_fitted(self, "encoder_")
+        scatter.save(path, self.embedding_ if points is None else points, colour)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.non_deterministic = False
+        return tags
+
+    def _recipe(self, count: int) -> Recipe:
+        """The run as a recipe. Raises InputError, a ValueError, for a setting that is not valid."""
+        k = min(self.n_neighbors, count - 1)
+        batch = min(self.batch_size, count)
+        epochs = self.epochs or max(10, -(-1000 * batch // count))
+        knn = {
+            "kind": "knn",
+            "k": k,
+            "weight": 1,
+            "weight_end": 1,
+            "metric": self.metric,
+            "sigma": self.sigma_x,
+        }
+        knn |= {"neighbours": min(5, k)} if k >= 3 else {"scale": "statistics"}
+        method = {"name": "genurl", "structures": [knn], "kind": self.loss, "nu_z": self.nu_z, "sigma": 1}
+        tree = {
+            "method": method | {"target": "static", "neck": False, "distance": "l2"},
+            "data": {"name": "npz"},
+            "encoder": {"name": "mlp", "widths": [*self.hidden, self.n_components]},
+            "train": {
+                "epochs": epochs,
+                "batch_size": batch,
+                "sampler": "neighbours" if batch < count else "permutation",
+                "optimizer": {"name": "adam", "lr": self.learning_rate, "lr_batch": 0, "weight_decay": 0},
+                "schedule": {"name": "cosine", "warmup_epochs": 0},
+            },
+            "checkpoint": {"every_epochs": 0},
+            "eval": {"every_epochs": 0, "protocols": [], "baselines": False},
+            "scale": {"threads": self.n_jobs},
+            "log": {"tensorboard": False, "every_steps": 1000},
+            "seed": int(check_random_state(self.random_state).randint(2**31 - 1)),
+        }
+        return recipes.recipe_from(tree)
+
+    def _standard(self, rows: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
+        """The mean of the rows, and one number that brings them to unit size: distances keep their order."""
+        centre = rows.mean(axis=0, dtype=np.float64)
+        spread = float(np.sqrt(np.mean(np.var(rows, axis=0, dtype=np.float64))))
+        return centre, (spread or 1.0) if self.sigma_x is None else 1.0
+
+    def _train(self, recipe: Recipe, rows: NDArray[np.float32]) -> tuple[torch.nn.Module, float]:
+        facts = Facts(np.ones(len(rows), bool), (), None, None, "resident")
+        source = ResidentSource([Shard(rows)], facts)
+        with tempfile.TemporaryDirectory() as folder:
+            run = trainer.start(recipe, LocalRuntime(torch.device(self.device)), source, None, Path(folder))
+            trainer.refresh_memory(run)
+            epochs = range(recipe.total_epochs)
+            for _ in track(epochs, description="GenURL", disable=not self.verbose, transient=True):
+                trainer.train_epoch(run)
+            lines = metrics.read(Path(folder) / "metrics.jsonl")
+        losses = [line["train/loss"] for line in lines if "train/loss" in line]
+        loss = float(np.mean(losses[-run.plan.steps_per_epoch :]))
+        return run.method.encoder.eval().cpu().double(), loss

@@ -1,0 +1,91 @@
+"""Node classification: logistic regression on the embeddings of some nodes, accuracy on others.
+
+On the data set's own split (the public one of Planetoid: 20 nodes a class, 500 for validation, 1,000 for the test),
+and on `eval.random_splits` random ones of that kind, as mean and standard deviation. The embedding saw all nodes and
+no label. The penalty of the regression is chosen on the validation nodes; the test nodes play no part.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from raysurl.data.planetoid import NUM_VALIDATION, TEST, TRAIN, VALIDATION
+from raysurl.errors import InputError
+from raysurl.evaluate.features import Features, Nodes
+from raysurl.evaluate.lbfgs import PENALTIES, standardise
+from raysurl.recipe import Evaluation
+
+NEEDS_LABELS = True
+PER_CLASS = 20
+NUM_TEST = 1000
+ITERATIONS = 200
+
+
+def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
+    """`eval/linear_top1` in percent: on the own split where there is one, else the mean over random ones."""
+    nodes = features.nodes
+    if nodes is None:
+        return
+    accuracies = [
+        accuracy(nodes, random_split(nodes.labels, seed=draw))[1] for draw in range(settings.random_splits)
+    ]
+    mean, std = float(np.mean(accuracies)), float(np.std(accuracies))
+    if nodes.split is None:
+        yield from (("eval/linear_top1", mean), ("eval/linear_top1_std", std))
+        return
+    validation, test = accuracy(nodes, nodes.split)
+    yield from (("eval/linear_top1", test), ("eval/linear_validation_top1", validation))
+    yield from (("eval/linear_random_top1", mean), ("eval/linear_random_top1_std", std))
+
+
+def accuracy(nodes: Nodes, split: Tensor) -> tuple[float, float]:
+    """Percent of the validation and of the test nodes that the best regression on the train nodes gets right.
+
+    Its weights lie in the span of the train rows, so that all rows are first expressed in that: as many columns as
+    there are train nodes at most, and the same solution.
+    """
+    known = nodes.labels >= 0
+    rows = {part: nodes.features[(split == part) & known] for part in (TRAIN, VALIDATION, TEST)}
+    labels = {part: nodes.labels[(split == part) & known].numpy() for part in (TRAIN, VALIDATION, TEST)}
+    train, validation = (x.double() for x in standardise(rows[TRAIN], rows[VALIDATION]))
+    test = standardise(rows[TRAIN], rows[TEST])[1].double()
+    _, _, basis = torch.linalg.svd(train, full_matrices=False)
+    reduced = [(x @ basis.T).numpy() for x in (train, validation, test)]
+    best, best_test = -1.0, 0.0
+    for penalty in PENALTIES:
+        model = LogisticRegression(C=1 / (penalty * len(train)), max_iter=ITERATIONS, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # the weakest penalties need no exact solution
+            model.fit(reduced[0], labels[TRAIN])
+        reached = 100.0 * float(model.score(reduced[1], labels[VALIDATION]))
+        if reached > best:
+            best, best_test = reached, 100.0 * float(model.score(reduced[2], labels[TEST]))
+    return best, best_test
+
+
+def random_split(labels: Tensor, *, seed: int) -> Tensor:
+    """(N,) TRAIN for 20 nodes of each class, or half of a small one; VALIDATION and TEST share what is left.
+
+    At most 500 are for validation and 1,000 for the test. Raises InputError for fewer than two nodes to spare.
+    """
+    values = labels.cpu().numpy()
+    random = np.random.Generator(np.random.Philox(key=[seed, 0x73706C6974]))
+    split = np.zeros(len(values), np.uint8)
+    for label in np.unique(values[values >= 0]):
+        members = random.permutation(np.flatnonzero(values == label))
+        split[members[: min(PER_CLASS, len(members) // 2)]] = TRAIN
+    rest = random.permutation(np.flatnonzero((values >= 0) & (split == 0)))
+    if len(rest) < 2 or not (split == TRAIN).any():
+        raise InputError(f"{int((values >= 0).sum())} labelled nodes are too few to divide")
+    held_out = min(NUM_VALIDATION, len(rest) // 3 or 1)
+    split[rest[:held_out]], split[rest[held_out : held_out + NUM_TEST]] = VALIDATION, TEST
+    return torch.from_numpy(split).to(labels.device)

@@ -1,0 +1,191 @@
+"""Networks of other libraries with their published weights: what stands before the classifier.
+
+Nothing is downloaded unless asked. Where weights are not at hand, the error says which file to place where.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from raysurl.errors import InputError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of torchvision's weights
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Network:
+    """`net` (b, 3, size, size) -> (b, dim), of images normalised with `mean` and `std`; or of vectors."""
+
+    net: nn.Module
+    dim: int
+    size: int
+    mean: Three
+    std: Three
+    vectors: bool = False  # the network flattens what it sees, so it takes vectors too
+
+
+def torchvision_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
+    """A classifier of torchvision without its last linear layer; unless `loaded`, a shape without weights."""
+    names = torchvision.models.list_models(torchvision.models)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"torchvision has {', '.join(names)}"
+        raise InputError(
+            f"teacher.name={name} is neither a model of torchvision nor a run directory; {hint} (others are named"
+            " timm:NAME or open_clip:NAME/TAG)"
+        )
+    with torch.device("meta"):
+        net = torchvision.models.get_model(name, weights=None)
+    linear = [key for key, module in net.named_modules() if isinstance(module, nn.Linear)]
+    last = net.get_submodule(linear[-1]) if linear else None
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    if last is None or last.out_features != len(published.meta["categories"]):
+        raise InputError(
+            f"teacher.name={name} has no linear classifier at its end, before which features could be taken"
+        )
+    net.set_submodule(linear[-1], nn.Identity())
+    if loaded:
+        tensors = _read(weights) if weights else _published(name, published, download)
+        fill(net, tensors, str(weights or published.url))
+    return Network(net, int(last.in_features), 224, MEAN, STD)
+
+
+def timm_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
+    """A model of timm without its classifier."""
+    timm = _library("timm", f"timm:{name}")
+    if loaded and not (weights or download):
+        raise _no_weights(f"timm:{name}", f"the file of {name} from huggingface.co/timm")
+    try:
+        net = timm.create_model(name, pretrained=loaded and weights is None, num_classes=0)
+    except Exception as error:  # of timm, of its hub, or of the network
+        raise _failed(f"timm:{name}", error) from None
+    if loaded and weights:
+        fill(net, _read(weights), str(weights))
+    c = net.pretrained_cfg
+    return Network(net, int(net.num_features), int(c["input_size"][-1]), tuple(c["mean"]), tuple(c["std"]))
+
+
+def open_clip_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
+    """The image tower of an open_clip model NAME/TAG, its projection included."""
+    open_clip = _library("open_clip", f"open_clip:{name}")
+    model, _, tag = name.partition("/")
+    if loaded and not (weights or (download and tag)):
+        raise _no_weights(f"open_clip:{name}", f"open_clip's weights {tag or 'TAG'} of {model}")
+    try:
+        source = (str(weights) if weights else tag) if loaded else None
+        net = open_clip.create_model(model, pretrained=source).visual
+    except Exception as error:
+        raise _failed(f"open_clip:{name}", error) from None
+    size = net.image_size[0] if isinstance(net.image_size, tuple) else net.image_size
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return Network(net, int(net.output_dim), int(size), tuple(mean), tuple(std))
+
+
+LIBRARIES: dict[str, Callable[[str, Path | None, bool, bool], Network]] = {
+    "torchvision": torchvision_model,
+    "timm": timm_model,
+    "open_clip": open_clip_model,
+}
+
+
+def fill(net: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Put weights into a network whatever the prefix of their names; what it has no place for (heads) is left out.
+
+    Raises InputError where one is missing or of another shape.
+    """
+    wanted = net.state_dict()
+    first = next(iter(wanted))
+    prefixes = [key[: -len(first)] for key in tensors if ("." + key).endswith("." + first)]
+    prefix = max(prefixes, key=lambda p: sum(p + name in tensors for name in wanted), default="")
+    found = {name: tensors[prefix + name] for name in wanted if prefix + name in tensors}
+    for name, want in wanted.items():
+        have = found.get(name)
+        if have is None and not name.endswith("num_batches_tracked"):
+            raise InputError(f"{where} does not fit teacher.name: it has no {prefix}{name}")
+        if have is not None and have.shape != want.shape:
+            raise InputError(
+                f"{where} does not fit teacher.name: {prefix}{name} is {tuple(have.shape)} in the file and"
+                f" {tuple(want.shape)} in the network"
+            )
+        if have is None:
+            found[name] = torch.zeros(
+                (), dtype=torch.int64
+            )  # counts steps of batch norm, which old files lack
+    tensors = {name: found[name].to(want.dtype) for name, want in wanted.items()}
+    net.load_state_dict(tensors, assign=True)
+
+
+def _published(name: str, weights: Any, download: bool) -> Mapping[str, Tensor]:
+    """The weights that torchvision publishes, from where it keeps them."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / Path(weights.url).name
+    if file.is_file():
+        return _read(file)
+    if not download:
+        raise _no_weights(name, f"{weights.url} as {file}")
+    try:
+        tensors: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, URLError, RuntimeError) as error:
+        raise InputError(
+            f"the weights of teacher.name={name} could not be downloaded ({error}); place {weights.url} as {file},"
+            " or name a file with teacher.weights=FILE"
+        ) from None
+    return tensors
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch file that holds nothing but tensors and plain values."""
+    if not path.is_file():
+        raise InputError(f"teacher.weights={path} does not exist; place the teacher's weights there")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError):
+        raise InputError(
+            f"teacher.weights={path} is not a readable file of tensors (.safetensors, or .pth without objects)"
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
+    tensors = {k: v for k, v in stored.items() if isinstance(v, Tensor)} if isinstance(stored, dict) else {}
+    if not tensors:
+        raise InputError(f"teacher.weights={path} holds no named tensors")
+    return tensors
+
+
+def _library(package: str, name: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise InputError(
+            f"teacher.name={name} needs the package {package}; install raysurl[distill]"
+        ) from None
+
+
+def _no_weights(name: str, file: str) -> InputError:
+    return InputError(
+        f"the weights of teacher.name={name} are not at hand: place {file}, name another file with"
+        " teacher.weights=FILE, or say teacher.download=true"
+    )
+
+
+def _failed(name: str, error: Exception) -> InputError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"teacher.name={name} could not be made ({first}); check the name, or name a file with teacher.weights=FILE"
+    )

@@ -1,0 +1,170 @@
+"""Frozen teachers: networks of torchvision, timm or open_clip, runs of ours, or embeddings computed before.
+
+A teacher is built once by the builder, in eval mode and without gradient, outside DDP, optimizer and checkpoint. What
+it gives is its backbone's features, before any classifier. `teacher.view=same`: of the view that the student sees;
+`plain`: of the image without augmentation, which the loader makes as the view `teacher`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raysurl import embeddings, pretrained
+from raysurl.errors import InputError
+from raysurl.method import Batch, FrozenTeacher
+
+
+class Settings(Protocol):
+    """The `teacher` section of a recipe."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def weights(self) -> str | None: ...
+    @property
+    def view(self) -> str: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def mean(self) -> tuple[float, float, float] | None: ...
+    @property
+    def std(self) -> tuple[float, float, float] | None: ...
+    @property
+    def download(self) -> bool: ...
+
+
+class Views(Protocol):
+    """How the student's views are made: their pixels, and what normalises them."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def mean(self) -> tuple[float, float, float]: ...
+    @property
+    def std(self) -> tuple[float, float, float]: ...
+
+
+@dataclass(frozen=True)
+class NetworkTeacher:
+    """A network, and how the student's views become its input: normalised anew, then resized (bilinear) to `size`."""
+
+    net: nn.Module
+    dim: int
+    plain: bool
+    size: int
+    scale: Tensor  # (3, 1, 1): x·scale + offset has the teacher's mean and standard deviation
+    offset: Tensor
+
+    @torch.no_grad()
+    def embed(self, x: Tensor) -> Tensor:
+        self.net.to(x.device)  # nothing once it is there
+        if x.dim() == 4:
+            x = x * self.scale.to(x.device) + self.offset.to(x.device)
+            if x.shape[-2:] != (self.size, self.size):
+                x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
+        out: Tensor = self.net(x)
+        return out.float()
+
+    def teach(self, batch: Batch, view: str) -> Batch:
+        seen = batch.views["teacher" if self.plain else view]
+        return replace(batch, views={**batch.views, "teacher": self.embed(seen)})
+
+
+def open_teacher(
+    settings: Settings, views: Views, num_samples: int, *, max_missing: float = 0.0
+) -> FrozenTeacher:
+    """The teacher that a recipe names, with its weights. Raises InputError for one that cannot be had."""
+    assert settings.name is not None
+    path = Path(settings.name).expanduser()
+    if path.suffix == ".parquet":
+        _check_table(settings)
+        return embeddings.open_table(path, num_samples, max_missing=max_missing)
+    found = _loader(settings)(True)
+    net = found.net.eval().requires_grad_(False)
+    scale, offset = _renormalise(views, settings.mean or found.mean, settings.std or found.std)
+    size = settings.size or found.size
+    teacher = NetworkTeacher(net, found.dim, settings.view == "plain", size, scale, offset)
+    return teacher if found.vectors else replace(teacher, dim=_probed(teacher, settings.name))
+
+
+def width(settings: Settings) -> int:
+    """Values of an embedding of the teacher, for which no weights of a named model are needed."""
+    assert settings.name is not None
+    path = Path(settings.name).expanduser()
+    if path.suffix == ".parquet":
+        return embeddings.width_of_table(path)
+    return _loader(settings)(False).dim
+
+
+def _check_table(settings: Settings) -> None:
+    unused = [key for key in ("weights", "size", "mean", "std") if getattr(settings, key) is not None]
+    if unused:
+        raise InputError(
+            f"teacher.{unused[0]} is of a network, and teacher.name={settings.name} holds embeddings"
+        )
+    if settings.view != "plain":
+        raise InputError(
+            f"teacher.name={settings.name} holds embeddings of images without augmentation; use teacher.view=plain"
+        )
+
+
+def _loader(settings: Settings) -> Callable[[bool], pretrained.Network]:
+    """A function (with its weights?) -> the network that `teacher.name` names."""
+    name, weights = settings.name or "", settings.weights
+    file = None if weights is None else Path(weights).expanduser()
+    kind, separator, model = name.partition(":")
+    if separator and kind in pretrained.LIBRARIES:
+        return lambda loaded: pretrained.LIBRARIES[kind](model, file, settings.download, loaded)
+    path = Path(name).expanduser()
+    if path.exists():
+        if file is not None:
+            raise InputError(
+                f"teacher.weights is of a named model, and teacher.name={name} has its own weights"
+            )
+        return lambda loaded: _own(path)
+    if path.suffix or "/" in name:
+        raise InputError(
+            f"teacher.name={name} does not exist; name a run directory or an encoder.safetensors"
+        )
+    return lambda loaded: pretrained.torchvision_model(name, file, settings.download, loaded)
+
+
+def _own(path: Path) -> pretrained.Network:
+    """The encoder of one of our runs, fed as it was in training."""
+    from raysurl import trained  # which needs recipes, and those the width of a teacher
+
+    found, _ = trained.load([f"run={path}"])
+    v, dim = found.recipe.views, int(found.encoder.dim)  # type: ignore[arg-type]
+    takes_vectors = found.recipe.encoder.name == "mlp"
+    return pretrained.Network(found.encoder, dim, v.size, v.mean, v.std, vectors=takes_vectors)
+
+
+def _renormalise(views: Views, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(x − m_s)/s_s of the student -> (x − m_t)/s_t of the teacher, as a scale and an offset."""
+    mine, theirs = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, mean))
+    mine_std, theirs_std = (torch.tensor(v).view(3, 1, 1) for v in (views.std, std))
+    return mine_std / theirs_std, (mine - theirs) / theirs_std
+
+
+def _probed(teacher: NetworkTeacher, name: str) -> int:
+    """Width of what the network gives for an image. Raises InputError where it takes none of this size."""
+    image = torch.zeros(1, 3, teacher.size, teacher.size)
+    try:
+        out = teacher.embed(image)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"teacher.name={name} takes no images of {teacher.size} pixels ({first}); set teacher.size"
+        ) from None
+    if out.dim() != 2:
+        raise InputError(
+            f"teacher.name={name} gives {tuple(out.shape)} for an image and not one embedding; name another model"
+        )
+    return out.shape[1]
