@@ -1,4 +1,4 @@
-"""Write a run's report again: `python pipelines/report.py run=DIR`."""
+"""Write a report again: `python pipelines/report.py run=DIR`, or the tables of a sweep: `sweep=DIR`."""
 
 from raysurl import cli
 from raysurl.commands import report

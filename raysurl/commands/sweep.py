@@ -1,0 +1,183 @@
+"""Run a sweep: a published table or an open search, from one file of search_spaces/."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from raysurl.errors import InputError
+from raysurl.recipe import Recipe, parse_override
+from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep.directory import known, outcomes, remaining, remember
+from raysurl.sweep.display import Display
+from raysurl.sweep.paper import paper_numbers
+from raysurl.sweep.plan import Plan, Request, make_plan
+from raysurl.sweep.report import write_report
+from raysurl.sweep.search import Grid, OpenSearch, Search
+from raysurl.sweep.space import INACTIVE, read_space, text
+from raysurl.sweep.trial import FINAL
+
+RUNNER = "raysurl.scale.tune"  # Ray is imported only when trials are run
+KEYS = (
+    "space", "scale", "output", "print", "max_concurrent", "cpus", "gpus", "seeds", "trials", "max_trials",
+    "max_hours", "data_root",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Asked:
+    request: Request
+    output: Path
+    print_only: bool
+    share: dict[str, Any]
+    max_hours: float | None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`sweep.py space=NAME [scale=cpu|full] [max_concurrent=N] [only.AXIS=LABEL] [key=value …] [--print]`."""
+    asked = read_arguments(arguments)
+    plan = make_plan(asked.request)
+    if asked.print_only:
+        show_plan(plan)
+        return
+    run(plan, asked)
+    print(write_report(asked.output))
+
+
+def run(plan: Plan, asked: Asked) -> None:
+    """Run what has not ended yet; the same command goes on where a killed one stopped."""
+    tune = importlib.import_module(RUNNER)
+    directory = asked.output
+    placed = tune.check(plan, tune.Share(**asked.share))
+    sweep_directory.claim(directory, plan)
+    search, earlier = search_of(plan, directory)
+    if earlier == plan.total:
+        print(f"all {earlier} trials have ended already")
+        return
+    console = Console(file=sys.stdout)  # as it is now: Tune's own output goes to a file
+    ended = [outcome for _, _, outcome in outcomes(directory) if outcome and outcome.state in FINAL]
+    with Display(plan.space, plan.total, ended[:earlier], placed.concurrent, console) as display:
+        tune.run(
+            plan, search, directory, placed,
+            max_hours=asked.max_hours, started=display.started, ended=display.ended,
+        )  # fmt: skip
+
+
+def search_of(plan: Plan, directory: Path) -> tuple[Search, int]:
+    """What names the trials, and how many of those that are asked for have ended before."""
+    if plan.space.search == "grid":
+        left = remaining(directory, plan)
+        return Grid(left), len(plan.trials) - len(left)
+    before = known(directory)
+    search = OpenSearch(plan, before, lambda trial, values: remember(directory, trial, values))
+    return search, sum(k.outcome is not None for k in before)
+
+
+# -------------------------------------------------------------------- arguments
+
+
+def read_arguments(arguments: Sequence[str]) -> Asked:
+    """Raises InputError, one sentence, for what is not known or not valid."""
+    given = dict(parse_override(a) for a in arguments if a != "--print")
+    mine = {key: given.pop(key) for key in KEYS if key in given}
+    only = {key.removeprefix("only."): given.pop(key) for key in list(given) if key.startswith("only.")}
+    _check_rest(given)
+    if "space" not in mine:
+        raise InputError("name the space: space=NAME of search_spaces/ or a YAML file")
+    space = read_space(str(mine["space"]))
+    scale = str(mine.get("scale", "cpu" if space.cpu else "full"))
+    request = Request(
+        space=space,
+        scale=scale,
+        seeds=_seeds(mine.get("seeds")),
+        trials=_number(mine, "trials", int),
+        max_trials=_number(mine, "max_trials", int),
+        only={axis: tuple(map(text, v if isinstance(v, list) else [v])) for axis, v in only.items()},
+        overrides=given,
+        data_root=str(Path(str(mine["data_root"])).expanduser()) if "data_root" in mine else None,
+    )
+    small = space.cpu.max_hours if space.cpu and scale == "cpu" else None
+    return Asked(
+        request=request,
+        output=Path(str(mine.get("output", f"sweeps/{space.name}-{scale}"))).expanduser().absolute(),
+        print_only="--print" in arguments or bool(mine.get("print")),
+        share={
+            "cpus": _number(mine, "cpus", float),
+            "gpus": _number(mine, "gpus", float),
+            "max_concurrent": _number(mine, "max_concurrent", int),
+        },
+        max_hours=_number(mine, "max_hours", float) or small,
+    )
+
+
+def _check_rest(given: dict[str, Any]) -> None:
+    for key in given:
+        if key in ("seed", "recipe", "runtime", "resume"):
+            hint = {"seed": "seeds=[0,1,2]", "recipe": "the space names it"}.get(key, "a sweep sets it")
+            raise InputError(f"argument {key}= is not for a sweep: {hint}")
+        if "." not in key and key not in Recipe.model_fields:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            hint = (
+                f"did you mean {near[0]}=?"
+                if near
+                else f"a sweep takes {', '.join(KEYS)}, only.AXIS and recipe keys"
+            )
+            raise InputError(f"argument {key}= is not known; {hint}")
+
+
+def _seeds(given: Any) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    seeds = given if isinstance(given, list) else [given]
+    if not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds) or len(set(seeds)) < len(seeds):
+        raise InputError(
+            f"seeds={given} must be different whole numbers from 0 on, for example seeds=[0,1,2]"
+        )
+    return tuple(seeds)
+
+
+def _number(mine: dict[str, Any], key: str, kind: type) -> Any:
+    value = mine.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value or value < 0:
+        raise InputError(f"{key}={value} must be a {'whole ' if kind is int else ''}number, 0 or more")
+    return kind(value)
+
+
+# -------------------------------------------------------------------- --print
+
+
+def show_plan(plan: Plan) -> None:
+    """All trials, what is not run and why; starts nothing."""
+    space, console = plan.space, Console()
+    console.print(f"{space.title} ({plan.request.scale})", highlight=False)
+    if plan.request.scale == "cpu" and space.cpu:
+        console.print(f"stand-ins: {space.cpu.stands_in or 'none'}", markup=False, highlight=False)
+    if space.search == "optuna":
+        console.print(
+            f"{space.trials} trials, chosen one by one over {', '.join(space.axes)}", highlight=False
+        )
+        return
+    paper = paper_numbers(plan.request.space)
+    table = Table("trial", *space.axes, "seed", "paper", box=None)
+    for trial in plan.trials:
+        value = paper.get(trial.cell.key)
+        labels = [label if label != INACTIVE else "" for label in trial.cell.key]
+        table.add_row(trial.id, *labels, str(trial.seed), "" if value is None else f"{value:g}")
+    console.print(table)
+    for why, cells in Counter(plan.not_run.values()).items():
+        console.print(f"not run, {cells} cells: {why}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(plan.trials)} trials of {len(plan.ids)} cells; {len(plan.not_run)} cells are not run",
+        highlight=False,
+    )

@@ -1,0 +1,46 @@
+"""The paper's numbers of a space: which cell has which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raysurl.errors import InputError
+from raysurl.sweep.space import INACTIVE, Space, labels_of, nearest
+
+
+def paper_numbers(space: Space) -> dict[tuple[str, ...], float]:
+    """Labels in the order of the axes -> the paper's number. Raises InputError for a cell that does not exist."""
+    found: dict[tuple[str, ...], float] = {}
+    _collect(space, space.paper, (), found)
+    return found
+
+
+def _collect(space: Space, node: Any, at: tuple[str, ...], found: dict[tuple[str, ...], float]) -> None:
+    names = list(space.axes)
+    where = ", ".join(f"{n}={label}" for n, label in zip(names, at, strict=False)) or "the top"
+    if len(at) == len(names):
+        if node is not None and not isinstance(node, int | float):
+            raise InputError(f"space {space.name}: the paper's value at {where} is {node!r}, not a number")
+        if node is not None:
+            found[at] = float(node)
+        return
+    name = names[len(at)]
+    labels = [*labels_of(space.axes[name]), *([INACTIVE] if space.axes[name].when else [])]
+    if isinstance(node, list):
+        if len(node) != len(labels_of(space.axes[name])):
+            raise InputError(
+                f"space {space.name}: the paper has {len(node)} numbers at {where} and axis {name} has"
+                f" {len(labels_of(space.axes[name]))} values"
+            )
+        node = dict(zip(labels, node, strict=False))
+    if not isinstance(node, dict):
+        raise InputError(
+            f"space {space.name}: the paper's values at {where} must be a list or mapping over {name}"
+        )
+    for label, inner in node.items():
+        if label not in labels:
+            raise InputError(
+                f"space {space.name}: the paper has a number for {name}={label}, a cell that does not exist;"
+                f" {nearest(label, labels, 'its values are')}"
+            )
+        _collect(space, inner, (*at, label), found)

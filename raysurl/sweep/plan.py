@@ -1,0 +1,203 @@
+"""What a sweep will do, known and checked before anything starts: its trials, and the cells it cannot run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raysurl.commands import pretrain
+from raysurl.data.names import Samples, open_samples
+from raysurl.errors import InputError
+from raysurl.recipe import Recipe
+from raysurl.sweep import cells as cells_
+from raysurl.sweep.cells import Cell, MissingDataError, Trial
+from raysurl.sweep.paper import paper_numbers
+from raysurl.sweep.space import Space, at_scale, labels_of
+
+Splits = tuple[Samples, Samples | None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for: a space, at a scale, with which values, seeds and recipe settings."""
+
+    space: Space  # as published
+    scale: str
+    seeds: tuple[int, ...] | None = None
+    trials: int | None = None
+    max_trials: int | None = None
+    only: Mapping[str, tuple[str, ...]] | None = None
+    overrides: Mapping[str, Any] | None = None
+    data_root: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`space`: at its scale. `trials`: of a grid, each once; none for an open search. `ids`: cell labels -> its trials.
+    `not_run`: cell labels -> why."""
+
+    request: Request
+    space: Space
+    trials: tuple[Trial, ...]
+    ids: Mapping[tuple[str, ...], tuple[str, ...]]
+    not_run: Mapping[tuple[str, ...], str]
+    samples: Mapping[str, Splits]  # by `data_key`
+
+    @property
+    def total(self) -> int:
+        return len(self.trials) or self.space.trials
+
+    def recipe_of(self, cell: Cell, seed: int) -> Recipe:
+        return cells_.recipe_of(self.space, cell, seed, self.request.overrides or {}, self.request.data_root)
+
+
+def make_plan(request: Request) -> Plan:
+    """Check everything that can be checked. Raises InputError, one sentence; a data set that is not there is no error
+    unless nothing remains."""
+    space, missing = at_scale(request.space, request.scale)
+    paper_numbers(request.space)
+    changes = {"seeds": request.seeds, "trials": request.trials, "max_trials": request.max_trials}
+    space = space.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    overrides, only = request.overrides or {}, request.only or {}
+    cells_.check_axes(space, overrides)
+    cells_.check_only(space, only)
+    _check_prune(space, overrides)
+    opened = _Opened()
+    if space.search == "optuna":
+        return _open_search(request, space, opened)
+    cells_.check_size(space, only, missing)
+    wanted = (cell for cell in cells_.cells(space) if cells_.chosen(cell, only))
+    not_run, runnable = _apart(wanted, missing, request.scale)
+    trials: dict[str, Trial] = {}
+    ids: dict[tuple[str, ...], tuple[str, ...]] = {}
+    refused = []
+    for cell in runnable:
+        try:
+            found = [
+                cells_.trial_of(cell, _checked(request, space, cell, seed, opened)) for seed in space.seeds
+            ]
+            trials |= {trial.id: trial for trial in found}  # two cells may be one run: a small value for both
+            ids[cell.key] = tuple(trial.id for trial in found)
+        except MissingDataError as error:
+            not_run[cell.key] = str(error)
+        except InputError as error:
+            refused.append(f"{cell}: {error}")
+    _raise_refused(space, refused)
+    if not trials:
+        reasons = "; ".join(dict.fromkeys(not_run.values()))
+        raise InputError(f"space {space.name}: no cell can be run here: {reasons}")
+    return Plan(request, space, tuple(trials.values()), ids, not_run, opened.samples)
+
+
+def _checked(request: Request, space: Space, cell: Cell, seed: int, opened: _Opened) -> Recipe:
+    recipe = cells_.recipe_of(space, cell, seed, request.overrides or {}, request.data_root)
+    opened.check(recipe)
+    return recipe
+
+
+def _apart(
+    wanted: Iterable[Cell], missing: Mapping[str, set[str]], scale: str
+) -> tuple[dict[tuple[str, ...], str], list[Cell]]:
+    """Cells that this scale leaves out, with the reason, and the others."""
+    not_run, runnable = {}, []
+    for cell in wanted:
+        if why := _left_out(cell, missing, scale):
+            not_run[cell.key] = why
+        else:
+            runnable.append(cell)
+    return not_run, runnable
+
+
+def _left_out(cell: Cell, missing: Mapping[str, set[str]], scale: str) -> str:
+    for axis, labels in missing.items():
+        if cell.labels[axis] in labels:
+            return f"{axis}={cell.labels[axis]} has no small version (scale={scale})"
+    return ""
+
+
+def _raise_refused(space: Space, refused: list[str]) -> None:
+    if refused:
+        shown = "; ".join(refused[: cells_.SHOWN])
+        more = f"; and {len(refused) - cells_.SHOWN} more" if len(refused) > cells_.SHOWN else ""
+        raise InputError(f"space {space.name}: the recipe refuses {len(refused)} cell(s): {shown}{more}")
+
+
+def _check_prune(space: Space, overrides: Mapping[str, Any]) -> None:
+    if space.prune is None:
+        return
+    every = overrides.get("eval.every_epochs", space.fixed.get("eval.every_epochs"))
+    if every == 0:
+        raise InputError(
+            f"space {space.name}: prune watches {space.prune.signal}, which is computed at online evaluations; set"
+            " eval.every_epochs above 0"
+        )
+
+
+def _open_search(request: Request, space: Space, opened: _Opened) -> Plan:
+    """An open search has no list of trials; its corners are checked, and its data opened, once."""
+    if space.trials * len(space.seeds[:1]) > space.max_trials:
+        raise InputError(
+            f"space {space.name} asks for {space.trials} trials, more than max_trials={space.max_trials}"
+        )
+    refused = []
+    for values in corners(space):
+        cell = cells_.cell_of(space, values)
+        try:
+            _checked(request, space, cell, space.seeds[0], opened)
+        except InputError as error:
+            refused.append(f"{cell}: {error}")
+    _raise_refused(space, refused)
+    return Plan(request, space, (), {}, {}, opened.samples)
+
+
+def corners(space: Space) -> list[dict[str, Any]]:
+    """Values axis -> label or number: each value of each finite axis once, and both ends of each range."""
+    choices = {
+        name: labels_of(axis) if axis.range is None else list(axis.range) for name, axis in space.axes.items()
+    }
+    found = []
+    for i in range(max(map(len, choices.values()))):
+        values: dict[str, Any] = {}
+        for name, axis in space.axes.items():
+            if cells_.active(axis, {k: str(v) for k, v in values.items()}):
+                values[name] = choices[name][min(i, len(choices[name]) - 1)]
+        found.append(values)
+    return found
+
+
+def data_key(recipe: Recipe) -> str:
+    """Recipes with equal keys read the same samples: the choice of `data.limit` depends on the seed."""
+    seed = recipe.seed if recipe.data.limit else None
+    return json.dumps([recipe.data.model_dump(mode="json"), seed], sort_keys=True)
+
+
+class _Opened:
+    """Data sets listed once each, and recipes checked once per thing that a check looks at."""
+
+    def __init__(self) -> None:
+        self.samples: dict[str, Splits] = {}
+        self._missing: dict[str, str] = {}
+        self._checked: set[str] = set()
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises MissingDataError where the data cannot be opened, InputError where the recipe cannot run on it."""
+        key = data_key(recipe)
+        if key in self._missing:
+            raise MissingDataError(self._missing[key])
+        if key not in self.samples:
+            try:
+                train = open_samples(recipe.data, "train", seed=recipe.seed)
+                test = open_samples(recipe.data, "eval", seed=recipe.seed)
+            except InputError as error:
+                self._missing[key] = str(error)
+                raise MissingDataError(str(error)) from None
+            assert train is not None
+            self.samples[key] = train, test
+        policies = {view: policy.size for view, policy in recipe.view_policies().items()}
+        looked_at = [key, recipe.encoder.model_dump(), recipe.views.size, policies, recipe.train.batch_size]
+        looked_at += [recipe.eval.model_dump(), recipe.init_from]
+        if (what := json.dumps(looked_at, sort_keys=True)) not in self._checked:
+            pretrain.check(recipe, *self.samples[key])
+            self._checked.add(what)

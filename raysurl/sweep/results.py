@@ -1,0 +1,218 @@
+"""What a sweep directory holds, as cells with their numbers."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep.agreement import Agreement, Pair, agree
+from raysurl.sweep.space import INACTIVE, Space, labels_of, space_from
+from raysurl.sweep.trial import Outcome
+
+LOST = ("collapsed", "diverged")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell: its labels in the order of the axes, the outcomes of its seeds, the paper's number, why it is not run."""
+
+    labels: tuple[str, ...]
+    metric: str
+    outcomes: tuple[Outcome, ...]
+    asked: int  # seeds
+    paper: float | None = None
+    why: str = ""
+
+    @cached_property
+    def values(self) -> list[float]:
+        found = (o.metrics.get(self.metric) for o in self.outcomes if o.state == "finished")
+        return [v for v in found if v is not None]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def states(self) -> Counter[str]:
+        return Counter(outcome.state for outcome in self.outcomes)
+
+    @property
+    def seconds(self) -> float:
+        return sum(outcome.seconds for outcome in self.outcomes)
+
+    @property
+    def ranked(self) -> float | None:
+        """What the cell is ranked by: its mean; −inf where most seeds collapsed or diverged; None without either."""
+        lost = sum(self.states[state] for state in LOST)
+        if lost and lost >= len(self.values):
+            return -math.inf
+        return self.mean
+
+    def text(self) -> str:
+        """`89.12 ± 0.30 (3)`, `collapsed (3)`, `89.12 (1), 2 collapsed`, `not run`."""
+        if self.why:
+            return "not run"
+        parts = []
+        if self.mean is not None:
+            spread = f" ± {self.std:.2f}" if self.std is not None else ""
+            parts.append(f"{self.mean:.2f}{spread} ({len(self.values)})")
+        for state in (*LOST, "pruned", "failed"):
+            if count := self.states[state]:
+                parts.append(f"{count} {state}" if parts else f"{state} ({count})")
+        if (left := self.asked - len(self.outcomes)) > 0:
+            parts.append(f"{left} to run")
+        return ", ".join(parts) or "to run"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`space` is at the scale that was run; `entries` in the order of the table, or of the trials of an open search."""
+
+    directory: Path
+    space: Space
+    scale: str
+    stands_in: str
+    entries: tuple[Entry, ...]
+    trials: tuple[tuple[str, dict[str, Any], Outcome | None], ...]
+    starts: tuple[dict[str, Any], ...]
+
+    @property
+    def axes(self) -> list[str]:
+        return list(self.space.axes)
+
+    def short(self, axis: str) -> str:
+        """The last part of the axis's name, where no other axis ends so."""
+        last = axis.rpartition(".")[2]
+        return last if sum(a.rpartition(".")[2] == last for a in self.axes) == 1 else axis
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.space.objectives[self.space.metric] == "max"
+
+    @property
+    def ended(self) -> list[Outcome]:
+        return [outcome for _, _, outcome in self.trials if outcome]
+
+    @property
+    def seconds(self) -> float:
+        return sum(outcome.seconds for outcome in self.ended)
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(outcome.state if outcome else "to run" for _, _, outcome in self.trials)
+
+    @property
+    def grouped(self) -> str | None:
+        return self.space.group if self.space.group in self.space.axes else None
+
+    def name(self, entry: Entry) -> str:
+        """The labels that tell the cell from others that were run."""
+        varied = [
+            i for i, axis in enumerate(self.axes) if axis != self.grouped and len(self.labels(axis)) > 1
+        ]
+        return ", ".join(entry.labels[i] for i in varied) or ", ".join(entry.labels)
+
+    def labels(self, axis: str) -> list[str]:
+        """Labels of an axis of which a cell was run, in the order of the space."""
+        at = self.axes.index(axis)
+        found = {e.labels[at] for e in self.entries if not e.why}
+        known = [label for label in [*labels_of(self.space.axes[axis]), INACTIVE] if label in found]
+        return [*known, *sorted(found - set(known))]
+
+    def best(self) -> tuple[str, Entry] | None:
+        """The id of a trial of the best cell, and the cell."""
+        ranked = [e for e in self.entries if e.mean is not None]
+        if not ranked:
+            return None
+        sign = 1 if self.higher_is_better else -1
+        best = max(ranked, key=lambda e: sign * (e.mean or 0.0))
+        wanted = dict(zip(self.axes, best.labels, strict=True))
+        for name, what, outcome in self.trials:
+            if what["labels"] == wanted and outcome and outcome.state == "finished":
+                return name, best
+        return None
+
+    def agreements(self) -> list[Agreement]:
+        """One per label of the grouping axis; cells without a number in the paper or here have no part."""
+        groups: dict[str, list[Pair]] = {}
+        at = self.axes.index(self.grouped) if self.grouped else None
+        for entry in self.entries:
+            if entry.paper is None or entry.ranked is None:
+                continue
+            error = entry.std / math.sqrt(len(entry.values)) if entry.std is not None else None
+            pair = Pair(self.name(entry), entry.ranked, error, entry.paper)
+            groups.setdefault("" if at is None else entry.labels[at], []).append(pair)
+        return [agree(g, pairs, higher_is_better=self.higher_is_better) for g, pairs in groups.items()]
+
+
+def read_sweep(directory: Path) -> Sweep:
+    """Raises InputError where the directory holds no sweep."""
+    stored = sweep_directory.read(directory)
+    space = space_from(stored["space"])
+    trials = tuple(sweep_directory.outcomes(directory))
+    by_id = {name: outcome for name, _, outcome in trials}
+    paper = {tuple(p["labels"]): p["value"] for p in stored["paper"]}
+    if space.search == "grid":
+        entries = [
+            Entry(
+                tuple(cell["labels"]),
+                space.metric,
+                tuple(o for i in cell["ids"] if (o := by_id.get(i))),
+                len(cell["ids"]),
+                paper.get(tuple(cell["labels"])),
+                cell.get("why", ""),
+            )
+            for cell in stored["cells"]
+        ]
+    else:
+        entries = [
+            Entry(tuple(what["labels"].values()), space.metric, (outcome,) if outcome else (), 1)
+            for _, what, outcome in trials
+        ]
+    return Sweep(
+        directory, space, stored["identity"]["scale"], stored["stands_in"],
+        tuple(entries), trials, tuple(stored["starts"]),
+    )  # fmt: skip
+
+
+def rows(sweep: Sweep) -> tuple[list[str], str | None, list[tuple[tuple[str, ...], list[Entry | None]]]]:
+    """The table: names of the row axes, the column axis (None for one axis or an open search), and rows of entries.
+
+    Rows that are not run at all are left out; `left_out` says why.
+    """
+    column = sweep.space.columns or sweep.axes[-1]
+    if sweep.space.search != "grid" or len(sweep.axes) == 1:
+        return sweep.axes, None, [(e.labels, [e]) for e in sweep.entries if not e.why]
+    at = sweep.axes.index(column)
+    columns = sweep.labels(column)
+    table: dict[tuple[str, ...], list[Entry | None]] = {}
+    for entry in sweep.entries:
+        if entry.labels[at] in columns:
+            row = (*entry.labels[:at], *entry.labels[at + 1 :])
+            table.setdefault(row, [None] * len(columns))[columns.index(entry.labels[at])] = entry
+    kept = [(row, found) for row, found in table.items() if any(e and not e.why for e in found)]
+    return [a for a in sweep.axes if a != column], column, kept
+
+
+def left_out(sweep: Sweep) -> list[str]:
+    """One sentence per reason: how many cells are not run."""
+    reasons = Counter(entry.why for entry in sweep.entries if entry.why)
+    return [f"{count} cells are not run: {why}" for why, count in reasons.items()]
+
+
+def in_band(entries: Sequence[Entry], points: float) -> tuple[list[Entry], list[Entry]]:
+    """Cells with a mean and a number in the paper that are at most `points` apart, and the others."""
+    both = [e for e in entries if e.paper is not None and (e.mean is not None or e.ranked is not None)]
+    inside = [e for e in both if e.mean is not None and abs(e.mean - (e.paper or 0.0)) <= points]
+    return inside, [e for e in both if e not in inside]

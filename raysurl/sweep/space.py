@@ -1,0 +1,281 @@
+"""A search space: what one file of search_spaces/ says, checked as far as it can be without the recipe."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from raysurl.errors import InputError
+from raysurl.recipe import Recipe
+from raysurl.sections import Section, sentence
+
+SPACES = Path(__file__).parents[2] / "search_spaces"
+INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
+Settings = dict[str, Any]  # dotted recipe key -> value
+
+
+class Axis(Section):
+    """One thing that is varied. A plain list in the file is `grid`.
+
+    `grid` or `choice`: values, or label -> value, or, where the axis is no recipe key, label -> {recipe key: value}.
+    `when`: axis -> the labels with which this axis is active; elsewhere it is not set.
+    """
+
+    key: str | None = None  # the recipe key, where the axis has another name
+    grid: list[Any] | dict[str, Any] | None = None
+    choice: list[Any] | dict[str, Any] | None = None
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    integer: tuple[int, int] | None = None
+    when: dict[str, list[str]] = Field({})
+
+    @property
+    def values(self) -> list[Any] | dict[str, Any] | None:
+        return self.grid if self.grid is not None else self.choice
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        return self.uniform or self.loguniform or self.integer
+
+
+class Prune(Section):
+    """Ending poor trials early by `signal`, which the trainer logs at each online evaluation (eval.every_epochs).
+
+    asha: of the trials that came to a rung, the best 1/reduction go on. median: below the median of the others.
+    """
+
+    kind: Literal["asha", "median"] = "asha"
+    signal: str = "health/rankme"
+    mode: Literal["max", "min"] = "max"
+    grace_epochs: int = Field(2, ge=1)
+    reduction: float = Field(3.0, gt=1)
+
+
+class Stop(Section):
+    """When a collapsed trial is ended: `patience` epochs in a row past the share `after` of its training."""
+
+    after: float = Field(0.2, ge=0, le=1)
+    patience: int = Field(3, ge=1)
+
+
+class Band(Section):
+    """What counts as reproduced: at full scale the distance in points, at scale=cpu the rank agreement."""
+
+    points: float = Field(1.0, gt=0)
+    spearman: float = Field(0.5, ge=-1, le=1)
+
+
+class Small(Section):
+    """`scale=cpu`: changes of the published space, whose own `data.` settings go where a recipe is named here.
+    `axes`: axis -> label -> the small value, or null where the cell cannot be run at this scale."""
+
+    recipe: str | None = None
+    fixed: dict[str, Any] = Field({})
+    axes: dict[str, dict[str, Any]] = Field({})
+    stands_in: str = ""  # which data stand in for the paper's, and what else differs
+    seeds: tuple[int, ...] | None = None
+    trials: int | None = Field(None, ge=1)
+    max_hours: float = Field(1.0, gt=0)
+
+
+class Space(Section):
+    name: str
+    title: str
+    search: Literal["grid", "optuna"] = "grid"
+    recipe: str
+    fixed: dict[str, Any] = Field({})
+    axes: dict[str, Axis]
+    objectives: dict[str, Literal["max", "min"]] = Field(
+        {"eval/linear_top1": "max"}
+    )  # the first: the headline
+    columns: str | None = None  # the axis that makes a table's columns; None: the last
+    group: str = "dataset"  # cells are ranked within each label of this axis, where the space has it
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    trials: int = Field(24, ge=1)  # optuna only
+    max_trials: int = Field(300, ge=1)
+    prune: Prune | None = None
+    stop: Stop = Stop()
+    paper: dict[str, Any] | list[Any] = Field(
+        {}
+    )  # the paper's numbers, nested in the order of the axes; last level may be a list
+    says: str = ""  # what the paper says in words where it prints no number
+    band: Band = Band()
+    cpu: Small | None = None
+
+    @property
+    def metric(self) -> str:
+        return next(iter(self.objectives))
+
+    @model_validator(mode="after")
+    def _check(self) -> Space:
+        if not self.axes:
+            raise ValueError("a space needs at least one axis")
+        for name, axis in self.axes.items():
+            _check_axis(name, axis, self)
+        if self.search == "optuna" and self.prune and len(self.objectives) > 1:
+            raise ValueError("a search with several objectives cannot be pruned; leave out prune")
+        if not self.objectives:
+            raise ValueError("objectives names no metric")
+        if self.columns is not None and self.columns not in self.axes:
+            raise ValueError(f"columns={self.columns} is not an axis; the axes are {', '.join(self.axes)}")
+        return self
+
+
+def _check_axis(name: str, axis: Axis, space: Space) -> None:
+    kinds = [
+        k for k in ("grid", "choice", "uniform", "loguniform", "integer") if getattr(axis, k) is not None
+    ]
+    if len(kinds) != 1:
+        raise ValueError(f"axis {name} needs exactly one of grid, choice, uniform, loguniform, integer")
+    if axis.values is not None and not axis.values:
+        raise ValueError(f"axis {name} is empty; give it at least one value or leave it out")
+    if axis.range and not (axis.range[0] < axis.range[1] and (not axis.loguniform or axis.range[0] > 0)):
+        raise ValueError(
+            f"axis {name}: {kinds[0]} needs (low, high) with low < high, and low > 0 for loguniform"
+        )
+    if axis.range and space.search == "grid":
+        raise ValueError(f"axis {name}: {kinds[0]} has no grid; give values, or search: optuna")
+    if axis.range and key_of(name, axis) is None:
+        raise ValueError(f"axis {name}: {kinds[0]} needs the recipe key it sets, key: …")
+    if len(set(labels_of(axis))) < len(labels_of(axis)):
+        raise ValueError(f"axis {name} names a value twice")
+    before = list(space.axes)[: list(space.axes).index(name)]
+    for other, labels in axis.when.items():
+        if other not in before:
+            raise ValueError(f"axis {name}: when names {other}, which is not an axis before it")
+        known = labels_of(space.axes[other])
+        if wrong := [label for label in labels if known and label not in known]:
+            raise ValueError(f"axis {name}: when names {other}={wrong[0]}; it has {', '.join(known)}")
+
+
+def key_of(name: str, axis: Axis) -> str | None:
+    """The recipe key that an axis sets; None for an axis of bundles."""
+    return axis.key or (name if "." in name or name in Recipe.model_fields else None)
+
+
+def text(value: Any) -> str:
+    """The label of a value, as it is written in a file."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def labels_of(axis: Axis) -> list[str]:
+    return [text(v) for v in axis.values or ()]  # of a mapping: its keys
+
+
+def settings_of(name: str, axis: Axis, label: str) -> Settings:
+    """What a label of a finite axis sets. Raises InputError where a bundle is no mapping."""
+    values = axis.values
+    assert values is not None
+    value = values[label] if isinstance(values, dict) else next(v for v in values if text(v) == label)
+    return as_settings(name, axis, label, value)
+
+
+def as_settings(name: str, axis: Axis, label: str, value: Any) -> Settings:
+    key = key_of(name, axis)
+    if key is not None:
+        return {key: value}
+    if not isinstance(value, dict):
+        raise InputError(
+            f"axis {name} is not a recipe key, so {label} must be a mapping of recipe keys to values (or name the key"
+            " it sets, key: …)"
+        )
+    return value
+
+
+# -------------------------------------------------------------------- reading
+
+
+def read_space(name: str) -> Space:
+    """The space of a file, or of search_spaces/ by name. Raises InputError, one sentence."""
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else SPACES / f"{name}.yaml"
+    if not path.is_file():
+        known = [p.stem for p in sorted(SPACES.glob("*.yaml"))]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"space={name} is neither a YAML file nor one of {', '.join(known)}{hint}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must hold a mapping with axes, recipe and title")
+    return space_from({"name": path.stem, **tree})
+
+
+def space_from(tree: Mapping[str, Any]) -> Space:
+    tree = _strings(dict(tree))
+    axes = tree.get("axes") or {}
+    if not isinstance(axes, dict):
+        raise InputError("axes must be a mapping of axis names to values")
+    shorthand = {k: {"grid": v} if isinstance(v, list) or v is None else v for k, v in axes.items()}
+    shorthand = {k: {"grid": []} if v == {"grid": None} else v for k, v in shorthand.items()}
+    try:
+        return Space.model_validate({**tree, "axes": shorthand})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if problem["type"] == "value_error":
+            raise InputError(f"space {tree['name']}: {problem['ctx']['error']}") from None
+        raise InputError(f"space {tree['name']}: {sentence(error, Space)}") from None
+
+
+def _strings(node: Any) -> Any:
+    """The same tree with text for keys: YAML reads 0.1 and true as a number and a truth value."""
+    if isinstance(node, dict):
+        return {text(k): _strings(v) for k, v in node.items()}
+    return [_strings(v) for v in node] if isinstance(node, list) else node
+
+
+# -------------------------------------------------------------------- scale
+
+
+def at_scale(space: Space, scale: str) -> tuple[Space, dict[str, set[str]]]:
+    """The space with its small values, and axis -> labels that this scale does not run. Raises InputError."""
+    if scale == "full":
+        return space, {}
+    if scale != "cpu":
+        raise InputError(f"scale={scale} is not known; choose cpu or full")
+    small = space.cpu
+    if small is None:
+        raise InputError(f"space {space.name} has no small version (cpu:); run it with scale=full")
+    axes, missing = dict(space.axes), {}
+    for name, mapped in small.axes.items():
+        if name not in axes:
+            raise InputError(
+                f"space {space.name}: cpu.axes names {name}; {nearest(name, axes, 'the axes are')}"
+            )
+        axis = axes[name]
+        values = {label: _value(axis, label) for label in labels_of(axis)}
+        if wrong := [label for label in mapped if label not in values]:
+            raise InputError(
+                f"space {space.name}: cpu.axes.{name} maps {wrong[0]}; {nearest(wrong[0], values, 'its values are')}"
+            )
+        missing[name] = {label for label, value in mapped.items() if value is None}
+        values |= {label: value for label, value in mapped.items() if value is not None}
+        axes[name] = axis.model_copy(update={"grid": values, "choice": None})
+    # a small recipe brings its own data
+    kept = {k: v for k, v in space.fixed.items() if not (small.recipe and k.startswith("data."))}
+    changes = {
+        "axes": axes,
+        "recipe": small.recipe or space.recipe,
+        "fixed": {**kept, **small.fixed},
+        "seeds": small.seeds or space.seeds,
+        "trials": small.trials or space.trials,
+    }
+    return space.model_copy(update=changes), missing
+
+
+def _value(axis: Axis, label: str) -> Any:
+    values = axis.values or []
+    return values[label] if isinstance(values, dict) else next(v for v in values if text(v) == label)
+
+
+def nearest(name: str, known: Any, lead: str) -> str:
+    """`did you mean x?` where something is near, else what there is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"{lead} {', '.join(known)}"

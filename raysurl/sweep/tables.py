@@ -1,0 +1,141 @@
+"""A sweep as Markdown, CSV and sentences."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from raysurl.sweep.results import Entry, Sweep, left_out, rows
+from raysurl.sweep.space import INACTIVE
+
+
+def markdown(sweep: Sweep) -> str:
+    """Each cell: ours, mean ± standard deviation (seeds), and the paper's number beside it."""
+    parts = [f"# {sweep.space.title}", "", *[f"{line}  " for line in facts(sweep)], ""]
+    head, lines = grid(sweep)
+    parts += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    parts += [f"| {' | '.join(line)} |" for line in lines]
+    parts += ["", *[f"- {said}" for said in findings(sweep)]]
+    return "\n".join(parts) + "\n"
+
+
+def grid(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of text."""
+    names, column, found = rows(sweep)
+    if column is None:
+        paper = any(entry and entry.paper is not None for _, cells in found for entry in cells)
+        head = [
+            *map(sweep.short, names),
+            f"ours ({sweep.space.metric})",
+            *(["paper"] if paper else []),
+            "time",
+        ]
+        lines = []
+        for labels, (entry,) in found:
+            assert entry is not None
+            number = [] if not paper else ["" if entry.paper is None else f"{entry.paper:g}"]
+            lines.append([*_shown(labels), entry.text(), *number, f"{entry.seconds:.0f} s"])
+        return head, lines
+    head = [*map(sweep.short, names), *(f"{sweep.short(column)} = {label}" for label in sweep.labels(column))]
+    return head, [[*_shown(labels), *map(beside, cells)] for labels, cells in found]
+
+
+def beside(entry: Entry | None) -> str:
+    """`ours / paper`; an empty cell where the table has none."""
+    if entry is None:
+        return ""
+    return entry.text() if entry.paper is None else f"{entry.text()} / {entry.paper:g}"
+
+
+def facts(sweep: Sweep) -> list[str]:
+    """What was run, on what, and what it took."""
+    states = ", ".join(f"{count} {state}" for state, count in sorted(sweep.counts.items()))
+    found = [
+        f"{sweep.space.name} at scale={sweep.scale}: {len(sweep.trials)} trials ({states}),"
+        f" {hours(sweep.seconds)} of training and evaluation in all.",
+    ]
+    if sweep.space.search == "grid":
+        found.append(
+            f"Each cell: ours, {sweep.space.metric}, mean ± standard deviation (seeds) / the paper's number."
+        )
+    if sweep.scale == "cpu":
+        found.append(
+            f"A small version, whose numbers are no reproduction: {sweep.stands_in or 'no stand-ins'}."
+        )
+    if sweep.space.says:
+        found.append(f"The paper says: {sweep.space.says}.")
+    if len(sweep.starts) > 1:
+        found.append(_restarts(sweep))
+    commits = list(dict.fromkeys(str(start["commit"]) for start in sweep.starts))
+    return [*found, f"Code at {', '.join(commits)}."]
+
+
+def _restarts(sweep: Sweep) -> str:
+    said = f"Started {len(sweep.starts)} times; trials that had ended were not run again."
+    if sweep.space.search == "optuna" or sweep.space.prune:
+        said += " Later suggestions and prunings may differ from those of an undisturbed sweep."
+    return said
+
+
+def findings(sweep: Sweep) -> list[str]:
+    """Agreement with the paper, the best cell, pruning, and what was not run."""
+    found = []
+    for agreement in sweep.agreements():
+        found.append(agreement.sentence(sweep.space.band.spearman))
+        if 2 <= agreement.cells <= 12:
+            found.append(
+                f"Here: {' > '.join(agreement.order)}. In the paper: {' > '.join(agreement.paper_order)}."
+            )
+    if best := sweep.best():
+        labels = ", ".join(
+            f"{sweep.short(a)}={label}"
+            for a, label in zip(sweep.axes, best[1].labels, strict=True)
+            if label != INACTIVE
+        )
+        found.append(f"Best here: {labels}, {sweep.space.metric} {best[1].text()}; its recipe is best.yaml.")
+    if prune := sweep.space.prune:
+        watched = "which needs no labels" if not prune.signal.startswith("eval/") else "which uses labels"
+        found.append(f"Poor trials were ended early ({prune.kind}) by {prune.signal}, {watched}.")
+    found += [
+        f"{name}: {outcome.reason}"
+        for name, _, outcome in sweep.trials
+        if outcome and outcome.state == "failed"
+    ]
+    return [*found, *left_out(sweep)]
+
+
+def to_csv(sweep: Sweep) -> str:
+    """A line per cell: axes, mean, std, seeds, the paper's number, states, seconds, why it was not run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            *sweep.axes,
+            "mean",
+            "std",
+            "seeds",
+            "paper",
+            "collapsed",
+            "diverged",
+            "pruned",
+            "failed",
+            "seconds",
+            "not_run",
+        ]
+    )
+    for e in sweep.entries:
+        states = [e.states[s] for s in ("collapsed", "diverged", "pruned", "failed")]
+        numbers = ["" if v is None else f"{v:.6g}" for v in (e.mean, e.std)]
+        paper = "" if e.paper is None else f"{e.paper:g}"
+        writer.writerow([*e.labels, *numbers, len(e.values), paper, *states, f"{e.seconds:.2f}", e.why])
+    return text.getvalue()
+
+
+def hours(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _shown(labels: tuple[str, ...]) -> list[str]:
+    return ["" if label == INACTIVE else label for label in labels]

@@ -1,0 +1,164 @@
+"""Sweeps on Ray Tune: whole, shared by one copy of the data, and after `kill -9` of the driver or of a trial."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raysurl.commands import sweep
+from raysurl.errors import InputError
+from raysurl.sweep.results import read_sweep
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SPACE = {
+    "title": "Small and quick",
+    "recipe": "ressl/digits",
+    "fixed": {
+        "method.hidden": 32, "method.dim": 16, "method.queue_size": 128, "data.limit": 128, "train.batch_size": 16,
+        "train.epochs": 20, "train.schedule.warmup_epochs": 1, "eval.every_epochs": 0, "eval.protocols": ["knn"],
+        "eval.baselines": False, "checkpoint.every_steps": 4,
+    },
+    "axes": {"method.tau_teacher": [0.03, 0.04, 0.05, 0.06]},
+    "objectives": {"eval/knn_top1": "max"},
+    "seeds": [0],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    path = tmp_path_factory.mktemp("space") / "quick.yaml"
+    path.write_text(yaml.safe_dump(SPACE))
+    return path
+
+
+def numbers(directory):
+    return [(entry.labels, entry.values) for entry in read_sweep(directory).entries]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, space, tmp_path_factory):
+    where = tmp_path_factory.mktemp("sweep") / "whole"
+    sweep.main([f"space={space}", f"output={where}", "max_concurrent=2"])
+    return where
+
+
+def test_a_sweep_runs_every_cell_and_the_same_command_runs_nothing_again(undisturbed, space, capsys):
+    assert all(len(values) == 1 for _, values in numbers(undisturbed))
+    before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("trials/*/trial.json")}
+    assert len(before) == 4
+    sweep.main([f"space={space}", f"output={undisturbed}"])
+    assert "all 4 trials have ended already" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in undisturbed.glob("trials/*/trial.json")}
+    assert not (undisturbed / "tune").exists()
+
+
+def _kill_a_trial_once_it_has_saved(directory):
+    """In a thread: SIGKILL the process of the first trial that has a checkpoint."""
+    killed = []
+
+    def watch():
+        deadline = time.monotonic() + 150
+        while time.monotonic() < deadline and not killed:
+            for lock in directory.glob("trials/*/.lock"):
+                if any(lock.parent.glob("checkpoints/step-*")) and not (lock.parent / "trial.json").exists():
+                    killed.extend(_holders(lock))
+                    for pid in killed:
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread, killed
+
+
+def _holders(path):
+    """Processes of Ray that have the file open."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        except OSError:
+            continue
+        if str(path) in opened and int(pid) != os.getpid():
+            found.append(int(pid))
+    return found
+
+
+def test_a_killed_trial_process_leaves_the_table_as_it_was(undisturbed, space, tmp_path):
+    thread, killed = _kill_a_trial_once_it_has_saved(tmp_path / "s")
+    sweep.main([f"space={space}", f"output={tmp_path / 's'}"])
+    thread.join()
+    assert killed
+    assert numbers(tmp_path / "s") == numbers(undisturbed)
+    events = [p.read_text() for p in (tmp_path / "s").glob("trials/*/metrics.jsonl")]
+    assert any("resumed at step" in text for text in events)
+
+
+def test_a_killed_driver_goes_on_with_the_same_command(undisturbed, space, tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / "pipelines" / "sweep.py"),
+        f"space={space}",
+        f"output={tmp_path / 's'}",
+    ]
+    environment = {**os.environ, "RAY_ADDRESS": _address()}
+    driver = subprocess.Popen([*command, "max_concurrent=1"], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline and len(list((tmp_path / "s").glob("trials/*/trial.json"))) < 1:
+        time.sleep(0.02)
+    while time.monotonic() < deadline and not _saved(tmp_path / "s"):
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    ended = {p: p.read_text() for p in (tmp_path / "s").glob("trials/*/trial.json")}
+    assert 1 <= len(ended) < 4
+    sweep.main([f"space={space}", f"output={tmp_path / 's'}"])
+    assert numbers(tmp_path / "s") == numbers(undisturbed)
+    assert {p: p.read_text() for p in ended} == ended
+    assert "Started 2 times" in (tmp_path / "s" / "table.md").read_text()
+
+
+def _saved(directory):
+    """Whether a trial that has not ended has a checkpoint."""
+    unended = (p for p in directory.glob("trials/*") if not (p / "trial.json").exists())
+    return any(any(p.glob("checkpoints/step-*")) for p in unended)
+
+
+def _address():
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+def test_a_pruned_search_reaches_its_count(ray_session, tmp_path):
+    axes = {"method.tau_teacher": {"uniform": [0.02, 0.06]}, "method.tau_student": {"choice": [0.1, 0.2]}}
+    fixed = {**SPACE["fixed"], "eval.every_epochs": 1, "checkpoint.every_steps": 0}
+    searched = {
+        **SPACE, "axes": axes, "fixed": fixed, "search": "optuna", "trials": 6,
+        "prune": {"kind": "asha", "signal": "health/rankme", "grace_epochs": 1, "reduction": 2},
+    }  # fmt: skip
+    (tmp_path / "open.yaml").write_text(yaml.safe_dump(searched))
+    sweep.main([f"space={tmp_path / 'open.yaml'}", f"output={tmp_path / 's'}"])
+    states = [json.loads(p.read_text())["state"] for p in (tmp_path / "s").glob("trials/*/trial.json")]
+    assert len(states) == 6
+    assert {"finished", "pruned"} == set(states)
+    assert "health/rankme, which needs no labels" in (tmp_path / "s" / "table.md").read_text()
+
+
+def test_resources_that_no_node_can_give_are_an_error_not_a_hang(ray_session, space, tmp_path):
+    with pytest.raises(
+        InputError, match=r"needs 64 CPUs and 0 GPUs and no node has them: the largest .* has 2 CPUs"
+    ):
+        sweep.main([f"space={space}", f"output={tmp_path / 's'}", "cpus=64"])
+    with pytest.raises(InputError, match="1 GPUs and no node has them"):
+        sweep.main([f"space={space}", f"output={tmp_path / 's'}", "gpus=1"])
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,223 @@
+"""Search spaces: what is refused, in one sentence, before anything starts; and what a good one becomes."""
+
+import re
+
+import pytest
+
+from raysurl.commands import sweep
+from raysurl.errors import InputError
+from raysurl.sweep.cells import cell_of, cells, recipe_of
+from raysurl.sweep.paper import paper_numbers
+from raysurl.sweep.plan import Request, make_plan
+from raysurl.sweep.space import SPACES, at_scale, labels_of, read_space, space_from
+
+BASE = {
+    "name": "small",
+    "title": "A small space",
+    "recipe": "ressl/digits",
+    "axes": {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.05]},
+    "seeds": [0, 1],
+}
+
+
+def space(**changes):
+    return space_from({**BASE, **changes})
+
+
+def plan(given, scale="full", **asked):
+    return make_plan(Request(space=given, scale=scale, **asked))
+
+
+def refused(match, **changes):
+    with pytest.raises(InputError, match=match) as info:
+        plan(space(**changes))
+    return str(info.value)
+
+
+def test_a_grid_becomes_one_trial_per_cell_and_seed_each_a_whole_recipe():
+    made = plan(space())
+    assert len(made.trials) == 8
+    assert len({t.id for t in made.trials}) == 8
+    assert {
+        (t.recipe.method["tau_student"], t.recipe.method["tau_teacher"], t.seed) for t in made.trials
+    } == {(s, t, seed) for s in (0.1, 0.2) for t in (0.03, 0.05) for seed in (0, 1)}
+    assert all(t.recipe.runtime == "local" and t.recipe.views.size == 8 for t in made.trials)
+    assert made.ids["0.1", "0.03"] == tuple(t.id for t in made.trials[:2])
+
+
+def test_a_trials_id_depends_on_what_decides_its_result_alone():
+    first, again = (plan(space()).trials[0].id for _ in range(2))
+    assert first == again
+    assert plan(space(fixed={"log.every_steps": 3})).trials[0].id == first
+    assert plan(space(fixed={"train.epochs": 3})).trials[0].id != first
+    assert plan(space(fixed={"eval.knn_k": [5]})).trials[0].id != first
+    assert plan(space(), overrides={"train.clip": 1.0}).trials[0].id != first
+
+
+def test_an_axis_that_is_not_in_the_recipe_names_the_nearest_key():
+    refused(r"axis method\.tau_techer sets method\.tau_techer, .*did you mean method\.tau_teacher\?",
+            axes={"method.tau_techer": [0.1]})  # fmt: skip
+    refused(r"axis train\.epoch .*did you mean train\.epochs\?", axes={"train.epoch": [1]})
+    refused(r"fixed sets data\.limt", fixed={"data.limt": 3})
+    with pytest.raises(InputError, match=r"argument sets trian\.epochs.*did you mean train\.epochs"):
+        plan(space(), overrides={"trian.epochs": 3})
+
+
+def test_empty_axes_double_values_and_wrong_ranges_are_refused():
+    refused(r"axis method\.tau_student is empty", axes={"method.tau_student": []})
+    refused(r"names a value twice", axes={"method.tau_student": [0.1, 0.1]})
+    refused(r"needs at least one axis", axes={})
+    refused(r"low < high", axes={"method.tau_student": {"loguniform": [0, 1]}}, search="optuna")
+    refused(r"has no grid", axes={"method.tau_student": {"uniform": [0.1, 1]}})
+    refused(r"exactly one of", axes={"method.tau_student": {"grid": [1], "choice": [2]}})
+    refused(r"when names b, which is not an axis before",
+            axes={"method.tau_student": {"grid": [0.1], "when": {"b": ["x"]}}})  # fmt: skip
+
+
+def test_all_cells_that_the_recipe_refuses_are_listed_at_once():
+    said = refused(
+        "refuses 5 cell", axes={"method.tau_student": [0.1, -1], "train.batch_size": [128, 100_000, 1]}
+    )
+    for cell in ("0.1, train.batch_size=100000", "0.1, train.batch_size=1:", "-1, train.batch_size=128"):
+        assert f"method.tau_student={cell}" in said or cell in said
+    assert said.count("train.batch_size=100000") >= 2  # in both rows
+
+
+def test_a_grid_that_is_too_large_names_its_size():
+    refused(r"has 8 trials \(4 cells × 2 seeds\), more than max_trials=7", max_trials=7)
+    huge = {f"method.{k}": list(range(1, 200)) for k in ("hidden", "dim", "queue_size")}
+    refused(r"has 15,761,198 trials \(7,880,599 cells × 2 seeds\)", axes=huge)
+    assert len(plan(space(max_trials=4), only={"method.tau_student": ("0.1",)}).trials) == 4
+
+
+def test_numbers_of_the_paper_must_be_of_cells_that_exist():
+    values = paper_numbers(space(paper={0.1: [1, 2], 0.2: {0.05: 3}}))
+    assert values == {("0.1", "0.03"): 1, ("0.1", "0.05"): 2, ("0.2", "0.05"): 3}
+    refused(r"method\.tau_student=0\.3, a cell that does not exist", paper={0.3: [1, 2]})
+    refused(
+        r"has 3 numbers at method\.tau_student=0\.1 and axis method\.tau_teacher has 2",
+        paper={0.1: [1, 2, 3]},
+    )
+    refused(r"'high', not a number", paper={0.1: {0.03: "high"}})
+
+
+def test_conditional_axes_count_where_they_are_active():
+    made = space(
+        axes={
+            "method.predictor": [True, False],
+            "method.tau_student": {"grid": [0.1, 0.2], "when": {"method.predictor": ["false"]}},
+        }
+    )
+    assert [c.key for c in cells(made)] == [("true", "–"), ("false", "0.1"), ("false", "0.2")]
+    assert len(plan(made).trials) == 6
+
+
+def test_bundles_set_several_keys_and_may_change_the_recipe():
+    axes = {
+        "data": [1],
+        "row": {"grid": {"a": {"method.hidden": 32, "method.dim": 8}, "b": {"recipe": "ressl/cifar10"}}},
+    }
+    made = space(axes={"row": axes["row"]})
+    first, second = cells(made)
+    assert first.settings == {"method.hidden": 32, "method.dim": 8}
+    kept = plan(space(axes={"row": {"grid": {"a": first.settings}}}))
+    assert kept.trials[0].recipe.method["hidden"] == 32
+    assert second.settings == {"recipe": "ressl/cifar10"}
+    refused("must be a mapping of recipe keys", axes={"row": {"grid": {"a": 3}}})
+
+
+def test_policies_are_replaced_not_merged():
+    axes = {"augment": {"grid": {"flip": {"views.policies.teacher_1": {"base": "plain", "flip": 0.5}}}}}
+    (trial, *_) = plan(space(axes=axes)).trials
+    policy = trial.recipe.view_policies()["teacher_1"]
+    assert policy.flip == 0.5
+    assert policy.crop is None  # which the recipe's own policy has
+
+
+def test_cells_without_data_or_small_version_are_not_run_and_say_why(tmp_path):
+    axes = {"dataset": {"grid": {"digits": {}, "other": {"data.name": "folder", "data.path": "{root}/x"}}}}
+    made = plan(space(axes=axes))
+    assert len(made.trials) == 2
+    assert "data_root=" in made.not_run["other",]
+    made = plan(space(axes=axes), data_root=str(tmp_path))
+    assert str(tmp_path / "x") in made.not_run["other",]
+    small = {"axes": {"dataset": {"other": None}}, "fixed": {"train.epochs": 2}, "seeds": [3]}
+    made = plan(space(axes=axes, cpu=small), scale="cpu")
+    assert made.not_run == {("other",): "dataset=other has no small version (scale=cpu)"}
+    assert [(t.seed, t.recipe.train.epochs) for t in made.trials] == [(3, 2)]
+    with pytest.raises(InputError, match="no cell can be run here"):
+        plan(space(axes={"dataset": {"grid": {"other": axes["dataset"]["grid"]["other"]}}}))
+    with pytest.raises(InputError, match="has no small version"):
+        plan(space(), scale="cpu")
+
+
+def test_small_values_keep_the_labels_of_the_table():
+    small = {"axes": {"method.tau_student": {0.2: 0.15}}}
+    made, _ = at_scale(space(cpu=small), "cpu")
+    assert labels_of(made.axes["method.tau_student"]) == ["0.1", "0.2"]
+    assert plan(space(cpu=small), scale="cpu").trials[-1].recipe.method["tau_student"] == 0.15
+    with pytest.raises(InputError, match=r"maps 0\.25; did you mean 0\.2\?"):
+        at_scale(space(cpu={"axes": {"method.tau_student": {0.25: 1}}}), "cpu")
+
+
+def test_searches_with_several_objectives_are_not_pruned_and_pruning_needs_evaluations():
+    open_axes = {"method.tau_student": {"loguniform": [0.05, 0.5]}}
+    refused("several objectives cannot be pruned", axes=open_axes, search="optuna", prune={"kind": "asha"},
+            objectives={"eval/knn_top1": "max", "seconds": "min"})  # fmt: skip
+    refused(
+        "eval.every_epochs above 0", axes=open_axes, search="optuna", prune={}, fixed={"eval.every_epochs": 0}
+    )
+    refused("refuses 1 cell", axes={"method.momentum": {"uniform": [0.5, 2]}}, search="optuna")
+
+
+def test_sampled_cells_are_named_by_rounded_numbers():
+    made = space(
+        axes={"method.tau_student": {"loguniform": [0.05, 0.5]}, "method.predictor": [True, False]},
+        search="optuna",
+    )
+    cell = cell_of(made, {"method.tau_student": 0.123456789, "method.predictor": "false"})
+    assert cell.key == ("0.1235", "false")
+    assert cell.settings == {"method.tau_student": 0.1235, "method.predictor": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "name the space"),
+        (["space=ressl_tabel2"], "did you mean ressl_table2"),
+        (["space=ressl_table2", "max_concurent=2"], "did you mean max_concurrent="),
+        (["space=ressl_table2", "seed=1"], "seeds="),
+        (["space=ressl_table2", "seeds=[1,1]"], "different whole numbers"),
+        (["space=ressl_table2", "max_concurrent=two"], "whole number"),
+        (["space=ressl_table2", "scale=big"], "choose cpu or full"),
+        (["space=ressl_table2", "only.method.tau_x=0.1"], "no such axis"),
+        (["space=ressl_table2", "only.dataset=CIFAR-11"], "did you mean CIFAR-10"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(arguments, match):
+    with pytest.raises(InputError, match=match):
+        sweep.main([*arguments, "--print"])
+
+
+def test_print_lists_the_trials_and_starts_nothing(capsys, tmp_path):
+    sweep.main(["space=ressl_table2", "scale=cpu", "seeds=[0]", f"output={tmp_path / 'x'}", "--print"])
+    said = capsys.readouterr().out
+    assert "20 trials of 20 cells; 60 cells are not run" in said
+    assert len(re.findall(r"[0-9a-f]{12}-s0", said)) == 20
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_space_can_run_at_its_small_scale_and_is_whole_at_full_scale(path):
+    made = read_space(str(path))
+    paper_numbers(made)
+    for cell in cells(made) if made.search == "grid" else []:  # all settings are the recipe's, data or not
+        recipe_of(made, cell, 0, {}, "/nonexistent")
+    if made.cpu:
+        assert made.cpu.stands_in
+        if "needs data_root=" in made.cpu.stands_in:  # its data is not embedded
+            with pytest.raises(InputError, match="no cell can be run here"):
+                plan(made, scale="cpu", seeds=(0,), data_root="/nonexistent")
+        else:
+            assert plan(made, scale="cpu", seeds=(0,)).total > 0

@@ -1,0 +1,275 @@
+"""Agreement with a paper, and the tables, pages and recipes that a sweep directory becomes."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from raysurl.commands import report as report_command
+from raysurl.commands.reproduce import verdict
+from raysurl.errors import InputError
+from raysurl.recipe import dump
+from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep import tables
+from raysurl.sweep.agreement import Pair, agree, ranks, spearman
+from raysurl.sweep.plan import Request, make_plan
+from raysurl.sweep.report import write_report
+from raysurl.sweep.results import read_sweep
+from raysurl.sweep.search import Grid, OpenSearch
+from raysurl.sweep.space import space_from
+from raysurl.sweep.trial import Outcome, write_outcome
+
+PAPER = {0.1: [90.0, 89.0], 0.2: [88.0, 10.0]}
+BASE = {
+    "name": "small",
+    "title": "A small table",
+    "recipe": "ressl/digits",
+    "axes": {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.08]},
+    "seeds": [0, 1, 2],
+    "objectives": {"eval/knn_top1": "max"},
+    "paper": PAPER,
+}
+numbers = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=12)
+
+
+@settings(deadline=None)  # scipy is slow to start
+@given(numbers)
+def test_spearman_and_ranks_are_scipys(pairs):
+    a, b = zip(*pairs, strict=True)
+    np.testing.assert_allclose(ranks(a), stats.rankdata(a))
+    found = spearman(a, b)
+    if len(set(a)) == 1 or len(set(b)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(stats.spearmanr(a, b).statistic)
+
+
+def test_collapsed_cells_rank_last_and_count_as_one_rank():
+    pairs = [Pair("a", 90.0, 0.1, 89.0), Pair("b", -math.inf, None, 10.0), Pair("c", -math.inf, None, 10.1)]
+    found = agree("", pairs)
+    assert found.order[0] == "a"
+    assert (found.same, found.pairs) == (2, 3)  # b and c tie here and do not in the paper
+    assert found.spearman == pytest.approx(stats.spearmanr([3, 1.5, 1.5], [3, 1, 2]).statistic)
+    assert "b (collapsed)" in found.order
+
+
+def test_pairs_within_the_noise_are_told_from_clear_ones():
+    noisy = [Pair("a", 90.0, 1.0, 80.0), Pair("b", 90.5, 1.0, 79.0), Pair("c", 70.0, 1.0, 60.0)]
+    found = agree("g", noisy)
+    assert (found.pairs, found.same, found.clear, found.clear_same) == (3, 2, 2, 2)
+    said = found.sentence(0.4)
+    assert said.startswith("g: over 3 cells the order agrees with the paper (Spearman 0.50")
+    assert "2 of 3 pairs" in said
+    assert "disagrees" in found.sentence(0.9)
+
+
+# -------------------------------------------------------------------- directories without training
+
+
+def fill(directory, plan, value_of):
+    """Outcomes as `value_of(trial)` has them, and the recipe of each trial."""
+    sweep_directory.claim(directory, plan)
+    for trial in plan.trials:
+        outcome = value_of(trial)
+        sweep_directory.remember(directory, trial)
+        where = sweep_directory.trial_directory(directory, trial)
+        (where / "recipe.yaml").write_text(dump(trial.recipe))
+        if outcome:
+            write_outcome(where, outcome)
+
+
+def outcome_of(trial):
+    m = trial.recipe.method
+    if m["tau_student"] == 0.2 and m["tau_teacher"] == 0.08:
+        return Outcome("collapsed", "ended after epoch 2", {}, 1.0)
+    value = 95 - 10 * m["tau_student"] - 20 * m["tau_teacher"] + 0.1 * trial.seed
+    return Outcome("finished", "", {"eval/knn_top1": value}, 2.0, 0.1, 5)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    where = tmp_path_factory.mktemp("sweep") / "small"
+    fill(where, make_plan(Request(space_from(BASE), "full")), outcome_of)
+    return where
+
+
+def test_each_cell_stands_beside_the_papers(directory, capsys):
+    report_command.main([f"sweep={directory}"])
+    text = (directory / "table.md").read_text()
+    assert text in capsys.readouterr().out
+    assert "| 0.1 | 93.50 ± 0.10 (3) / 90 | 92.50 ± 0.10 (3) / 89 |" in text
+    assert "| 0.2 | 92.50 ± 0.10 (3) / 88 | collapsed (3) / 10 |" in text
+    assert "over 4 cells the order agrees with the paper" in text
+    assert "12 trials (3 collapsed, 9 finished), 21 s of training" in text
+    lines = list(csv.DictReader((directory / "table.csv").open()))
+    assert [(r["mean"], r["seeds"], r["collapsed"], r["paper"]) for r in lines] == [
+        ("93.5", "3", "0", "90"), ("92.5", "3", "0", "89"), ("92.5", "3", "0", "88"), ("", "0", "3", "10"),
+    ]  # fmt: skip
+
+
+def test_the_page_has_curves_heat_maps_and_the_best_recipe_is_ready(directory):
+    write_report(directory)
+    page = (directory / "report.html").read_text()
+    for part in ("Heat maps", "Curves", "Effect of each axis", "collapsed (3)", "The paper"):
+        assert part in page
+    assert "<script" not in page
+    best = yaml.safe_load((directory / "best.yaml").read_text())
+    assert (best["method"]["tau_student"], best["method"]["tau_teacher"]) == (0.1, 0.03)
+    assert "output" not in best
+
+
+def test_what_is_missing_failed_or_not_run_is_never_filled(tmp_path):
+    axes = {"dataset": {"grid": {"digits": {}, "other": {"data.name": "folder", "data.path": "{root}/x"}}}}
+    plan = make_plan(Request(space_from({**BASE, "axes": axes, "paper": [80, 70]}), "full"))
+    bad = {
+        0: Outcome("finished", "", {"eval/knn_top1": 50.0}, 1.0),
+        1: Outcome("failed", "out of memory: x"),
+        2: None,
+    }
+    fill(tmp_path / "s", plan, lambda trial: bad[trial.seed])
+    text = write_report(tmp_path / "s")
+    assert "| digits | 50.00 (1), 1 failed, 1 to run | 80 |" in text
+    assert "out of memory: x" in text
+    assert "1 cells are not run: its data is looked for under data_root=, which is not given" in text
+    assert "| other" not in text
+
+
+def test_a_directory_of_another_sweep_or_of_none_is_refused(directory, tmp_path):
+    other = make_plan(Request(space_from({**BASE, "fixed": {"train.epochs": 3}}), "full"))
+    with pytest.raises(InputError, match="space small has since changed its fixed"):
+        sweep_directory.claim(directory, other)
+    named = make_plan(Request(space_from({**BASE, "name": "else"}), "full"))
+    with pytest.raises(InputError, match="holds another sweep: space=small, not else"):
+        sweep_directory.claim(directory, named)
+    sweep_directory.claim(
+        directory, make_plan(Request(space_from(BASE), "full", seeds=(0,)))
+    )  # fewer seeds are fine
+    (tmp_path / "x").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no sweep"):
+        sweep_directory.claim(tmp_path, named)
+    with pytest.raises(InputError, match="is not a sweep directory"):
+        report_command.main([f"sweep={tmp_path}"])
+
+
+def test_reproduced_means_within_the_band_at_full_scale_and_in_order_at_the_small_one(directory):
+    result = read_sweep(directory)
+    keys = {("0.1", "0.03"), ("0.1", "0.08")}
+    wide = result.space.model_copy(update={"band": result.space.band.model_copy(update={"points": 4.0})})
+    inside, said = verdict(result, keys)
+    assert not inside
+    assert "the paper 90: outside ±1" in said[0]
+    assert verdict(type(result)(**{**vars(result), "space": wide}), keys)[0]
+    collapsed = {("0.2", "0.08")}
+    assert not verdict(type(result)(**{**vars(result), "space": wide}), collapsed)[0]
+    small = type(result)(**{**vars(result), "scale": "cpu"})
+    assert verdict(small, keys)[0]
+
+
+def test_a_grid_goes_on_with_what_has_not_ended_and_what_had_begun_first(tmp_path):
+    plan = make_plan(Request(space_from(BASE), "full"))
+    fill(tmp_path / "s", plan, lambda t: None if t.seed == 1 else outcome_of(t))
+    begun = sweep_directory.remaining(tmp_path / "s", plan)
+    assert {t.seed for t in begun} == {1}
+    failed = begun[0]
+    write_outcome(sweep_directory.trial_directory(tmp_path / "s", failed), Outcome("failed", "killed"))
+    assert failed in sweep_directory.remaining(tmp_path / "s", plan)
+    grid = Grid(begun)
+    assert [grid.next() for _ in range(5)] == [
+        *begun[:0],
+        *sweep_directory.remaining(tmp_path / "s", plan),
+        None,
+    ]
+
+
+# -------------------------------------------------------------------- open searches
+
+OPEN = {
+    **BASE,
+    "search": "optuna",
+    "trials": 12,
+    "paper": {},
+    "axes": {
+        "method.tau_student": {"loguniform": [0.05, 0.5]},
+        "method.predictor": {"choice": [True, False]},
+        "method.hidden": {"integer": [16, 64], "when": {"method.predictor": ["true"]}},
+    },
+}
+
+
+def search(plan, directory):
+    known = sweep_directory.known(directory)
+    return OpenSearch(plan, known, lambda t, values: sweep_directory.remember(directory, t, values))
+
+
+def played(plan, directory, rounds):
+    """Run `rounds` trials whose result is best at τ = 0.1."""
+    asked = search(plan, directory)
+    found = []
+    for _ in range(rounds):
+        if (trial := asked.next()) is None:
+            break
+        value = 90 - abs(math.log(trial.recipe.method["tau_student"] / 0.1))
+        outcome = Outcome("finished", "", {"eval/knn_top1": value}, 1.0, 0.0, 5)
+        where = sweep_directory.trial_directory(directory, trial)
+        (where / "recipe.yaml").write_text(dump(trial.recipe))
+        write_outcome(where, outcome)
+        asked.tell(trial, outcome)
+        found.append(trial.id)
+    return found
+
+
+def test_an_open_search_goes_on_to_the_requested_count_and_repeats_nothing(tmp_path):
+    plan = make_plan(Request(space_from(OPEN), "full"))
+    sweep_directory.claim(tmp_path, plan)
+    first = played(plan, tmp_path, 5)
+    interrupted = search(plan, tmp_path).next()  # began, and never ended
+    assert interrupted.id not in first
+    later = played(plan, tmp_path, 99)
+    assert later[0] == interrupted.id
+    assert len(set(first + later)) == len(first + later) == 12
+    assert played(plan, tmp_path, 1) == []
+    text = write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for part in ("Parallel coordinates", "Importance", "best of these"):
+        assert part in page
+    best = read_sweep(tmp_path).best()
+    assert best[1].mean == max(
+        json.loads(p.read_text())["metrics"]["eval/knn_top1"] for p in tmp_path.glob("trials/*/trial.json")
+    )
+    assert "Best here: tau_student=" in text
+
+
+def test_a_search_with_two_objectives_takes_both(tmp_path):
+    given_space = space_from({**OPEN, "objectives": {"eval/knn_top1": "max", "seconds": "min"}, "trials": 6})
+    plan = make_plan(Request(given_space, "full"))
+    sweep_directory.claim(tmp_path, plan)
+    assert len(played(plan, tmp_path, 99)) == 6
+    assert (
+        "Result over time" in write_report(tmp_path)
+        or "Result over time" in (tmp_path / "report.html").read_text()
+    )
+
+
+def test_lost_trials_do_not_end_an_open_search(tmp_path):
+    plan = make_plan(Request(space_from({**OPEN, "trials": 4}), "full"))
+    sweep_directory.claim(tmp_path, plan)
+    asked, states = search(plan, tmp_path), ["collapsed", "diverged", "failed", "pruned"]
+    for state in states:
+        trial = asked.next()
+        outcome = Outcome(state, "", {"eval/knn_top1": 1.0} if state == "pruned" else {}, epochs=2)
+        write_outcome(sweep_directory.trial_directory(tmp_path, trial), outcome)
+        asked.tell(trial, outcome)
+    assert asked.next() is None
+    again = search(plan, tmp_path)
+    assert again.next() is not None  # the failed one, once more
+    assert again.next() is None
+
+
+def test_hours_are_readable():
+    assert [tables.hours(s) for s in (3.4, 600, 9000)] == ["3 s", "10 min", "2.5 h"]
