@@ -214,7 +214,7 @@ def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> 
         memory,
         memory.mirror(runtime.device),
         record=record,
-        staleness=recipe.memory.staleness,
+        staleness=recipe.staleness,
         plan=indices_of(the_plan),
     )
 

@@ -164,6 +164,7 @@ class Method(nn.Module):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     couples_batch: ClassVar[bool] = False  # the loss is not a mean of per-sample terms
+    staleness: ClassVar[int] = 0  # updates that a step's memory may lag behind, unless the recipe says
     remembers_samples: ClassVar[bool] = False  # memory's `features` (N, D) has a row per sample index
     clusters_samples: ClassVar[bool] = False  # memory groups the samples, see `clusters`
 

@@ -80,6 +80,11 @@ class Recipe(Section):
     def total_epochs(self) -> int:
         return self.train.epochs * self.train.rounds
 
+    @property
+    def staleness(self) -> int:
+        chosen = self.memory.staleness
+        return self.method_class().staleness if chosen is None else chosen
+
     def method_class(self) -> type[methods.Method]:
         return methods.load(self.method["name"])
 

@@ -112,7 +112,7 @@ class Train(Section):
 
 
 class MemorySettings(Section):
-    staleness: Literal[0, 1] = 0  # 0: exact; 1: the memory call is hidden behind the step
+    staleness: Literal[0, 1] | None = None  # 0: exact; 1: hidden behind the step; None: the method's own
 
 
 class Checkpoint(Section):

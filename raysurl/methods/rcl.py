@@ -46,6 +46,7 @@ PICKS = {
 
 class RCL(Method):
     clusters_samples = True
+    staleness = 1  # the actor's clustering is hidden behind the step
 
     class Config(MethodConfig):
         hidden: int = Field(2048, ge=1)
