@@ -113,7 +113,7 @@ class GenURL(Method):
     def views(cls, config: Any) -> dict[str, str]:
         if any(isinstance(structure, Instance) for structure in config.structures):
             return {"view_1": "mocov2", "view_2": "mocov2"}
-        return {"view": "plain" if cls.takes_teacher(config) == "no" else "mocov2"}
+        return {"view": "plain"} if cls.takes_teacher(config) == "no" else {"view_1": "mocov2"}
 
     @classmethod
     def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
@@ -140,7 +140,8 @@ class GenURL(Method):
     @classmethod
     def largest_batch(cls, config: Any) -> int | None:
         views = 1 if config.pairs == "cross" else len(cls.views(config))
-        return math.isqrt(config.max_pairs) // views
+        half = config.memory_size // 2  # (B + half)² − half² is B (B + K)
+        return (math.isqrt(config.max_pairs + half**2) - half) // views
 
     @classmethod
     def refreshes(cls, config: Any, progress: Progress) -> bool:
@@ -189,7 +190,7 @@ class GenURL(Method):
         self, average: Average, batch: Batch, snapshot: Snapshot, progress: Progress
     ) -> Output:
         """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count."""
-        (structure,), c, x = self.config.structures, self.config, batch.views["view"]
+        (structure,), c, x = self.config.structures, self.config, batch.views["view_1"]
         assert isinstance(structure, Teacher)
         own = self.neck(self.encoder(x)).float()
         h, t = distributed.gather_with_gradient(own), distributed.gather(batch.views["teacher"])

@@ -49,7 +49,8 @@ class SEED(Distilled):
     def neck_width(self, config: Any, frozen: FrozenTeacher) -> int:
         if config.teacher_dim != frozen.dim:
             raise InputError(
-                f"method.teacher_dim={config.teacher_dim} and the teacher's embeddings have {frozen.dim} values"
+                f"method.teacher_dim={config.teacher_dim} and the teacher's embeddings have {frozen.dim} values;"
+                " leave it out"
             )
         return frozen.dim
 
