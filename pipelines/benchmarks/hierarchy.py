@@ -12,7 +12,7 @@ same samples, K-means with as many clusters as the tree has, while those are at 
 extrapolated and labelled so: K-means as N·k, DBSCAN as the power of N that joins the last two sizes. (Above 50,000
 samples the graph is approximate, which is faster than that.) Times are of the processor, all threads together.
 
-Each size runs in a process of its own. Tables are Markdown; all values go to results/hierarchy.json.
+Each size runs in a process of its own. Tables are Markdown; all values go to results/benchmarks/hierarchy.json.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from raysurl.errors import InputError
 from raysurl.recipe import parse_override
 from raysurl.run_directory import commit, hardware
 
-FILE = Path(__file__).parents[2] / "results" / "hierarchy.json"
+FILE = Path(__file__).parents[2] / "results" / "benchmarks" / "hierarchy.json"
 LARGEST = 1_280_000
 SHARE, ABOVE = 200_000 / LARGEST, 10  # clusters per sample, and clusters per cluster above
 GOALS = f"goals on two cores at N = {LARGEST:,}, batch 4,096, 200,000 and 20,000 clusters: ≤ 300 ms, ≤ 3.5 GB"
