@@ -51,7 +51,9 @@ def compare(arguments: list[str], pretrain: Path, results: Path) -> Path:
         for run in track(started, "runs"):
             run.result()
     record = {
-        "command": " ".join(["python pipelines/compare.py", *(a for a in arguments if not a.startswith("jobs="))]),
+        "command": " ".join(
+            ["python pipelines/compare.py", *(a for a in arguments if not a.startswith("jobs="))]
+        ),
         "rows": {row: summary(output, row, table["seeds"]) for row in table["rows"]},
     }
     results.mkdir(parents=True, exist_ok=True)
