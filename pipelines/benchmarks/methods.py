@@ -42,9 +42,13 @@ def main(arguments: list[str]) -> None:
         np.savez(Path(folder) / "images.npz", images=images)
         ends: dict[str, Connection] = {}
         for name in available():
-            ends[name], theirs = context.Pipe()
             settings = [f"recipe={name}/cifar10", *SETTINGS, f"data.path={folder}/images.npz", *changes]
+            recipe = load_recipe(settings)
+            if recipe.method_class().takes_teacher(recipe.method_config()) != "no":
+                continue  # a teacher's cost is its own
+            ends[name], theirs = context.Pipe()
             context.Process(target=serve, args=(theirs, settings, folder, name), daemon=True).start()
+            theirs.close()  # so that a process that dies is noticed
             ask(ends[name])  # one at a time, until it is built and warm
         answers: dict[str, list[tuple[float, int]]] = {name: [] for name in ends}
         for _ in range(turns):
@@ -77,7 +81,10 @@ def serve(pipe: Connection, settings: list[str], folder: str, name: str) -> None
     run.model.train()
     before = peak_bytes()
     for turn in range(10**9):
-        pipe.recv()
+        try:
+            pipe.recv()
+        except EOFError:
+            return  # the other end has what it wants
         began = time.perf_counter()
         count = WARM if turn == 0 else BLOCK
         for micro_batches, _ in run.loader.steps(run.step, run.step + count):
