@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from torch import nn
 from raysurl import health, metrics
 from raysurl.data.source import Source
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe, dump
+from raysurl.recipe import Recipe, dump, recipe_from
 from raysurl.runtime import Runtime
 
 # What may differ when a run is resumed; everything else must be as it was.
@@ -65,6 +66,8 @@ def default_directory(recipe: Recipe) -> Path:
 
 def _check_same(recipe: Recipe, stored: dict[str, Any], run_dir: Path) -> None:
     now = yaml.safe_load(dump(recipe))
+    with contextlib.suppress(InputError):  # keys that were not there when the run began have their defaults
+        stored = yaml.safe_load(dump(recipe_from(stored)))
     for key in sorted(set(now) | set(stored)):
         if key not in FREE_ON_RESUME and now.get(key) != stored.get(key):
             name = key
