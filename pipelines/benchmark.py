@@ -1,4 +1,4 @@
-"""Measure this machine: `python pipelines/benchmark.py NAME [key=value …]`, a NAME of benchmarks/. Timings are never asserted."""
+"""Measure this machine: `python pipelines/benchmark.py NAME [key=value …]`, NAME one of benchmarks/; never asserted."""
 
 import importlib
 import sys
