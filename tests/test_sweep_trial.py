@@ -9,7 +9,16 @@ from raysurl import local, metrics, trainer
 from raysurl.data.names import open_samples
 from raysurl.recipe import load_recipe
 from raysurl.sweep.space import Stop
-from raysurl.sweep.trial import Outcome, latest_step, out_of_memory, read_outcome, run_trial, write_outcome
+from raysurl.sweep.trial import (
+    CollapsedError,
+    Outcome,
+    Watch,
+    latest_step,
+    out_of_memory,
+    read_outcome,
+    run_trial,
+    write_outcome,
+)
 
 SETTINGS = (
     "method.hidden=32", "method.dim=16", "method.queue_size=128", "data.limit=128", "train.batch_size=16",
@@ -102,6 +111,31 @@ def test_collapsed_and_diverged_trials_end_early_and_say_so(sources, tmp_path):
     outcome = run(tmp_path / "d", sources, "train.optimizer.lr=1.0e+30", "train.schedule.warmup_epochs=0")
     assert outcome.state == "diverged"
     assert "not finite" in outcome.reason
+
+
+@pytest.mark.parametrize(
+    ("spreads", "ended"),
+    [
+        ([0.27, 0.27, 0.27], True),
+        ([0.27, 0.21, 0.24, 0.26, 0.28, 0.30], False),  # a warm-up passes through it and comes out
+        ([0.27, 0.17, 0.17, 0.17], True),
+        ([0.27, 0.27, 0.6, 0.27, 0.27], False),  # not in a row
+    ],
+)
+def test_only_a_collapse_that_lasts_ends_a_trial(tmp_path, spreads, ended):
+    watch = Watch(tmp_path, 20, Stop(after=0.1, patience=3), report=None)
+
+    def feed():
+        for epoch, spread in enumerate(spreads, start=1):
+            line = {"step": epoch, "train/loss": 1.0, "health/std": spread}
+            (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+            watch({"epoch": epoch, "step": epoch})
+
+    if ended:
+        with pytest.raises(CollapsedError, match=f"ended after epoch {len(spreads)} of 20: collapsed"):
+            feed()
+    else:
+        feed()
 
 
 def test_a_trial_that_fails_is_recorded_with_its_reason(sources, tmp_path, monkeypatch):

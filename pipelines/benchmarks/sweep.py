@@ -10,8 +10,10 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from raysurl.recipe import parse_override
 from raysurl.scale import tune
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{trials} trials: {one / many:.2f} times as fast, {max(measured)} at a time as 1 at a time")
 
 
-def _measure(trials: int, epochs: int, concurrent: int) -> dict[str, float]:
+def _measure(trials: int, epochs: int, concurrent: int) -> dict[str, Any]:
     """Seconds from the first trial's start to the last one's end, and the overhead of all trials but the first."""
     space = space_from(
         {
@@ -90,6 +92,7 @@ def _measure(trials: int, epochs: int, concurrent: int) -> dict[str, float]:
     )
     return {
         "seconds": round(wall, 2),
+        "ended": dict(Counter(o.state for o in outcomes if o)),
         "training_s_mean": round(statistics.fmean(trained), 3),
         "overhead_s_median": round(statistics.median(between), 3) if between else float("nan"),
         "first_trial_s": round(ends[0] - starts[0], 2),

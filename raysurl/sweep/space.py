@@ -58,7 +58,7 @@ class Prune(Section):
 
 
 class Stop(Section):
-    """When a collapsed trial is ended: `patience` epochs in a row past the share `after` of its training."""
+    """When a collapsed trial is ended: `patience` epochs in a row, its spread not growing, past the share `after`."""
 
     after: float = Field(0.2, ge=0, le=1)
     patience: int = Field(3, ge=1)

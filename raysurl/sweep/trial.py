@@ -34,6 +34,7 @@ State = Literal["finished", "collapsed", "diverged", "pruned", "failed"]
 FINAL = ("finished", "collapsed", "diverged", "pruned")  # a failed trial is tried again by the next start
 OUTCOME = "trial.json"
 LOCK_S = 60.0  # that a dying process may take to let go of a trial's directory
+RISING = 1.05  # a spread that grew by more while it was found collapsed recovers by itself
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 
 OpenSources = Callable[[], tuple[Source, Source | None]]
@@ -168,7 +169,9 @@ class Watch:
     trained_s: float = 0.0
     epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    _in_a_row: int = 0
+    _collapsed: list[float] = field(
+        default_factory=list
+    )  # spread at each of the latest epochs found collapsed
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         """Raises CollapsedError."""
@@ -179,14 +182,21 @@ class Watch:
         latest = latest_step(self.directory / "metrics.jsonl")
         if "train/loss" in latest:
             self.metrics["train/loss"] = latest["train/loss"]
-        said = _collapse(health.diagnose(health.combined(evaluated, latest)))
-        self._in_a_row = self._in_a_row + 1 if said else 0
+        signals = health.combined(evaluated, latest)
+        said = _collapse(health.diagnose(signals))
+        spread = signals.get("health/training_std", signals.get("health/std", 0.0))
+        self._collapsed = [*self._collapsed, spread] if said else []
         if self.epochs == self.total_epochs:
             return  # the final evaluation says the rest
-        if self._in_a_row >= self.stop.patience and self.epochs >= self.stop.after * self.total_epochs:
+        if self.epochs >= self.stop.after * self.total_epochs and self._is_stuck():
             raise CollapsedError(f"ended after epoch {self.epochs} of {self.total_epochs}: {said}")
         if self.report:
             self.report({**self.metrics, "epoch": self.epochs, "evaluated": bool(evaluated)})
+
+    def _is_stuck(self) -> bool:
+        """Collapsed for as long as `stop.patience` says and not on the way out: a warm-up may pass through it."""
+        last = self._collapsed[-self.stop.patience :]
+        return len(last) == self.stop.patience and last[-1] <= RISING * last[0]
 
 
 def _collapse(findings: list[str]) -> str:
