@@ -118,7 +118,7 @@ def test_collapsed_and_diverged_trials_end_early_and_say_so(sources, tmp_path):
     [
         ([0.27, 0.27, 0.27], True),
         ([0.27, 0.21, 0.24, 0.26, 0.28, 0.30], False),  # a warm-up passes through it and comes out
-        ([0.27, 0.17, 0.17, 0.17], True),
+        ([0.27, 0.6, 0.17, 0.17, 0.17], True),
         ([0.27, 0.27, 0.6, 0.27, 0.27], False),  # not in a row
     ],
 )

@@ -196,7 +196,7 @@ class Watch:
     def _is_stuck(self) -> bool:
         """Collapsed for as long as `stop.patience` says and not on the way out: a warm-up may pass through it."""
         last = self._collapsed[-self.stop.patience :]
-        return len(last) == self.stop.patience and last[-1] <= RISING * last[0]
+        return len(last) == self.stop.patience and last[-1] <= RISING * min(last)
 
 
 def _collapse(findings: list[str]) -> str:
