@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -17,6 +19,8 @@ from raysurl.errors import InputError
 from raysurl.method import Build, FrozenTeacher, Method
 from raysurl.norm import convert
 from raysurl.recipe import Recipe
+
+Labels = NDArray[np.int64] | None
 
 
 def encoder_of(recipe: Recipe) -> nn.Module:
@@ -60,8 +64,11 @@ def fitted(recipe: Recipe, width: int | None) -> Recipe:
     return recipe.model_copy(update={"encoder": e.model_copy(update={"inputs": width})})
 
 
-def method_of(recipe: Recipe, *, num_samples: int) -> Method:
-    """The method with its encoder, heads and teacher, initial weights a function of the seed alone."""
+def method_of(recipe: Recipe, *, num_samples: int, labels: Labels = None) -> Method:
+    """The method with its encoder, heads and teacher, initial weights a function of the seed alone.
+
+    `labels` (N,) are looked at by `teacher.name=labels` alone.
+    """
     encoder = encoder_of(recipe)
     build = Build(
         encoder=encoder,
@@ -70,17 +77,17 @@ def method_of(recipe: Recipe, *, num_samples: int) -> Method:
         shuffle=recipe.norm == "shuffle",
         num_samples=num_samples,
         seed=recipe.seed,
-        teacher=teacher_of(recipe, num_samples),
+        teacher=teacher_of(recipe, num_samples, labels),
     )
     return recipe.method_class()(recipe.method_config(), build)
 
 
-def teacher_of(recipe: Recipe, num_samples: int) -> FrozenTeacher | None:
+def teacher_of(recipe: Recipe, num_samples: int, labels: Labels = None) -> FrozenTeacher | None:
     """The recipe's frozen teacher, with its weights; None where it names none."""
     if not recipe.teacher.name:
         return None
     return teachers.open_teacher(
-        recipe.teacher, recipe.views, num_samples, max_missing=recipe.data.max_unreadable
+        recipe.teacher, recipe.views, num_samples, max_missing=recipe.data.max_unreadable, labels=labels
     )
 
 

@@ -6,7 +6,7 @@ a teacher. As there, the student is its backbone with an MLP behind it, and the 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from raysurl.method import (
     Output,
     Progress,
     Snapshot,
+    Taught,
     detached,
 )
 
@@ -49,7 +50,7 @@ class Distilled(Method):
         return {"view": "mocov2"} | ({"view_2": "mocov2"} if config.ssl_weight else {})
 
     @classmethod
-    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+    def takes_teacher(cls, config: Any) -> Taught:
         return "any"
 
     def __init__(self, config: Any, build: Build) -> None:

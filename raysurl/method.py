@@ -111,6 +111,10 @@ class Memory(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+Taught = Literal["no", "any", "network", "labels"]
+"""From whom a method learns: no teacher, any, one that sees views, or the labels (a supervised reference)."""
+
+
 class FrozenTeacher(Protocol):
     """A trained network that a student learns from. No `nn.Module`, so that a method that holds it neither trains nor
     stores it, and DDP does not see it. Implementations: raysurl.teachers.
@@ -211,7 +215,7 @@ class Method(nn.Module):
         return None
 
     @classmethod
-    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+    def takes_teacher(cls, config: Any) -> Taught:
         """Whether the recipe must name a frozen teacher, and whether that must see views (teacher.view=same)."""
         return "no"
 

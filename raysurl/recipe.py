@@ -97,7 +97,7 @@ class Recipe(Section):
         defaults = self.method_class().views(self.method_config())
         policies = {view: self.views.policies.get(view, POLICIES[name]) for view, name in defaults.items()}
         t = self.teacher
-        if t.name and t.view == "plain" and not t.name.endswith(".parquet"):
+        if t.name and t.view == "plain" and t.name != teachers.LABELS and not t.name.endswith(".parquet"):
             policies["teacher"] = POLICIES["plain"].model_copy(update={"size": t.size})
         return policies
 
@@ -254,6 +254,8 @@ def _check_teacher(recipe: Recipe, takes: str) -> None:
             f"{method} learns from a frozen teacher; name one with teacher.name=, a torchvision model, timm:NAME,"
             " open_clip:NAME/TAG, a run directory, or a Parquet file of embeddings"
         )
+    if takes == "labels" and teacher.name != teachers.LABELS:
+        raise InputError(f"teacher.name={teacher.name}: {method} learns from teacher.name=labels alone")
     if takes == "network" and teacher.view == "plain":
         raise InputError(
             f"{method} needs a teacher that sees the student's views; use teacher.view=same and a network"

@@ -65,7 +65,7 @@ class Teacher(Section):
     """The frozen network that a student learns from, in methods that take one; see raysurl.teachers."""
 
     name: str | None = (
-        None  # torchvision's, timm:NAME, open_clip:NAME/TAG, a run of ours, or embeddings (.parquet)
+        None  # torchvision's, timm:NAME, open_clip:NAME/TAG, a run of ours, embeddings (.parquet), or labels
     )
     weights: str | None = None  # file of its weights, where `name` is not a run of ours
     view: Literal["plain", "same"] = "same"  # it sees the sample without augmentation, or the student's view

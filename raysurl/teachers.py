@@ -1,4 +1,4 @@
-"""Frozen teachers: networks of torchvision, timm or open_clip, runs of ours, or embeddings computed before.
+"""Frozen teachers: networks of torchvision, timm or open_clip, runs of ours, embeddings computed before, or labels.
 
 A teacher is built once by the builder, in eval mode and without gradient, outside DDP, optimizer and checkpoint. What
 it gives is its backbone's features, before any classifier. `teacher.view=same`: of the view that the student sees;
@@ -12,13 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import embeddings, pretrained
 from raysurl.errors import InputError
 from raysurl.method import Batch, FrozenTeacher
+
+LABELS = "labels"
 
 
 class Settings(Protocol):
@@ -77,11 +81,37 @@ class NetworkTeacher:
         return replace(batch, views={**batch.views, "teacher": self.embed(seen)})
 
 
+@dataclass(frozen=True)
+class LabelTeacher:
+    """`teacher.name=labels`, for supervised rows: one-hot rows of `labels` (N,), zeros where a sample has none."""
+
+    labels: NDArray[np.int64]
+    dim: int  # number of classes
+
+    def embed(self, x: Tensor) -> Tensor:
+        raise InputError("teacher.name=labels can see no view; name a network")
+
+    def teach(self, batch: Batch, view: str) -> Batch:
+        own = torch.from_numpy(self.labels[batch.index.cpu().numpy()]).to(batch.index.device)
+        rows = F.one_hot(own.clamp(min=0), self.dim).float() * (own >= 0)[:, None]
+        return replace(batch, views={**batch.views, "teacher": rows})
+
+
 def open_teacher(
-    settings: Settings, views: Views, num_samples: int, *, max_missing: float = 0.0
+    settings: Settings,
+    views: Views,
+    num_samples: int,
+    *,
+    max_missing: float = 0.0,
+    labels: NDArray[np.int64] | None = None,
 ) -> FrozenTeacher:
     """The teacher that a recipe names, with its weights. Raises InputError for one that cannot be had."""
     assert settings.name is not None
+    if settings.name == LABELS:
+        if labels is None or not (labels >= 0).any():
+            raise InputError("teacher.name=labels: the data have no labels; name a network")
+        _check_table(settings)
+        return LabelTeacher(labels, int(labels.max()) + 1)
     path = Path(settings.name).expanduser()
     if path.suffix == ".parquet":
         _check_table(settings)
@@ -97,6 +127,8 @@ def open_teacher(
 def width(settings: Settings) -> int:
     """Values of an embedding of the teacher, for which no weights of a named model are needed."""
     assert settings.name is not None
+    if settings.name == LABELS:
+        raise InputError("teacher.name=labels has no width before the data are read; name a network")
     path = Path(settings.name).expanduser()
     if path.suffix == ".parquet":
         return embeddings.width_of_table(path)

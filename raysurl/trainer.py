@@ -100,7 +100,8 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(recipe.scale.threads)
     window = recipe.data.window if source.mode == "streaming" else None
-    method = build.prepare(build.method_of(recipe, num_samples=len(source.readable)), recipe, runtime.device)
+    method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
+    method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method["name"])
     if state is None and recipe.init_from:
         build.initialise_from(method, Path(recipe.init_from))

@@ -35,7 +35,10 @@ def recipe_for(name: str, **changes: Any) -> Recipe:
     cls = method.load(name)
     settings = {k: v for k, v in SMALL.items() if k in cls.Config.model_fields} | changes.pop("method", {})
     with contextlib.suppress(ValidationError):  # the recipe judges wrong settings, not this
-        if cls.takes_teacher(cls.Config.model_validate(settings)) != "no":
+        takes = cls.takes_teacher(cls.Config.model_validate(settings))
+        if takes == "labels":
+            changes.setdefault("teacher", {"name": "labels", "view": "plain"})
+        elif takes != "no":
             changes.setdefault("teacher", {"name": tiny_teacher()})
     tree = {
         "method": {"name": name} | settings,

@@ -6,17 +6,18 @@ import pytest
 import torch
 from scipy.stats import t as student_t
 
-from raysurl import method, trainer
+from raysurl import build, method, trainer
 from raysurl.errors import InputError
 from raysurl.functional import distance_correlation
 from raysurl.method import Batch, Progress
 from raysurl.methods import crd, pkt, rkd, sp, sskd
 from raysurl.recipe import load_recipe
+from raysurl.teachers import LabelTeacher
 
 TAUGHT = [
     name
     for name in method.available()
-    if method.load(name).takes_teacher(contract.recipe_for(name).method_config()) != "no"
+    if method.load(name).takes_teacher(contract.recipe_for(name).method_config()) in ("any", "network")
 ]
 GENURL_KD = {"structures": [{"kind": "teacher"}], "target": "static", "kind": "bce", "sigma": 1.0}
 MVMR_KD = {"features": [], "teacher_weight": 2.0, "l3_sign": "official"}
@@ -332,3 +333,33 @@ def test_a_batch_is_untouched_by_teaching(tmp_path):
     batch = Batch(torch.arange(3), {"view": torch.randn(3, 3, 8, 8)})
     assert set(run.method.frozen.teach(batch, "view").views) == {"view", "teacher"}
     assert set(batch.views) == {"view"}
+
+
+# -------------------------------------------------------------------- the supervised row beside them
+
+
+def test_supervised_training_is_cross_entropy_of_the_labels_that_there_are(tmp_path):
+    run = contract.start(contract.recipe_for("supervised", method={"smoothing": 0.2}), tmp_path / "run")
+    batch, out = output_of(run)
+    logits = run.method.classifier(run.method.encoder(batch.views["view"])).detach().double().numpy()
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    labels = run.loader.source.labels[batch.index.numpy()]
+    expected = [-0.8 * p[label] - 0.2 * p.mean() for p, label in zip(log_p, labels, strict=True)]
+    assert float(out.loss) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_the_label_teacher_leaves_out_samples_without_one_and_needs_some():
+    teacher = LabelTeacher(np.array([2, -1, 0]), dim=3)
+    batch = Batch(views={}, index=torch.tensor([1, 0]))
+    assert teacher.teach(batch, "view").views["teacher"].tolist() == [[0, 0, 0], [0, 0, 1]]
+    recipe = contract.recipe_for("supervised")
+    with pytest.raises(InputError, match="the data have no labels"):
+        build.method_of(recipe, num_samples=80)
+    with pytest.raises(InputError, match="learns from teacher.name=labels alone"):
+        contract.recipe_for("supervised", teacher={"name": contract.tiny_teacher()})
+    with pytest.raises(InputError, match="without augmentation"):
+        build.method_of(
+            contract.recipe_for("supervised", teacher={"name": "labels", "view": "same"}),
+            num_samples=1,
+            labels=np.zeros(1, np.int64),
+        )

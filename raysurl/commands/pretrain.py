@@ -80,7 +80,7 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Non
     encoder = build.encoder_of(recipe)
     if recipe.init_from:
         build.encoder_weights(Path(recipe.init_from), encoder)
-    build.teacher_of(recipe, len(samples))
+    build.teacher_of(recipe, len(samples), samples.labels)
     if (name := recipe.teacher.name) and name.endswith(".parquet"):
         embeddings.check_names(Path(name), samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()

@@ -40,7 +40,18 @@ from raysurl.errors import InputError
 from raysurl.graph_memory import POSITION, GraphMemory, nearest_in
 from raysurl.heads import mlp
 from raysurl.memory import Queue
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Output,
+    Progress,
+    Push,
+    Snapshot,
+    Taught,
+    detached,
+)
 from raysurl.structures import (
     AnyStructure,
     Distance,
@@ -116,7 +127,7 @@ class GenURL(Method):
         return {"view": "plain"} if cls.takes_teacher(config) == "no" else {"view_1": "mocov2"}
 
     @classmethod
-    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+    def takes_teacher(cls, config: Any) -> Taught:
         return "any" if any(isinstance(structure, Teacher) for structure in config.structures) else "no"
 
     @classmethod

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from raysurl import distributed, features
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
 
 Feature = Literal["pixels", "scattering", "augmented", "hog", "local_std"]
 FEATURES: tuple[Feature, ...] = ("pixels", "scattering", "augmented", "hog", "local_std")
@@ -93,7 +93,7 @@ class MVMR(Method):
         return views | ({"feature_augmented": "mvmr"} if "augmented" in config.features else {})
 
     @classmethod
-    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+    def takes_teacher(cls, config: Any) -> Taught:
         return "any" if config.teacher_weight else "no"
 
     def __init__(self, config: Config, build: Build) -> None:

@@ -16,7 +16,7 @@ transformations the paper's default, rotation, alone. The teacher must see the v
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from raysurl import functional as fn
 from raysurl.distillation import teacher_of
 from raysurl.errors import InputError
 from raysurl.heads import mlp
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
 
 TURNS = 4  # the plain image and its three rotations
 
@@ -50,7 +50,7 @@ class SSKD(Method):
         return {"view": "mocov2"}
 
     @classmethod
-    def takes_teacher(cls, config: Any) -> Literal["no", "any", "network"]:
+    def takes_teacher(cls, config: Any) -> Taught:
         return "network"
 
     def __init__(self, config: Config, build: Build) -> None:
