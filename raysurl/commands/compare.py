@@ -1,6 +1,7 @@
 """Comparison tables: every row of a YAML file trained once per seed, and the mean and spread of what came out.
 
-A file has `seeds`, `common` (recipe keys for all rows) and `rows` (name -> recipe keys). What is finished is never
+A file has `seeds`, `common` (recipe keys for all rows), `rows` (name -> recipe keys) and, unless they are those of
+classification by kNN and regression, `columns` (heading -> metric without `eval/`). What is finished is never
 run again and what was interrupted goes on, so a command may be repeated.
 """
 
@@ -21,6 +22,7 @@ from raysurl.errors import InputError
 from raysurl.recipe import load_recipe, parse_override
 
 OWN = ("comparison", "output", "jobs")
+COLUMNS = {"kNN 200": "knn_top1", "kNN 20": "knn20_top1", "linear (L-BFGS)": "lbfgs_top1"}
 
 
 def compare(arguments: list[str], pretrain: Path, results: Path) -> Path:
@@ -54,6 +56,7 @@ def compare(arguments: list[str], pretrain: Path, results: Path) -> Path:
         "command": " ".join(
             ["python pipelines/compare.py", *(a for a in arguments if not a.startswith("jobs="))]
         ),
+        "columns": table.get("columns", COLUMNS),
         "rows": {row: summary(output, row, table["seeds"]) for row in table["rows"]},
     }
     results.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from raysurl.commands.compare import COLUMNS
 from raysurl.errors import InputError
 from raysurl.report.recipe import command
 from raysurl.report.run import read_run
@@ -41,25 +42,25 @@ def table(results: Path) -> str:
         )
         commands.append(f"{path.stem}: {r['command']}")
     comparisons = [comparison(p) for p in sorted((results / "comparisons").glob("*.json"))]
-    return "\n".join([*rows, "", "```", *commands, "```", "", *comparisons])
+    sweeps = [line for p in sorted((results / "sweeps").glob("*.md")) for line in sweep(p)]
+    return "\n".join([*rows, "", "```", *commands, "```", "", *comparisons, *sweeps, ""])
 
 
 def comparison(path: Path) -> str:
     """Mean ± standard deviation over seeds for each row of a table that pipelines/compare.py has filled."""
     record = json.loads(path.read_text())
-    rows = [
-        "| method | seeds | kNN 200 | kNN 20 | linear (L-BFGS) | RankMe | s/epoch |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = record.get("columns", COLUMNS)
+    heads = ["method", "seeds", *columns, "RankMe", "s/epoch"]
+    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     references: dict[str, str] = {}
     for name, row in record["rows"].items():
         metrics = row["metrics"]
         for prefix in ("untrained", "pixels"):
-            if f"eval/{prefix}_knn_top1" in metrics:
-                references[prefix] = f"| {prefix} | {_spread_row(metrics, f'eval/{prefix}_')} | | |"
-        seconds = "–" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.0f}"
+            if any(f"eval/{prefix}_{column}" in metrics for column in columns.values()):
+                references[prefix] = f"| {prefix} | {_spread_row(metrics, f'eval/{prefix}_', columns)} | | |"
+        seconds = "–" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2g}"
         rank = _spread(metrics.get("health/rankme"))
-        rows.append(f"| {name} | {_spread_row(metrics, 'eval/')} | {rank} | {seconds} |")
+        rows.append(f"| {name} | {_spread_row(metrics, 'eval/', columns)} | {rank} | {seconds} |")
     measured = sorted({where for row in record["rows"].values() for where in row["measured"]})
     note = [
         f"Mean ± standard deviation over seeds. Measured on {'; '.join(measured)}.",
@@ -72,8 +73,16 @@ def comparison(path: Path) -> str:
     return "\n".join([f"**{path.stem}**", "", *rows, *references.values(), "", *note])
 
 
-def _spread_row(metrics: dict[str, list[float]], prefix: str) -> str:
-    values = [metrics.get(f"{prefix}{name}") for name in ("knn_top1", "knn20_top1", "lbfgs_top1")]
+def sweep(path: Path) -> list[str]:
+    """A line of README on a kept table of pipelines/report.py: its title, where it is, and what its sentences say."""
+    lines = path.read_text().splitlines()
+    said = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    agreement = next((s for s in said if "Spearman" in s), "")
+    return [f"- [{lines[0].removeprefix('# ')}](results/sweeps/{path.name}): {lines[2].rstrip()} {agreement}"]
+
+
+def _spread_row(metrics: dict[str, list[float]], prefix: str, columns: dict[str, str]) -> str:
+    values = [metrics.get(f"{prefix}{name}") for name in columns.values()]
     seeds = max((value[2] for value in values if value), default=0)
     return " | ".join([str(seeds), *(_spread(value) for value in values)])
 

@@ -81,6 +81,9 @@ class Small(Section):
     stands_in: str = ""  # which data stand in for the paper's, and what else differs
     seeds: tuple[int, ...] | None = None
     trials: int | None = Field(None, ge=1)
+    prune: Prune | None = (
+        None  # None: as at full scale, whose epochs of grace may be more than a small run has
+    )
     max_hours: float = Field(1.0, gt=0)
 
 
@@ -266,6 +269,7 @@ def at_scale(space: Space, scale: str) -> tuple[Space, dict[str, set[str]]]:
         "fixed": {**kept, **small.fixed},
         "seeds": small.seeds or space.seeds,
         "trials": small.trials or space.trials,
+        "prune": small.prune or space.prune,
     }
     return space.model_copy(update=changes), missing
 
