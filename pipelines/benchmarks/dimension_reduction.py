@@ -3,7 +3,7 @@
 Each method embeds the training points in the plane. Trustworthiness, continuity and kNN recall at k = 10 are of a
 fixed, evenly spaced subset of them; `accuracy` is of logistic regression on the plane's points, fitted to the training
 points and scored on the test points where the method can place new ones (t-SNE cannot: a tenth is held out instead,
-marked *). `pip install umap-learn` for UMAP. GenURL's settings are those of the recipe genurl/mnist_2d.
+marked *). `pip install umap-learn` for UMAP. GenURL's settings are the estimator's defaults unless given.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUBSET, K = 5000, 10
 
 def main(arguments: list[str]) -> None:
     """`dimension_reduction data.path=ROOT [data.name=torchvision:MNIST] [methods=pca,genurl,umap,tsne] [seeds=0]
-    [limit=60000] [threads=2] [plots=DIR]`."""
+    [limit=60000] [threads=2] [plots=DIR] [genurl.SETTING=…]`, a setting of the estimator `raysurl.GenURL`."""
     given = {
         "data.name": "torchvision:MNIST",
         "data.path": None,
@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> None:
     }
     given |= {"methods": "pca,genurl,umap,tsne", "seeds": 0}
     given |= dict(parse_override(a) for a in arguments)
+    own = {key.removeprefix("genurl."): value for key, value in given.items() if key.startswith("genurl.")}
     data = Data(name=given["data.name"], path=given["data.path"], limit=int(given["limit"]), flatten="grey")
     (x, y), (new, new_y) = (load(data, split) for split in ("train", "eval"))
     where = (
@@ -55,7 +56,10 @@ def main(arguments: list[str]) -> None:
             if name == "umap" and importlib.util.find_spec("umap") is None:
                 print("umap     is not installed: pip install umap-learn")
                 continue
-            measure(name, METHODS[name](seed, int(given["threads"])), seed, x, y, new, new_y, given["plots"])
+            model = METHODS[name](seed, int(given["threads"]))
+            if name == "genurl":
+                model.set_params(**own)
+            measure(name, model, seed, x, y, new, new_y, given["plots"])
 
 
 def load(data: Data, split: Any) -> tuple[Any, Any]:
