@@ -26,6 +26,7 @@ from raysurl.evaluate.embedding import neighbourhood_scores
 from raysurl.recipe import Data, parse_override
 
 SUBSET, K = 5000, 10
+Settings = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
@@ -56,9 +57,7 @@ def main(arguments: list[str]) -> None:
             if name == "umap" and importlib.util.find_spec("umap") is None:
                 print("umap     is not installed: pip install umap-learn")
                 continue
-            model = METHODS[name](seed, int(given["threads"]))
-            if name == "genurl":
-                model.set_params(**own)
+            model = METHODS[name](seed, int(given["threads"]), own)
             measure(name, model, seed, x, y, new, new_y, given["plots"])
 
 
@@ -100,15 +99,15 @@ def measure(
         scatter.save(os.path.join(plots, f"{name}-{seed}.png"), low, y)
 
 
-def _umap(seed: int, threads: int) -> Any:
+def _umap(seed: int, threads: int, own: Settings) -> Any:
     import umap
 
     return umap.UMAP(random_state=seed)
 
 
-METHODS: dict[str, Callable[[int, int], Any]] = {
-    "pca": lambda seed, threads: PCA(2, random_state=seed),
-    "genurl": lambda seed, threads: GenURL(2, random_state=seed, n_jobs=threads),
+METHODS: dict[str, Callable[[int, int, Settings], Any]] = {
+    "pca": lambda seed, threads, own: PCA(2, random_state=seed),
+    "genurl": lambda seed, threads, own: GenURL(2, random_state=seed, n_jobs=threads, **own),
     "umap": _umap,
-    "tsne": lambda seed, threads: TSNE(2, random_state=seed, n_jobs=threads),
+    "tsne": lambda seed, threads, own: TSNE(2, random_state=seed, n_jobs=threads),
 }
