@@ -22,7 +22,7 @@ class Data(Section):
     name: str = "folder"
     path: str | None = None
     eval_path: str | None = None  # labelled test set, where the name implies none
-    download: bool = False  # torchvision only; nothing is downloaded unless asked
+    download: bool = False  # torchvision's and Planetoid's; nothing is downloaded unless asked
     image_column: str = "image"  # of a Parquet file: images, or lists of numbers
     flatten: Literal["grey", "rgb"] | None = None  # images as vectors in [0, 1], of one channel or of three
     label_column: str = "label"

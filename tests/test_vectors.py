@@ -1,7 +1,4 @@
-"""Vectors and graphs as data: matrices of all kinds, citation graphs, edge lists, the MLP, and whole runs on them."""
-
-import pickle
-from pathlib import Path
+"""Vectors and graphs as data: matrices of all kinds, edge lists, the MLP, and whole runs on them."""
 
 import contract
 import numpy as np
@@ -9,16 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from citations import citation_files
 
 from raysurl import build, trainer
-from raysurl.data import planetoid
 from raysurl.data.graphs import read_edges
 from raysurl.data.names import open_samples
 from raysurl.encoders import MLP
 from raysurl.errors import InputError
 from raysurl.recipe import Data, recipe_from
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 random = np.random.default_rng(0)
 MATRIX = random.normal(size=(40, 5)).astype(np.float32)
 
@@ -212,72 +208,6 @@ def test_edges_are_read_from_any_file(tmp_path):
             read_edges(str(tmp_path / name), 3, "key", lengths=False)
     with pytest.raises(InputError, match="not an npz file of a graph"):
         read_edges(written(tmp_path, "npy")["path"], 4, "key", lengths=False)
-
-
-def citation_files(folder, names=("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")):
-    """A graph of ten nodes in Planetoid's raw form: 6 known, test nodes 6, 7 and 9; 8 is missing, as in CiteSeer."""
-    import scipy.sparse
-
-    raw = folder / "Cora" / "raw"
-    raw.mkdir(parents=True)
-    features = scipy.sparse.csr_matrix(np.arange(30, dtype=np.float32).reshape(10, 3))
-    onehot = np.eye(2)[np.arange(10) % 2]
-    parts = {
-        "x": features[:2],
-        "tx": features[[9, 6, 7]],
-        "allx": features[:6],
-        "y": onehot[:2],
-        "ty": onehot[[9, 6, 7]],
-        "ally": onehot[:6],
-        "graph": {0: [1, 1], 1: [0], 2: [], 9: [6, 9]},
-    }
-    for name in names:
-        if name == "test.index":
-            (raw / "ind.cora.test.index").write_text("9\n6\n7\n")
-        else:
-            (raw / f"ind.cora.{name}").write_bytes(pickle.dumps(parts[name], protocol=3))
-    return {"name": "planetoid:Cora", "path": str(folder)}
-
-
-def test_raw_files_of_planetoid_become_nodes_edges_and_a_split(tmp_path):
-    data = citation_files(tmp_path)
-    found = planetoid.read("cora", str(tmp_path))
-    np.testing.assert_array_equal(found.features[[0, 6, 9]], np.arange(30).reshape(10, 3)[[0, 6, 9]])
-    assert not found.features[8].any()
-    np.testing.assert_array_equal(found.labels, [0, 1, 0, 1, 0, 1, 0, 1, -1, 1])
-    np.testing.assert_array_equal(found.split, [1, 1, 2, 2, 2, 2, 3, 3, 0, 3])
-    np.testing.assert_array_equal(found.edges, [[0, 1], [0, 1], [1, 0], [9, 6], [9, 9]])
-    samples = open_samples(Data(**data), "train", seed=0)
-    assert open_samples(Data(**data), "eval", seed=0) is None
-    assert samples.width() == 3
-
-
-def test_raw_files_run_no_code_and_what_is_missing_is_named(tmp_path):
-    data = citation_files(tmp_path)
-    evil = b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
-    (tmp_path / "Cora" / "raw" / "ind.cora.x").write_bytes(evil)
-    with pytest.raises(InputError, match=r"asks for os\.system"):
-        open_samples(Data(**data), "train", seed=0)
-    assert not (tmp_path / "owned").exists()
-    with pytest.raises(InputError, match=r"no file ind\.citeseer\.x"):
-        open_samples(Data(name="planetoid:CiteSeer", path=str(tmp_path)), "train", seed=0)
-    with pytest.raises(InputError, match="Cora, CiteSeer, PubMed"):
-        open_samples(Data(name="planetoid:Wiki", path=str(tmp_path)), "train", seed=0)
-
-
-@pytest.mark.skipif(not (SHARED / "Planetoid").exists(), reason="the citation graph is not there")
-def test_cora_is_what_torch_geometric_reads():
-    read = pytest.importorskip("torch_geometric.io").read_planetoid_data
-    theirs = read(str(SHARED / "Planetoid" / "Cora" / "raw"), "cora")
-    ours = planetoid.read("Cora", str(SHARED / "Planetoid"))
-    np.testing.assert_array_equal(ours.features, theirs.x.numpy())
-    np.testing.assert_array_equal(ours.labels, theirs.y.numpy())
-    for code, mask in ((1, theirs.train_mask), (2, theirs.val_mask), (3, theirs.test_mask)):
-        np.testing.assert_array_equal(ours.split == code, mask.numpy())
-    one_way = ours.edges[ours.edges[:, 0] != ours.edges[:, 1]]
-    both = np.unique(np.concatenate([one_way, one_way[:, ::-1]]), axis=0)
-    loops = theirs.edge_index[:, theirs.edge_index[0] != theirs.edge_index[1]].numpy().T
-    np.testing.assert_array_equal(both, np.unique(loops, axis=0))
 
 
 def graph_recipe(data, *structures, **method):

@@ -76,6 +76,8 @@ def _nodes(data: Data, split: Split) -> Samples | None:
     if split == "eval":
         return None
     nodes = planetoid.Nodes(data.name.partition(":")[2], storage.absolute(data.path))
+    if data.download:
+        planetoid.fetch(nodes.name, nodes.root)
     known = planetoid.read(nodes.name, nodes.root)
     listing = Listing.of_rows(data.name, len(known.labels))
     return Samples(listing, ArrayReader(nodes), known.labels, split=known.split)

@@ -1,4 +1,4 @@
-"""The citation graphs Cora, CiteSeer and PubMed in the raw files of Planetoid (Yang et al. 2016), read offline.
+"""The citation graphs Cora, CiteSeer and PubMed in the raw files of Planetoid (Yang et al. 2016).
 
 `ROOT/<Name>/raw/ind.<name>.{x,tx,allx,y,ty,ally,graph,test.index}`. These are pickles of NumPy and SciPy arrays,
 and a pickle may run any code: they are read by an unpickler that knows these arrays, dictionaries and lists alone.
@@ -8,7 +8,10 @@ The public split: the first 20 nodes of each class for training, the next 500 fo
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import shutil
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +28,7 @@ NAMES = ("Cora", "CiteSeer", "PubMed")
 TRAIN, VALIDATION, TEST = 1, 2, 3
 NUM_VALIDATION = 500
 PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
+PATIENCE_S = 20  # for a connection, and for the next bytes of a download
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,61 @@ def read(name: str, root: str) -> Citations:
         return _assemble(raw)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise InputError(f"the raw files in {folder} are not those of Planetoid: {error}") from None
+
+
+def fetch(name: str, root: str) -> None:
+    """Download the raw files that are missing; the others stay. Raises InputError where they cannot be had."""
+    name = _known(name)
+    if storage.is_uri(root):
+        raise InputError(f"data.download=true fetches into a local folder, and data.path={root} is none")
+    folder = f"{root}/{name}/raw"
+    files = [f"ind.{name.lower()}.{part}" for part in PARTS]
+    missing = [file for file in files if not os.path.isfile(f"{folder}/{file}")]
+    if not missing:
+        return
+    try:
+        from torch_geometric.datasets import Planetoid
+    except ImportError:
+        raise InputError(
+            f"data.download=true of planetoid:{name} needs torch_geometric; pip install 'raysurl[graph]'"
+        ) from None
+    try:
+        with tempfile.TemporaryDirectory() as fetched:  # half a file must never be taken for a whole one
+            _download(Planetoid, name, missing, fetched)
+            for file in missing:
+                _load(fetched, file)
+            os.makedirs(folder, exist_ok=True)
+            for file in missing:
+                shutil.copyfile(f"{fetched}/{file}", partial := f"{folder}/.{file}.partial")
+                os.replace(partial, f"{folder}/{file}")
+    except Exception as error:  # of the downloader, of the network, or of the folder
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise InputError(
+            f"planetoid:{name} could not be downloaded ({reason}); place {', '.join(missing)} of {Planetoid.url} in"
+            f" {folder}"
+        ) from None
+
+
+def _download(planetoid: Any, name: str, files: list[str], folder: str) -> None:
+    """Into `folder`, by torch_geometric's own downloader alone: its reading would unpickle what it finds there."""
+    import fsspec
+    from aiohttp import ClientTimeout
+
+    class Wanted(planetoid):
+        raw_file_names, raw_dir = files, folder
+
+        def __init__(self) -> None:
+            self.name, self.split = name, "public"
+
+    timeout = ClientTimeout(total=None, sock_connect=PATIENCE_S, sock_read=PATIENCE_S)
+    before = fsspec.config.conf.get("https")
+    fsspec.config.conf["https"] = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
+    try:
+        Wanted().download()
+    finally:
+        fsspec.config.conf.pop("https")
+        if before is not None:
+            fsspec.config.conf["https"] = before
 
 
 def graph_file(name: str, root: str) -> str:
@@ -116,8 +175,8 @@ def _load(folder: str, file: str) -> Any:
     except OSError:
         wanted = ", ".join(PARTS)
         raise InputError(
-            f"{folder} has no file {file}; give the Planetoid root that holds <Name>/raw/ind.<name>.… ({wanted}), as"
-            " torch_geometric.datasets.Planetoid(root=…) downloads it"
+            f"{folder} has no file {file}; give the Planetoid root that holds <Name>/raw/ind.<name>.… ({wanted}),"
+            " or say data.download=true"
         ) from None
     if file.endswith(".index"):
         return content.decode()
