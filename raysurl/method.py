@@ -139,9 +139,9 @@ class FrozenTeacher(Protocol):
 class MethodConfig(BaseModel):
     """Base of a method's settings: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def for_data(self, name: str, path: str | None) -> Self:
+    def for_data(self, name: str, path: str | None, limit: int | None) -> Self:
         """These settings for the data `data.name`, `data.path`, where some are to be found there."""
         return self
 
@@ -178,6 +178,10 @@ class Method(nn.Module):
     def views(cls, config: Any) -> dict[str, str]:
         """View name -> name of its default augmentation policy (raysurl.views.POLICIES)."""
         raise NotImplementedError
+
+    @classmethod
+    def check(cls, config: Any, num_samples: int) -> None:
+        """Raises InputError where these settings cannot be of so many samples. Called before anything starts."""
 
     @classmethod
     def memory(cls, config: Any, *, num_samples: int, seed: int) -> Memory | None:

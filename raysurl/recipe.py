@@ -7,6 +7,7 @@ recipe `ressl/digits` runs.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
@@ -137,7 +138,10 @@ def _names_data(overrides: dict[str, Any]) -> bool:
 
 def recipe_from(tree: dict[str, Any]) -> Recipe:
     """Validate a tree of differences from the defaults."""
-    tree = {**tree, "method": {"name": DEFAULT_METHOD, **(tree.get("method") or {})}}
+    method = tree.get("method") or {}
+    if not isinstance(method, dict):
+        raise InputError(f"method={method!r} holds no settings; name a method with method.name=")
+    tree = {**tree, "method": {"name": DEFAULT_METHOD, **method}}
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
@@ -146,7 +150,7 @@ def recipe_from(tree: dict[str, Any]) -> Recipe:
         config = recipe.method_config()
     except ValidationError as error:
         raise InputError(sentence(error, recipe.method_class().Config, "method.")) from None
-    config = config.for_data(recipe.data.name, recipe.data.path)
+    config = config.for_data(recipe.data.name, recipe.data.path, recipe.data.limit)
     if recipe.teacher.name:
         config = config.for_teacher(partial(teachers.width, recipe.teacher))
     views = recipe.method_class().views(config)
@@ -174,15 +178,27 @@ def read_recipe_file(name: str) -> dict[str, Any]:
     packaged = root / f"{name}.yaml"
     path = Path(name)
     if packaged.is_file():
-        text = packaged.read_text()
-    elif path.suffix in {".yaml", ".yml"} and path.is_file():
-        text = path.read_text()
-    else:
-        raise InputError(f"recipe={name} is neither a YAML file nor one of {', '.join(packaged_recipes())}")
-    tree = yaml.safe_load(text) or {}
-    if not isinstance(tree, dict):
-        raise InputError(f"recipe file {name} must hold a mapping of recipe keys")
-    return tree
+        path = Path(str(packaged))
+    elif not (path.suffix in {".yaml", ".yml"} and path.is_file()):
+        known = packaged_recipes()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"recipe={name} is neither a YAML file nor one of {', '.join(known)}{hint}")
+    return read_mapping(path, f"recipe={name}", "recipe keys")
+
+
+def read_mapping(path: Path, named: str, of: str) -> dict[str, Any]:
+    """The mapping in a YAML file, an empty file being an empty one. Raises InputError, which calls the file `named`."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{named} is not valid YAML: {error.problem or error.context}{line}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:  # not text
+        raise InputError(f"{named} is not valid YAML: {str(error).splitlines()[0]}") from None
+    if tree is not None and not isinstance(tree, dict):
+        raise InputError(f"{named} must hold a mapping of {of}")
+    return tree or {}
 
 
 def packaged_recipes() -> list[str]:

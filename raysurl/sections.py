@@ -13,7 +13,7 @@ from raysurl.views import POLICIES, Policy
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Section):
@@ -177,13 +177,15 @@ def policy_from(value: Any, view: str) -> Policy:
 def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first problem of a validation error as one sentence that names the key and what is valid."""
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if isinstance(part, str)]
+    location = [p for p in problem["loc"] if isinstance(p, str) and "[" not in p]  # without members of unions
     key = prefix + ".".join(location)
     if problem["type"] == "extra_forbidden":
         fields = list(_model_at(model, location[:-1]).model_fields)
         near = difflib.get_close_matches(location[-1], fields, n=1)
         hint = f"; did you mean {prefix}{'.'.join([*location[:-1], near[0]])}?" if near else ""
         return f"unknown recipe key {key}{hint} (valid here: {', '.join(fields)})"
+    if problem["type"] == "missing":
+        return f"{key} is missing; name it"
     text = problem["msg"].removeprefix("Value error, ")
     return f"{key.rstrip('.')}={problem['input']!r} is not valid: {text[0].lower()}{text[1:]}"
 

@@ -48,7 +48,7 @@ class Known:
 class Structure(BaseModel):
     """`similarity` gives A_t κ (B, B) of a batch. Its weight α_t goes linearly from `weight` to `weight_end`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     from_graph: ClassVar[bool] = False  # its similarities are those of a graph over all samples, see `graph`
 
     kind: str

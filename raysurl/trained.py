@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from raysurl import build
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe, merge, overrides_tree, parse_override, recipe_from
+from raysurl.recipe import Recipe, merge, overrides_tree, parse_override, read_mapping, recipe_from
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def load(arguments: Sequence[str], *, also: Sequence[str] = ()) -> tuple[Trained
     path = Path(str(mine["run"])).expanduser().absolute()
     stored = path / "recipe.yaml"
     if stored.is_file():
-        tree = yaml.safe_load(stored.read_text())
+        tree = read_mapping(stored, str(stored), "recipe keys")
     elif path.is_file():
         tree = _described(path)
     else:

@@ -20,15 +20,20 @@ NAMES_IN_NPZ = ("edges", "edge_index")
 ENDS = ("source", "target")
 
 
-def own_graph(name: str, path: str | None) -> str | None:
+def own_graph(name: str, path: str | None, limit: int | None) -> str | None:
     """Where the edges of the data `data.name`, `data.path` are; None where data.path is yet to be named.
 
-    Raises InputError for data that come with none.
+    Raises InputError for data that come with none, and for `data.limit`, which numbers the samples anew.
     """
     kind, _, which = name.partition(":")
     if kind not in ("planetoid", "npz"):
         raise InputError(
             f"data.name={name} comes with no graph; name a file of edges with method.structures.graph.path="
+        )
+    if limit is not None:
+        raise InputError(
+            f"data.limit={limit} takes a choice of the samples, and the graph of data.name={name} is between all;"
+            " leave data.limit out"
         )
     if path is None:
         return None
@@ -76,7 +81,7 @@ def _npz(path: str, where: str, lengths: bool) -> tuple[NDArray[Any], NDArray[np
         with np.load(io.BytesIO(storage.read_bytes(path, "")), allow_pickle=False) as file:
             name = next(name for name in NAMES_IN_NPZ if name in file.files)
             edges = np.asarray(file[name])
-            given = np.asarray(file["distance"], np.float64) if lengths else None
+            given = np.asarray(file["distance"], np.float64) if lengths and "distance" in file.files else None
     except StopIteration:
         raise InputError(
             f"{where} is not an npz file of a graph: it has no array edges (E, 2) or edge_index (2, E)"
@@ -101,4 +106,7 @@ def _parquet(path: str, where: str, lengths: bool) -> tuple[NDArray[Any], NDArra
     if nulls := [name for name in wanted if table.column(name).null_count]:
         raise InputError(f"{where}: the column {nulls[0]} misses values")
     edges = np.stack([table.column(name).to_numpy() for name in ENDS], axis=1)
-    return edges, np.asarray(table.column("distance"), np.float64) if lengths else None
+    try:
+        return edges, table.column("distance").cast(pa.float64()).to_numpy() if lengths else None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InputError(f"{where}: distance holds no numbers: {error}") from None

@@ -60,7 +60,7 @@ def read(name: str, root: str) -> Citations:
     raw = {part: _load(folder, f"ind.{name.lower()}.{part}") for part in PARTS}
     try:
         return _assemble(raw)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError) as error:
         raise InputError(f"the raw files in {folder} are not those of Planetoid: {error}") from None
 
 
@@ -128,7 +128,11 @@ def graph_file(name: str, root: str) -> str:
 def edges_of(path: str) -> NDArray[np.int64]:
     """Edges (E, 2) of a raw file `ind.<name>.graph`, as it gives them: either way, some twice, some to itself."""
     folder, _, file = path.rpartition("/")
-    return _edges(_load(folder, file))
+    try:
+        return _edges(_load(folder, file))
+    except (ValueError, TypeError, OverflowError) as error:
+        known = isinstance(error, InputError)
+        raise error if known else InputError(f"{path} is not a raw graph of Planetoid: {error}") from None
 
 
 def _assemble(raw: dict[str, Any]) -> Citations:
@@ -178,9 +182,9 @@ def _load(folder: str, file: str) -> Any:
             f"{folder} has no file {file}; give the Planetoid root that holds <Name>/raw/ind.<name>.… ({wanted}),"
             " or say data.download=true"
         ) from None
-    if file.endswith(".index"):
-        return content.decode()
     try:
+        if file.endswith(".index"):
+            return content.decode()
         return _Arrays(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:  # whatever damaged bytes raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__

@@ -107,12 +107,12 @@ class GenURL(Method):
             needed = self.memory_size and self.teacher_dim is None
             return self.model_copy(update={"teacher_dim": dim()}) if needed else self
 
-        def for_data(self, name: str, path: str | None) -> GenURL.Config:
+        def for_data(self, name: str, path: str | None, limit: int | None) -> GenURL.Config:
             """A graph whose file is not named is the data set's own."""
             unnamed = [isinstance(s, Graph) and s.path is None for s in self.structures]
             if not any(unnamed):
                 return self
-            own = {"path": own_graph(name, path)}
+            own = {"path": own_graph(name, path, limit)}
             found = [
                 s.model_copy(update=own) if u else s for s, u in zip(self.structures, unnamed, strict=True)
             ]
@@ -131,12 +131,16 @@ class GenURL(Method):
         return "any" if any(isinstance(structure, Teacher) for structure in config.structures) else "no"
 
     @classmethod
+    def check(cls, config: Any, num_samples: int) -> None:
+        for structure in config.structures:
+            structure.check(num_samples)
+
+    @classmethod
     def memory(cls, config: Any, *, num_samples: int, seed: int) -> GraphMemory | Queue | None:
         if config.memory_size:
             return Queue(config.memory_size, config.teacher_dim + config.dim, seed=seed)
+        cls.check(config, num_samples)
         over_samples = [structure for structure in config.structures if structure.from_graph]
-        for structure in over_samples:
-            structure.check(num_samples)
         makers = {s.kind: partial(s.graph, num_samples=num_samples, nu=config.nu_x) for s in over_samples}
         return GraphMemory(makers, num_samples) if makers else None
 
