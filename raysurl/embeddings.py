@@ -58,6 +58,8 @@ def open_table(path: Path, num_samples: int, *, max_missing: float) -> TableTeac
     Raises InputError for a file that does not hold them.
     """
     table = _read(path, ["index", "embedding"])
+    if not pa.types.is_integer(table.schema.field("index").type) or table["index"].null_count:
+        raise InputError(f"teacher.name={path}: its column index must hold the sample indices, whole numbers")
     index = table["index"].to_numpy()
     dim = _width(path, table.schema)
     flat = table["embedding"].combine_chunks()

@@ -34,15 +34,17 @@ IMAGE_ENDINGS = (
 )
 _SPLITS = {"train", "val", "valid", "validation", "test"}
 _ARRAY_NAMES = ("images", "image", "x", "X", "data")
+MOST_CLASSES = 2**20
 _LABEL_NAMES = ("labels", "label", "y", "Y", "targets")
 
 
 def class_names(data: Data) -> Names | None:
-    """Class names of the training set, which a test set's labels must use."""
+    """Class names of the training set, for a test set's labels: () where they are numbers, None where it has none."""
     assert data.path is not None
     if data.name == "folder":
         return _folder_classes(data.path)
-    return parquet(data, data.path, "data.path", None).class_names if data.name == "parquet" else None
+    samples = (parquet if data.name == "parquet" else npz)(data, data.path, "data.path", None)
+    return samples.class_names if samples.class_names or samples.labels is None else ()
 
 
 # -------------------------------------------------------------------- folders
@@ -123,9 +125,8 @@ def parquet(data: Data, path: str, key: str, known: Names | None) -> Samples:
             with filesystem.open_input_file(where) as stream, pq.ParquetFile(stream) as file:
                 schema = file.schema_arrow
                 vectors.add(of_vectors := matrices.columns_of(schema, data.image_column, data.label_column))
-                column = (
-                    of_vectors[0] if of_vectors else _image_leaf(schema, data.image_column, f"{key}={where}")
-                )
+                named = (data.image_column, data.label_column, f"{key}={where}")
+                column = of_vectors[0] if of_vectors else _image_leaf(schema, *named)
                 has_labels = _has_labels(schema, data, f"{key}={where}")
                 groups.append([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
                 if has_labels:
@@ -159,11 +160,15 @@ def _parquet_files(path: str, key: str) -> tuple[str, list[str]]:
     return root, wanted
 
 
-def _image_leaf(schema: Any, column: str, where: str) -> str:
+def _image_leaf(schema: Any, column: str, label: str, where: str) -> str:
     """The column to read for the bytes; InputError names the columns there are."""
     there = ", ".join(f"{field.name} ({field.type})" for field in schema)
     if column not in schema.names:
-        raise InputError(f"{where} has no column {column!r}; set data.image_column to one of {there}")
+        wrong = matrices.not_numbers(schema, label)
+        vectors = f"; as vectors all columns must be numbers, and these are not: {wrong}" if wrong else ""
+        raise InputError(
+            f"{where} has no column {column!r}; set data.image_column to one of {there}{vectors}"
+        )
     kind = schema.field(column).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         column, kind = f"{column}.bytes", kind.field(kind.get_field_index("bytes")).type
@@ -249,14 +254,12 @@ def _array_name(shapes: dict[str, tuple[int, ...]], where: str) -> str:
 
 def check_array(array: Any, where: str) -> None:
     """InputError unless the array holds images or vectors, one per row."""
-    valid = (
-        "8- or 16-bit images (N,H,W), (N,H,W,C), (N,C,H,W) with 1, 3 or 4 channels, or number vectors (N,D)"
-    )
+    valid = "8- or 16-bit images (N,H,W), (N,H,W,C), (N,C,H,W) with 1, 3 or 4 channels, or number vectors (N,D), D ≥ 1"
     shape, numbers = array.shape, array.dtype.kind in "uif"
     images = array.dtype in (np.uint8, np.uint16) and (
         array.ndim == 3 or (array.ndim == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3, 4)))
     )
-    if not (images or (array.ndim == 2 and numbers)):
+    if not (images or (array.ndim == 2 and numbers)) or not all(shape[1:]):
         raise InputError(f"{where} holds {array.dtype} of shape {shape}; valid are {valid}")
 
 
@@ -266,7 +269,7 @@ def check_array(array: Any, where: str) -> None:
 def _label_ids(values: Any, known: Names | None, where: str) -> tuple[Labels, Names | None]:
     """Labels as int64, −1 for none, and the class names where the labels are text.
 
-    Text is numbered by sorted name, or by `known`; InputError where a name is not known.
+    Text is numbered by sorted name, or by `known`; InputError where a name is not known, or a number is no class's.
     """
     column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([pa.array(values)])
     if pa.types.is_dictionary(column.type):
@@ -274,18 +277,23 @@ def _label_ids(values: Any, known: Names | None, where: str) -> tuple[Labels, Na
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         there = sorted(name for name in pc.unique(column).to_pylist() if name is not None)
         names = known if known is not None else tuple(there)
+        if known == () and there:
+            raise InputError(f"{where}: its labels are text and those of the training set are numbers")
         if unknown := [name for name in there if name not in set(names)]:
             raise InputError(
                 f"{where}: the class {unknown[0]!r} is not one of the training set's {len(names)}"
             )
         ids = pc.index_in(column, pa.array(names, column.type))
         return _filled(ids), names
-    if not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)):
-        try:
-            return _filled(column.cast(pa.int64())), None  # whole numbers stored as floats
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise InputError(f"{where}: labels of type {column.type}; valid are integers or text") from None
-    return _filled(column), None
+    try:
+        numbers = _filled(column)  # whole numbers stored as floats too
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InputError(f"{where}: labels of type {column.type}; valid are integers or text") from None
+    if len(numbers) and numbers.max() >= MOST_CLASSES:
+        raise InputError(
+            f"{where}: the labels run up to {numbers.max()}; number the classes 0, 1, 2, … (below {MOST_CLASSES:,})"
+        )
+    return numbers, None
 
 
 def _filled(column: Any) -> Labels:

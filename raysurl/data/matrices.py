@@ -42,6 +42,8 @@ class ParquetMatrix:
                 pq.ParquetFile(stream) as file,
             ):
                 table = file.read(columns=list(self.columns))
+            if not len(table):
+                continue
             where = storage.join(self.root, name)
             parts.append(_array(table, self.columns, where))
             if parts[-1].shape[1] != parts[0].shape[1]:
@@ -49,7 +51,7 @@ class ParquetMatrix:
                     f"{where} has rows of {parts[-1].shape[1]} numbers and the first file {parts[0].shape[1]};"
                     " all rows must have as many"
                 )
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
 
 
 def columns_of(schema: Any, named: str, label: str) -> tuple[str, ...] | None:
@@ -67,6 +69,13 @@ def columns_of(schema: Any, named: str, label: str) -> tuple[str, ...] | None:
     if lists or not rest or not all(_is_number(field.type) for field in rest):
         return None
     return tuple(field.name for field in rest)
+
+
+def not_numbers(schema: Any, label: str) -> str:
+    """Which columns keep a file without images from being a matrix; empty where none does."""
+    rest = [field for field in schema if field.name not in (label, *NOT_FEATURES)]
+    kinds = {field.name: field.type.value_type if _is_list(field.type) else field.type for field in rest}
+    return ", ".join(f"{field.name} ({field.type})" for field in rest if not _is_number(kinds[field.name]))
 
 
 def reader(
