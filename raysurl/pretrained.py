@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from urllib.error import URLError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -67,12 +65,13 @@ def torchvision_model(name: str, weights: Path | None, download: bool, loaded: b
 def timm_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
     """A model of timm without its classifier."""
     timm = _library("timm", f"timm:{name}")
+    file = f"https://huggingface.co/{_timm_hub(timm, name)}/resolve/main/model.safetensors"
     if loaded and not (weights or download):
-        raise _no_weights(f"timm:{name}", f"the file of {name} from huggingface.co/timm")
+        raise _no_weights(f"timm:{name}", file)
     try:
         net = timm.create_model(name, pretrained=loaded and weights is None, num_classes=0)
     except Exception as error:  # of timm, of its hub, or of the network
-        raise _failed(f"timm:{name}", error) from None
+        raise _failed(f"timm:{name}", error, file) from None
     if loaded and weights:
         fill(net, _read(weights), str(weights))
     c = net.pretrained_cfg
@@ -83,16 +82,47 @@ def open_clip_model(name: str, weights: Path | None, download: bool, loaded: boo
     """The image tower of an open_clip model NAME/TAG, its projection included."""
     open_clip = _library("open_clip", f"open_clip:{name}")
     model, _, tag = name.partition("/")
+    file = _open_clip_file(open_clip, model, tag)
     if loaded and not (weights or (download and tag)):
-        raise _no_weights(f"open_clip:{name}", f"open_clip's weights {tag or 'TAG'} of {model}")
+        raise _no_weights(f"open_clip:{name}", file)
     try:
         source = (str(weights) if weights else tag) if loaded else None
         net = open_clip.create_model(model, pretrained=source).visual
     except Exception as error:
-        raise _failed(f"open_clip:{name}", error) from None
+        raise _failed(f"open_clip:{name}", error, file) from None
     size = net.image_size[0] if isinstance(net.image_size, tuple) else net.image_size
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
     return Network(net, int(net.output_dim), int(size), tuple(mean), tuple(std))
+
+
+def _timm_hub(timm: Any, name: str) -> str:
+    """Where timm publishes the weights of a model. Raises InputError for a name that it does not know."""
+    try:
+        published = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # an unknown tag
+        raise _failed(f"timm:{name}", error) from None
+    if published is None and ":" not in name:  # hf-hub:… is not in its list
+        raise _failed(f"timm:{name}", _unknown(name, timm.list_models()))
+    return getattr(published, "hf_hub_id", None) or f"timm/{name}"
+
+
+def _open_clip_file(open_clip: Any, model: str, tag: str) -> str:
+    """The file of a model's weights. Raises InputError for a name or a tag that open_clip does not know."""
+    known, name = open_clip.list_models(), f"open_clip:{model}" + (f"/{tag}" if tag else "")
+    if model not in known and ":" not in model:
+        raise _failed(name, _unknown(model, known))
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag and tags and tag not in tags:
+        raise _failed(name, ValueError(f"{tag} is not one of its tags {', '.join(tags)}"))
+    published = (open_clip.get_pretrained_cfg(model, tag) if tag else None) or {}
+    if hub := published.get("hf_hub", "").rstrip("/"):
+        return f"https://huggingface.co/{hub}/resolve/main/open_clip_model.safetensors"
+    return published.get("url") or f"open_clip's weights of {model}, one of NAME/TAG with {', '.join(tags)}"
+
+
+def _unknown(name: str, known: Sequence[str]) -> ValueError:
+    near = difflib.get_close_matches(name, known, n=3)
+    return ValueError(f"Unknown model {name}" + (f", did you mean {' or '.join(near)}?" if near else ""))
 
 
 LIBRARIES: dict[str, Callable[[str, Path | None, bool, bool], Network]] = {
@@ -150,12 +180,12 @@ def _published(name: str, weights: Any, download: bool) -> Mapping[str, Tensor]:
 def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a PyTorch file that holds nothing but tensors and plain values."""
     if not path.is_file():
-        raise InputError(f"teacher.weights={path} does not exist; place the teacher's weights there")
+        raise InputError(f"teacher.weights={path} is not a file; place the teacher's weights there")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError):
+    except Exception:  # whatever damaged bytes raise
         raise InputError(
             f"teacher.weights={path} is not a readable file of tensors (.safetensors, or .pth without objects)"
         ) from None
@@ -184,8 +214,9 @@ def _no_weights(name: str, file: str) -> InputError:
     )
 
 
-def _failed(name: str, error: Exception) -> InputError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+def _failed(name: str, error: Exception, file: str = "") -> InputError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    place = f"place {file} and name it" if file else "name a file"
     return InputError(
-        f"teacher.name={name} could not be made ({first}); check the name, or name a file with teacher.weights=FILE"
+        f"teacher.name={name} could not be made ({first}); check the name, or {place} with teacher.weights=FILE"
     )

@@ -124,6 +124,20 @@ def open_teacher(
     return teacher if found.vectors else replace(teacher, dim=_probed(teacher, settings.name))
 
 
+def check_input(teacher: FrozenTeacher, name: str, width: int | None, size: int) -> None:
+    """Raises InputError where a network does not take the samples: vectors of `width` values (None: images) of
+    `size` pixels."""
+    if not isinstance(teacher, NetworkTeacher):
+        return
+    sample = torch.zeros(1, 3, size, size) if width is None else torch.zeros(1, width)
+    try:
+        teacher.embed(sample)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        data = f"images of {size} pixels" if width is None else f"vectors of {width} values"
+        raise InputError(f"teacher.name={name} does not take the data, {data}: {reason}") from None
+
+
 def width(settings: Settings) -> int:
     """Values of an embedding of the teacher, for which no weights of a named model are needed."""
     assert settings.name is not None
@@ -172,7 +186,10 @@ def _own(path: Path) -> pretrained.Network:
     """The encoder of one of our runs, fed as it was in training."""
     from raysurl import trained  # which needs recipes, and those the width of a teacher
 
-    found, _ = trained.load([f"run={path}"])
+    try:
+        found, _ = trained.load([f"run={path}"])
+    except InputError as error:
+        raise InputError(f"teacher.name={path} cannot be the teacher: {error}") from None
     v, dim = found.recipe.views, int(found.encoder.dim)  # type: ignore[arg-type]
     takes_vectors = found.recipe.encoder.name == "mlp"
     return pretrained.Network(found.encoder, dim, v.size, v.mean, v.std, vectors=takes_vectors)
@@ -195,6 +212,8 @@ def _probed(teacher: NetworkTeacher, name: str) -> int:
         raise InputError(
             f"teacher.name={name} takes no images of {teacher.size} pixels ({first}); set teacher.size"
         ) from None
+    if not out.isfinite().all():
+        raise InputError(f"teacher.name={name} gives values that are not finite; its weights are damaged")
     if out.dim() != 2:
         raise InputError(
             f"teacher.name={name} gives {tuple(out.shape)} for an image and not one embedding; name another model"

@@ -152,7 +152,7 @@ def test_nothing_is_downloaded_unless_asked_and_the_error_says_which_file_goes_w
         opened(name="shufflenet_v2_x0_5", download=True)
 
 
-def test_what_does_not_fit_is_named(tmp_path):
+def test_what_does_not_fit_is_named(tmp_path, monkeypatch):
     file = tmp_path / "weights.pth"
     tensors = shufflenet().state_dict()
 
@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_named(tmp_path):
         with pytest.raises(InputError, match=match):
             opened(**{"name": "shufflenet_v2_x0_5", "weights": str(file), "size": 32} | settings)
 
-    refused(r"weights\.pth does not exist; place the teacher's weights there")
+    refused(r"weights\.pth is not a file; place the teacher's weights there")
     file.write_bytes(b"not a file of tensors")
     refused("is not a readable file of tensors")
     torch.save({"epoch": 3}, file)
@@ -174,6 +174,8 @@ def test_what_does_not_fit_is_named(tmp_path):
     refused("did you mean shufflenet_v2_x0_5", name="shufflenet_v2_x05")
     refused("has no linear classifier", name="squeezenet1_0")
     refused("does not exist; name a run directory", name=str(tmp_path / "nowhere"))
+    for package in ("timm", "open_clip"):
+        monkeypatch.setitem(sys.modules, package, None)
     refused(r"needs the package timm; install raysurl\[distill\]", name="timm:vit")
     refused("needs the package open_clip", name="open_clip:ViT-B-16/laion400m_e32")
     path, _ = own_run(tmp_path / "run")
@@ -206,19 +208,25 @@ def test_timm_and_open_clip_are_asked_for_features_and_their_own_pixels(tmp_path
 
     def create_model(name, **settings):
         asked.append((name, settings["pretrained"]))
-        if name == "unknown":
-            raise RuntimeError("Unknown model (unknown)")
         net = Net()
         net.visual = Net()
         return net
 
     library = types.SimpleNamespace(
-        create_model=create_model, OPENAI_DATASET_MEAN=(0.4,) * 3, OPENAI_DATASET_STD=(0.2,) * 3
+        create_model=create_model,
+        list_models=lambda: ["vit", "ViT"],
+        get_pretrained_cfg=lambda *name: published.get(name),
+        list_pretrained_tags_by_model=lambda model: ["tag", "other"],
+        OPENAI_DATASET_MEAN=(0.4,) * 3,
+        OPENAI_DATASET_STD=(0.2,) * 3,
     )
+    hub = types.SimpleNamespace(hf_hub_id="timm/vit.in1k")
+    published = {("vit",): hub, ("ViT", "tag"): {"hf_hub": "laion/ViT-tag/"}}
     monkeypatch.setitem(sys.modules, "timm", library)
     monkeypatch.setitem(sys.modules, "open_clip", library)
-    for name in ("timm:vit", "open_clip:ViT/tag"):
-        with pytest.raises(InputError, match=r"not at hand: place .*teacher\.download=true"):
+    for name, where in (("timm:vit", "timm/vit.in1k"), ("open_clip:ViT/tag", "laion/ViT-tag")):
+        place = rf"not at hand: place https://huggingface\.co/{where}/resolve/main/\S*model\.safetensors"
+        with pytest.raises(InputError, match=rf"{place}, .*teacher\.download=true"):
             opened(name=name)
         teacher = opened(name=name, download=True)
         assert (teacher.dim, teacher.size) == (6, 10)
@@ -228,8 +236,19 @@ def test_timm_and_open_clip_are_asked_for_features_and_their_own_pixels(tmp_path
     assert opened(name="timm:vit", weights=str(tmp_path / "weights.pth")).dim == 6
     opened(name="open_clip:ViT", weights=str(tmp_path / "weights.pth"))
     assert asked[-1] == ("ViT", str(tmp_path / "weights.pth"))
-    with pytest.raises(InputError, match=r"timm:unknown could not be made \(Unknown model"):
-        opened(name="timm:unknown", download=True)
+    for name, reason in (
+        ("timm:vitt", r"Unknown model vitt, did you mean vit\?"),
+        ("open_clip:VIT/tag", r"Unknown model VIT"),
+        ("open_clip:ViT/tga", "tga is not one of its tags tag, other"),
+    ):
+        for download in (True, False):
+            with pytest.raises(InputError, match=rf"{name} could not be made \({reason}"):
+                opened(name=name, download=download)
+    library.create_model = lambda *a, **settings: 1 / 0
+    with pytest.raises(
+        InputError, match=r"could not be made \(division.* or place https://.* and name it with"
+    ):
+        opened(name="timm:vit", download=True)
 
 
 # -------------------------------------------------------------------- embeddings computed before
