@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import build, health, pictures
-from raysurl.data.planetoid import TEST, TRAIN
 from raysurl.data.source import Source
 from raysurl.embed import embed, pixels
 from raysurl.errors import InputError
-from raysurl.evaluate import Features, Nodes, evaluate, evenly_spaced, pixel_features
+from raysurl.evaluate import Features, Nodes, divide, evaluate, evenly_spaced, pixel_features
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
-
-HELD_OUT = 10  # without a test set, each tenth labelled sample is one
 
 
 @dataclass(frozen=True)
@@ -47,27 +44,16 @@ class Evaluator:
         self.recipe, self.runtime = recipe, runtime
         self.source, self.test_source = source, eval_source or source
         self.notes: list[str] = []
-        labels = source.labels
-        usable = np.flatnonzero(source.readable)
+        test = None if eval_source is None else np.flatnonzero(eval_source.readable)
+        division = divide(source.labels, np.flatnonzero(source.readable), source.split, test)
+        self.bank, self.test = division.bank, division.test
+        if division.note:
+            self.notes.append(division.note)
         self.num_classes = 0
-        if labels is None or not (labels[usable] >= 0).any():
-            self.bank, self.test = usable, usable[:0]
-            self.notes.append("no labels: kNN and linear probes are left out")
+        if not len(self.test):
             return
-        self.bank = usable[labels[usable] >= 0]
-        if eval_source is None and source.split is not None:
-            split = source.split[self.bank]
-            self.bank, self.test = self.bank[split == TRAIN], self.bank[split == TEST]
-            self.notes.append(
-                "the data set's own split: its train nodes are the bank, its test nodes the test set"
-            )
-        elif eval_source is None:
-            self.test = self.bank[::HELD_OUT]
-            self.bank = np.setdiff1d(self.bank, self.test)
-            self.notes.append("no test set (data.eval_path): every tenth labelled sample is held out as one")
-        else:
-            self.test = np.flatnonzero(eval_source.readable)
-        test_labels = self.test_source.labels
+        labels, test_labels = source.labels, self.test_source.labels
+        assert labels is not None
         if test_labels is None:
             raise InputError("the data of data.eval_path has no labels; evaluation needs a labelled test set")
         self.num_classes = int(max(labels.max(), test_labels.max())) + 1

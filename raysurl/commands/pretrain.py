@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
+import numpy as np
 
-from raysurl import build, embeddings, progress, run_directory
+from raysurl import build, embeddings, evaluate, progress, run_directory, teachers
 from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe, dump, load_recipe, parse_override
+from raysurl.evaluate import Division, divide
+from raysurl.recipe import Recipe, dump, load_recipe, parse_override, read_mapping
 from raysurl.report import write_report
 from raysurl.summary import show_run
 
@@ -39,7 +40,7 @@ def read_recipe(arguments: Sequence[str]) -> Recipe:
     stored = Path(str(given["output"])).expanduser() / "recipe.yaml"
     if not stored.is_file():
         raise InputError(f"output={given['output']} has no recipe.yaml, so there is no run to resume")
-    named = yaml.safe_load(stored.read_text()).get("recipe")
+    named = read_mapping(stored, str(stored), "recipe keys").get("recipe")
     if "recipe" in given and given["recipe"] != named:
         raise InputError(
             f"the run in {given['output']} was started with recipe={named}, not {given['recipe']}"
@@ -71,30 +72,49 @@ def pretrain(recipe: Recipe) -> Path:
 
 def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> None:
     """What can be known before any worker starts. Raises InputError."""
+    if len(samples) < 2:
+        raise InputError(f"data.path={recipe.data.path} holds one sample; training needs two or more")
     if recipe.train.batch_size > len(samples):
         raise InputError(
             f"train.batch_size={recipe.train.batch_size} is larger than the data, {len(samples)} samples;"
             f" use at most {len(samples)}"
         )
+    recipe.method_class().check(recipe.method_config(), len(samples))
     samples.nbytes_estimate()  # decodes a few: a data set of which nothing can be read is refused here
     encoder = build.encoder_of(recipe)
     if recipe.init_from:
         build.encoder_weights(Path(recipe.init_from), encoder)
-    build.teacher_of(recipe, len(samples), samples.labels)
+    if teacher := build.teacher_of(recipe, len(samples), samples.labels):
+        teachers.check_input(teacher, str(recipe.teacher.name), samples.width(), recipe.views.size)
     if (name := recipe.teacher.name) and name.endswith(".parquet"):
         embeddings.check_names(Path(name), samples)
+    _check_evaluation(recipe, samples, eval_samples)
+
+
+def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> None:
+    """What the protocols will ask of the data, so that no run is trained that cannot be judged."""
+    if eval_samples is not None and eval_samples.width() != samples.width():
+        here, there = (
+            f"vectors of {width} values" if width else "images"
+            for width in (samples.width(), eval_samples.width())
+        )
+        raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
+    test = None if eval_samples is None else np.arange(len(eval_samples))
+    division = divide(samples.labels, np.arange(len(samples)), samples.split, test)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
     if needing := [name for name in asked if name not in ("rankme", "embedding")]:
-        _check_labels(recipe, samples, eval_samples, needing)
+        _check_labels(recipe, division, eval_samples, needing)
+    evaluate.check(division, recipe.eval)
 
 
 def _check_labels(
-    recipe: Recipe, samples: Samples, eval_samples: Samples | None, protocols: Sequence[str]
+    recipe: Recipe, division: Division, eval_samples: Samples | None, protocols: Sequence[str]
 ) -> None:
     named = f"eval.protocols={','.join(protocols)}"
-    if samples.labels is None or not (samples.labels >= 0).any():
+    if not len(division.test):
+        few = "none" if division.labels is None or not (division.labels >= 0).any() else "too few"
         raise InputError(
-            f"{named} needs labels and {recipe.data.name} has none; use eval.protocols=[rankme] or data with labels"
+            f"{named} needs labels and {recipe.data.name} has {few}; use eval.protocols=[rankme] or data with labels"
         )
     if eval_samples is not None and eval_samples.labels is None:
         raise InputError(f"{named} needs labels and data.eval_path={recipe.data.eval_path} has none")

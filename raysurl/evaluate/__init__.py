@@ -1,7 +1,8 @@
 """Evaluation of features that stay as they are: each protocol is one module with a function `run`.
 
 `run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent. NEEDS_LABELS says
-whether a protocol can do without labels. A further protocol is a further module and its name in the recipe.
+whether a protocol can do without labels. `check(division, settings)`, where a module has one, raises InputError for
+what it could not do with the data. A further protocol is a further module and its name in the recipe.
 """
 
 from __future__ import annotations
@@ -9,11 +10,31 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
+from raysurl.evaluate.division import Division, divide
 from raysurl.evaluate.features import Features, Nodes, evenly_spaced, pixel_features
 from raysurl.evaluate.knn import knn_classify
 from raysurl.recipe import Evaluation
 
-__all__ = ["Features", "Nodes", "evaluate", "evenly_spaced", "knn_classify", "pixel_features", "prefixed"]
+__all__ = [
+    "Division",
+    "Features",
+    "Nodes",
+    "check",
+    "divide",
+    "evaluate",
+    "evenly_spaced",
+    "knn_classify",
+    "pixel_features",
+    "prefixed",
+]
+
+
+def check(division: Division, settings: Evaluation) -> None:
+    """Raises InputError for a protocol of the settings that cannot be run on data divided so."""
+    for protocol in settings.protocols:
+        module = importlib.import_module(f"raysurl.evaluate.{protocol}")
+        if hasattr(module, "check") and (len(division.test) or not module.NEEDS_LABELS):
+            module.check(division, settings)
 
 
 def evaluate(

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl.errors import InputError
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, evenly_spaced
 from raysurl.recipe import Evaluation
 
@@ -39,6 +40,15 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     low = evenly_spaced(features.train, settings.embedding_points)
     for name, value in neighbourhood_scores(features.inputs, low, settings.embedding_k).items():
         yield f"eval/{name}", value
+
+
+def check(division: Division, settings: Evaluation) -> None:
+    count, k = min(settings.embedding_points, len(division.bank)), settings.embedding_k
+    if not k < count / 2:
+        raise InputError(
+            f"eval.embedding_k={k} neighbours cannot be compared among {count} points; use less than half of them, or"
+            " leave embedding out of eval.protocols"
+        )
 
 
 def neighbourhood_scores(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from raysurl.data.planetoid import NUM_VALIDATION, TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, Nodes
 from raysurl.evaluate.lbfgs import PENALTIES, standardise
 from raysurl.recipe import Evaluation
@@ -45,6 +46,25 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     yield from (("eval/linear_random_top1", mean), ("eval/linear_random_top1_std", std))
 
 
+def check(division: Division, settings: Evaluation) -> None:
+    assert division.labels is not None
+    known = division.labels >= 0
+    labels, split = torch.from_numpy(division.labels[known]), division.split
+    parts = random_split(labels, seed=0), None if split is None else torch.from_numpy(split[known])
+    for part in parts:
+        if part is not None:
+            check_parts(labels, part)
+
+
+def check_parts(labels: Tensor, split: Tensor) -> None:
+    """Raises InputError for labels (n,) that a regression cannot be fitted to and judged on."""
+    if len(labels[split == TRAIN].unique()) < 2 or not all((split == p).any() for p in (VALIDATION, TEST)):
+        raise InputError(
+            f"the nodes protocol needs two classes among the train nodes, and validation and test nodes; {len(labels)}"
+            f" labelled nodes of {len(labels.unique())} classes do not give them: leave nodes out of eval.protocols"
+        )
+
+
 def accuracy(nodes: Nodes, split: Tensor) -> tuple[float, float]:
     """Percent of the validation and of the test nodes that the best regression on the train nodes gets right.
 
@@ -52,6 +72,7 @@ def accuracy(nodes: Nodes, split: Tensor) -> tuple[float, float]:
     there are train nodes at most, and the same solution.
     """
     known = nodes.labels >= 0
+    check_parts(nodes.labels[known], split[known])
     rows = {part: nodes.features[(split == part) & known] for part in (TRAIN, VALIDATION, TEST)}
     labels = {part: nodes.labels[(split == part) & known].numpy() for part in (TRAIN, VALIDATION, TEST)}
     train, validation = (x.double() for x in standardise(rows[TRAIN], rows[VALIDATION]))

@@ -1,0 +1,50 @@
+"""Which samples are compared with which: the bank, and the test set that a data set names, brings, or gives up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysurl.data.planetoid import TEST, TRAIN
+
+HELD_OUT = 10  # without a test set, each tenth labelled sample is one
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Division:
+    """`bank` and `test`: sample indices, the latter of the test set where there is one, and empty without labels.
+
+    `labels` (N,) and `split` (N,) of all samples, where known; `note` says what was done.
+    """
+
+    bank: Index
+    test: Index
+    note: str
+    labels: NDArray[np.int64] | None
+    split: NDArray[np.uint8] | None
+
+
+def divide(
+    labels: NDArray[np.int64] | None,
+    usable: Index,
+    split: NDArray[np.uint8] | None = None,
+    test: Index | None = None,
+) -> Division:
+    """Divide the `usable` samples. `test`: those of a test set of its own."""
+    known = usable[:0] if labels is None else usable[labels[usable] >= 0]
+    if test is not None and len(known) > 1:
+        return Division(known, test, "", labels, split)
+    if split is not None:
+        note = "the data set's own split: its train nodes are the bank, its test nodes the test set"
+        bank, held_out = known[split[known] == TRAIN], known[split[known] == TEST]
+    else:
+        note = "no test set (data.eval_path): every tenth labelled sample is held out as one"
+        bank, held_out = np.setdiff1d(known, known[::HELD_OUT]), known[::HELD_OUT]
+    if len(bank) > 1 and len(held_out):
+        return Division(bank, held_out, note, labels, split)
+    few = f"{len(known)} labelled samples are too few" if len(known) else "no labels"
+    return Division(usable, usable[:0], f"{few}: kNN and linear probes are left out", labels, split)
