@@ -26,8 +26,9 @@ from raysurl import recipe as recipes
 from raysurl.build import fitted
 from raysurl.data.shards import Shard
 from raysurl.data.source import Facts, ResidentSource
+from raysurl.errors import RunError
 from raysurl.recipe import Recipe
-from raysurl.runtime import LocalRuntime
+from raysurl.runtime import LocalRuntime, named_device
 
 BLOCK = 8192  # rows transformed at once
 
@@ -92,6 +93,8 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             torch.set_num_threads(threads)
         self._centre, self._scale = centre, scale
         self.embedding_ = self.transform(X)
+        if not np.isfinite(self.embedding_).all():
+            raise RunError(f"the network has diverged; take a learning_rate below {self.learning_rate:g}")
         self._n_features_out = self.n_components
         return self
 
@@ -127,7 +130,8 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The run as a recipe. Raises InputError, a ValueError, for a setting that is not valid."""
         k = min(self.n_neighbors, count - 1)
         batch = min(self.batch_size, count)
-        epochs = self.epochs or max(10, -(-1000 * batch // count))
+        epochs = max(10, -(-1000 * batch // count)) if self.epochs is None else self.epochs
+        hidden = [self.hidden] if isinstance(self.hidden, int) else self.hidden
         knn = {
             "kind": "knn",
             "k": k,
@@ -141,7 +145,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         tree = {
             "method": method | {"target": "static", "neck": False, "distance": "l2"},
             "data": {"name": "npz"},
-            "encoder": {"name": "mlp", "widths": [*self.hidden, self.n_components]},
+            "encoder": {"name": "mlp", "widths": [*hidden, self.n_components]},
             "train": {
                 "epochs": epochs,
                 "batch_size": batch,
@@ -167,7 +171,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         facts = Facts(np.ones(len(rows), bool), (), None, None, "resident")
         source = ResidentSource([Shard(rows)], facts)
         with tempfile.TemporaryDirectory() as folder:
-            run = trainer.start(recipe, LocalRuntime(torch.device(self.device)), source, None, Path(folder))
+            run = trainer.start(recipe, LocalRuntime(named_device(self.device)), source, None, Path(folder))
             trainer.refresh_memory(run)
             epochs = range(recipe.total_epochs)
             for _ in track(epochs, description="GenURL", disable=not self.verbose, transient=True):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from raysurl.errors import InputError
 from raysurl.memory_link import Record
 
 
@@ -33,6 +34,19 @@ class LocalRuntime:
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody else watches: metrics.jsonl is the record."""
+
+
+def named_device(name: str) -> torch.device:
+    """Raises InputError for a device that torch does not know or that is not here."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # of a torch that was built without it
+        reason = str(error).splitlines()[0][:160]
+        raise InputError(
+            f"device={name!r} cannot be used ({reason}); choose cpu, or cuda where there is one"
+        ) from None
+    return device
 
 
 def default_device() -> torch.device:

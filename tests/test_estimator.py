@@ -74,6 +74,7 @@ def test_settings_reach_the_recipe(digits):
         {"nu_z": 1.0},
         {"sigma_x": 3.0},
         {"hidden": (8, 8)},
+        {"hidden": 8},
         {"batch_size": 100},
         {"learning_rate": 1e-2},
     ):
@@ -89,6 +90,9 @@ def test_settings_reach_the_recipe(digits):
         ({"nu_z": 0}, "nu_z"),
         ({"hidden": (0,)}, "widths"),
         ({"n_components": 0}, "widths"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"learning_rate": np.inf}, "finite number"),
+        ({"device": "abacus"}, "device='abacus' cannot be used"),
     ],
 )
 def test_a_bad_setting_is_a_value_error_in_one_sentence(digits, setting, message):
