@@ -181,10 +181,70 @@ def test_sampled_cells_are_named_by_rounded_numbers():
     assert cell.settings == {"method.tau_student": 0.1235, "method.predictor": False}
 
 
+def test_files_that_are_no_space_are_refused(tmp_path):
+    file = tmp_path / "broken.yaml"
+    for content, match in (
+        (b"axes: [1\n b: {", r"space=.*broken\.yaml is not valid YAML: expected .*, line 2"),
+        (b"title: caf\xe9", "is not valid YAML: 'utf-8' codec"),
+        (b"- a", "must hold a mapping of axes, recipe and title"),
+        (b"axes: {train.epochs: [1]}\nrecipe: ressl/digits", "title is missing"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=match):
+            read_space(str(file))
+    refused(r"seeds=\[0, 0\] must be different", seeds=[0, 0])
+    refused("paper=3 is not valid", paper=3)
+    refused("method=0.1 holds no settings", axes={"method": [0.1]})
+
+
+def test_an_argument_may_not_change_what_an_axis_varies():
+    with pytest.raises(InputError, match=r"argument method\.tau_student= is an axis .*only\.method\.tau_stu"):
+        plan(space(), overrides={"method.tau_student": 0.5})
+    for section in ("data", "log", "method"):
+        with pytest.raises(InputError, match=f"{section}=3"):
+            plan(space(), overrides={section: 3})
+
+
+def test_each_cell_is_checked_with_its_own_method_and_teacher(tmp_path):
+    knn = {k: {"method.structures": [{"kind": "knn", "k": k}]} for k in (5, 5000)}
+    flat = {"data.name": "digits", "train.batch_size": 256}
+    refused("refuses 1 cell.*k=5000: .*k=5000 neighbours, there are 1437",
+            recipe="genurl/mnist_2d", axes={"k": {"grid": knn}}, fixed=flat)  # fmt: skip
+    (tmp_path / "junk.safetensors").write_text("junk")
+    names = [contract.tiny_teacher(), str(tmp_path / "junk.safetensors")]
+    small = {"data.name": "digits", "views.size": 8, "train.batch_size": 64, "encoder": {"name": "convnet"}}
+    refused("refuses 1 cell.*junk", recipe="genurl/kd_cifar10", axes={"teacher.name": names}, fixed=small)
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds", "cells"),
+    [
+        (["seeds=0,1,2"], (0, 1, 2), 20),
+        (["seeds=[0,1]"], (0, 1), 20),
+        (["seeds=1,234"], (1, 234), 20),
+        (["seeds=3", "only.method.tau_teacher=0.01,0.02"], (3,), 4),
+        (["seeds=3", "only.method.tau_student=[0.1]", "only.dataset=CIFAR-10"], (3,), 10),
+    ],
+)
+def test_lists_are_written_as_people_type_them(given, seeds, cells):
+    made = make_plan(sweep.read_arguments(["space=ressl_table2", "scale=cpu", *given]).request)
+    assert made.space.seeds == seeds
+    assert len(made.ids) == cells
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
         ([], "name the space"),
+        (["space=ressl_table2", "seeds=true"], "different whole numbers"),
+        (["space=ressl_table2", "seeds=0,a"], "different whole numbers"),
+        (["space=ressl_table2", "seeds=0,0"], "different whole numbers"),
+        (["space=ressl_table2", "only.dataset=[]"], r"only\.dataset names no value; its values are CIFAR-10"),
+        (["space=ressl_table2", "trials=3"], "ressl_table2 is a grid"),
+        (["space=open_ressl", "trials=0"], "trials=0 must be a whole number, 1 or more"),
+        (["space=open_ressl", "trials=.inf"], "trials=inf must be a whole number"),
+        (["space=ressl_table2", "max_hours=0"], "max_hours=0 must be a finite number, above 0"),
+        (["space=ressl_table2", "max_concurrent=0"], "1 or more"),
         (["space=ressl_tabel2"], "did you mean ressl_table2"),
         (["space=ressl_table2", "max_concurent=2"], "did you mean max_concurrent="),
         (["space=ressl_table2", "seed=1"], "seeds="),

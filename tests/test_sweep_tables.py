@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -155,6 +156,32 @@ def test_a_directory_of_another_sweep_or_of_none_is_refused(directory, tmp_path)
         sweep_directory.claim(tmp_path, named)
     with pytest.raises(InputError, match="is not a sweep directory"):
         report_command.main([f"sweep={tmp_path}"])
+
+
+def test_what_has_been_damaged_is_named_or_run_anew(directory, tmp_path, capsys):
+    shutil.copytree(directory, tmp_path / "s")
+    trials = sorted((tmp_path / "s" / "trials").iterdir())
+    for path, content in zip(trials, ("{half", "", "[1]"), strict=False):
+        (path / "trial.json").write_text(content)
+    best = read_sweep(tmp_path / "s").best()[0]
+    (tmp_path / "s" / "trials" / best / "recipe.yaml").unlink(missing_ok=True)
+    (tmp_path / "s" / "best.yaml").unlink(missing_ok=True)
+    report_command.main([f"sweep={tmp_path / 's'}"])
+    assert "3 to run" in capsys.readouterr().out
+    assert not (tmp_path / "s" / "best.yaml").exists()
+    (trials[0] / "cell.json").write_text("{half")
+    with pytest.raises(InputError, match=r"cell\.json is damaged; remove .* and run the sweep again"):
+        report_command.main([f"sweep={tmp_path / 's'}"])
+    for content in ("{}", "[1]", "null", "{half"):
+        (tmp_path / "s" / "sweep.json").write_text(content)
+        with pytest.raises(InputError, match=r"sweep\.json"):
+            report_command.main([f"sweep={tmp_path / 's'}"])
+
+
+def test_a_sweep_of_which_nothing_has_begun_has_a_report(tmp_path, capsys):
+    sweep_directory.claim(tmp_path / "s", make_plan(Request(space=space_from(BASE), scale="full")))
+    report_command.main([f"sweep={tmp_path / 's'}"])
+    assert "0 trials (none has begun)" in capsys.readouterr().out
 
 
 def test_reproduced_means_within_the_band_at_full_scale_and_in_order_at_the_small_one(directory):

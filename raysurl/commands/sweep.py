@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.plan import Plan, Request, make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.search import Grid, OpenSearch, Search
-from raysurl.sweep.space import INACTIVE, read_space, text
+from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space, text
 from raysurl.sweep.trial import FINAL
 
 RUNNER = "raysurl.scale.tune"  # Ray is imported only when trials are run
@@ -31,6 +32,7 @@ KEYS = (
     "space", "scale", "output", "print", "max_concurrent", "cpus", "gpus", "seeds", "trials", "max_trials",
     "max_hours", "data_root",
 )  # fmt: skip
+MAY_BE_ZERO = ("cpus", "gpus")  # of which a trial may take the one and not the other
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,17 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         raise InputError("name the space: space=NAME of search_spaces/ or a YAML file")
     space = read_space(str(mine["space"]))
     scale = str(mine.get("scale", "cpu" if space.cpu else "full"))
+    if space.search == "grid" and "trials" in mine:
+        raise InputError(
+            f"trials= is for an open search, and space {space.name} is a grid; use only.AXIS= or seeds="
+        )
     request = Request(
         space=space,
         scale=scale,
         seeds=_seeds(mine.get("seeds")),
         trials=_number(mine, "trials", int),
         max_trials=_number(mine, "max_trials", int),
-        only={axis: tuple(map(text, v if isinstance(v, list) else [v])) for axis, v in only.items()},
+        only={axis: _labels(space, axis, v) for axis, v in only.items()},
         overrides=given,
         data_root=str(Path(str(mine["data_root"])).expanduser()) if "data_root" in mine else None,
     )
@@ -122,7 +128,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
 def _check_rest(given: dict[str, Any]) -> None:
     for key in given:
         if key in ("seed", "recipe", "runtime", "resume"):
-            hint = {"seed": "seeds=[0,1,2]", "recipe": "the space names it"}.get(key, "a sweep sets it")
+            hint = {"seed": "seeds=0,1,2", "recipe": "the space names it"}.get(key, "a sweep sets it")
             raise InputError(f"argument {key}= is not for a sweep: {hint}")
         if "." not in key and key not in Recipe.model_fields:
             near = difflib.get_close_matches(key, KEYS, n=1)
@@ -137,20 +143,33 @@ def _check_rest(given: dict[str, Any]) -> None:
 def _seeds(given: Any) -> tuple[int, ...] | None:
     if given is None:
         return None
-    seeds = given if isinstance(given, list) else [given]
-    if not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds) or len(set(seeds)) < len(seeds):
-        raise InputError(
-            f"seeds={given} must be different whole numbers from 0 on, for example seeds=[0,1,2]"
-        )
+    seeds = [parse_override(f"seed={part}")[1] for part in _parts(given)]
+    if not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds={given} must be different whole numbers from 0 on, for example seeds=0,1,2")
     return tuple(seeds)
+
+
+def _labels(space: Space, axis: str, given: Any) -> tuple[str, ...]:
+    """The labels that `only.AXIS=` names: one, a list, or what commas divide where that is no label itself."""
+    whole = axis in space.axes and text(given) in labels_of(space.axes[axis])
+    return (text(given),) if whole else tuple(map(text, _parts(given)))
+
+
+def _parts(given: Any) -> list[Any]:
+    """`[0, 1]` and `0,1`, which YAML reads as text, as a list; anything else as its one member."""
+    if isinstance(given, str) and "," in given:
+        return [part.strip() for part in given.split(",")]
+    return given if isinstance(given, list) else [given]
 
 
 def _number(mine: dict[str, Any], key: str, kind: type) -> Any:
     value = mine.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value or value < 0:
-        raise InputError(f"{key}={value} must be a {'whole ' if kind is int else ''}number, 0 or more")
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or kind(value) != value or value < 0 or (value == 0 and key not in MAY_BE_ZERO):
+        least = "0 or more" if key in MAY_BE_ZERO else "1 or more" if kind is int else "above 0"
+        raise InputError(f"{key}={value} must be a {'whole' if kind is int else 'finite'} number, {least}")
     return kind(value)
 
 

@@ -139,6 +139,8 @@ def check_only(space: Space, only: Mapping[str, Sequence[str]]) -> None:
         if name not in space.axes:
             raise InputError(f"only.{name}: no such axis; {nearest(name, space.axes, 'the axes are')}")
         known = labels_of(space.axes[name])
+        if not labels:
+            raise InputError(f"only.{name} names no value; its values are {', '.join(known)}")
         if wrong := [label for label in labels if label not in known]:
             raise InputError(f"only.{name}={wrong[0]}: {nearest(wrong[0], known, 'its values are')}")
 
@@ -163,8 +165,8 @@ def tree_of(space: Space, settings: Mapping[str, Any], overrides: Mapping[str, A
             if key != "recipe":
                 _set(tree, key, value)
     tree["runtime"] = "local"
-    tree.setdefault("log", {})
-    tree["log"] = {"tensorboard": False, **tree["log"]}
+    if isinstance(log := tree.get("log", {}), dict):  # else the recipe refuses it
+        tree["log"] = {"tensorboard": False, **log}
     return tree
 
 
@@ -181,8 +183,8 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
 def recipe_of(space: Space, cell: Cell, seed: int, overrides: Mapping[str, Any], root: str | None) -> Recipe:
     """The whole recipe of a trial. Raises InputError where the recipe refuses it or `data_root=` is missing."""
     tree = tree_of(space, cell.settings, overrides)
-    data = dict(tree.get("data") or {})
-    for key in ("path", "eval_path"):
+    data = tree.get("data", {})
+    for key in ("path", "eval_path") if isinstance(data, dict) else ():
         if isinstance(data.get(key), str) and ROOT in data[key]:
             if root is None:
                 raise MissingDataError("its data is looked for under data_root=, which is not given")
@@ -209,8 +211,14 @@ def trial_of(cell: Cell, recipe: Recipe) -> Trial:
 
 
 def check_axes(space: Space, overrides: Mapping[str, Any]) -> None:
-    """Raises InputError for an axis or fixed setting that is not in the recipe, naming the nearest key."""
+    """Raises InputError for a key that is not in the recipe, naming the nearest, or an argument that is an axis."""
     known = known_keys(space)
+    axes = {key_of(name, axis): name for name, axis in space.axes.items()}
+    if varied := [key for key in overrides if key in axes]:
+        raise InputError(
+            f"argument {varied[0]}= is an axis of space {space.name}, whose cells would no longer be what they are"
+            f" called; choose with only.{axes[varied[0]]}="
+        )
     for name, axis in space.axes.items():
         labels = labels_of(axis)
         key = key_of(name, axis)

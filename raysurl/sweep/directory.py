@@ -23,6 +23,7 @@ from raysurl.sweep.trial import FINAL, Outcome, read_outcome, write_outcome
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
 FREE = {"title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "group", "cpu"}
 FILE = "sweep.json"
+WRITTEN = {"identity", "space", "published", "stands_in", "cells", "paper", "starts"}  # in it, see `describe`
 
 
 def claim(directory: Path, plan: Plan) -> None:
@@ -49,9 +50,13 @@ def claim(directory: Path, plan: Plan) -> None:
 def read(directory: Path) -> dict[str, Any]:
     """What `claim` has written. Raises InputError where that is no sweep."""
     try:
-        found: dict[str, Any] = json.loads((directory / FILE).read_text())
+        found = json.loads((directory / FILE).read_text())
     except (OSError, ValueError):
         raise InputError(f"sweep={directory} is not a sweep directory: it has no readable {FILE}") from None
+    if not isinstance(found, dict) or not set(found) >= WRITTEN:
+        raise InputError(
+            f"sweep={directory}: its {FILE} is not what a sweep writes; run the sweep in a new directory"
+        )
     return found
 
 
@@ -145,14 +150,27 @@ def known(directory: Path) -> list[Known]:
     for path in _begun(directory):
         outcome = read_outcome(path.parent)
         final = outcome if outcome and outcome.state in FINAL else None
-        found.append(Known(json.loads(path.read_text())["values"], final))
+        found.append(Known(_cell(path)["values"], final))
     return found
 
 
 def outcomes(directory: Path) -> Iterator[tuple[str, dict[str, Any], Outcome | None]]:
     """Id, cell.json and outcome of every trial that has begun, in the order in which they did."""
     for path in _begun(directory):
-        yield path.parent.name, json.loads(path.read_text()), read_outcome(path.parent)
+        yield path.parent.name, _cell(path), read_outcome(path.parent)
+
+
+def _cell(path: Path) -> dict[str, Any]:
+    """What `remember` has written. Raises InputError where that has been damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not {"labels", "seed", "values"} <= set(found):
+        raise InputError(
+            f"{path} is damaged; remove {path.parent} and run the sweep again, which runs that trial anew"
+        )
+    return found
 
 
 def _begun(directory: Path) -> list[Path]:

@@ -86,7 +86,7 @@ def make_plan(request: Request) -> Plan:
             refused.append(f"{cell}: {error}")
     _raise_refused(space, refused)
     if not trials:
-        reasons = "; ".join(dict.fromkeys(not_run.values()))
+        reasons = "; ".join(dict.fromkeys(not_run.values())) or "only. leaves none"
         raise InputError(f"space {space.name}: no cell can be run here: {reasons}")
     return Plan(request, space, tuple(trials.values()), ids, not_run, opened.samples)
 
@@ -195,9 +195,12 @@ class _Opened:
                 raise MissingDataError(str(error)) from None
             assert train is not None
             self.samples[key] = train, test
+        if (what := json.dumps([key, recipe.method], sort_keys=True)) not in self._checked:
+            recipe.method_class().check(recipe.method_config(), len(self.samples[key][0]))
+            self._checked.add(what)
         policies = {view: policy.size for view, policy in recipe.view_policies().items()}
         looked_at = [key, recipe.encoder.model_dump(), recipe.views.size, policies, recipe.train.batch_size]
-        looked_at += [recipe.eval.model_dump(), recipe.init_from]
+        looked_at += [recipe.eval.model_dump(), recipe.init_from, recipe.teacher.model_dump()]
         if (what := json.dumps(looked_at, sort_keys=True)) not in self._checked:
             pretrain.check(recipe, *self.samples[key])
             self._checked.add(what)

@@ -29,8 +29,9 @@ def write_report(directory: Path) -> str:
     text = tables.markdown(sweep)
     write_atomic(directory / "table.md", text)
     write_atomic(directory / "table.csv", tables.to_csv(sweep))
-    if best := sweep.best():
-        recipe = (directory / "trials" / best[0] / "recipe.yaml").read_text()
+    best = sweep.best()
+    if best and (stored := directory / "trials" / best[0] / "recipe.yaml").is_file():
+        recipe = stored.read_text()
         head = f"# Best of {sweep.space.name} (scale={sweep.scale}): {sweep.space.metric} {best[1].text()}\n"
         write_atomic(directory / "best.yaml", head + _without_output(recipe))
     write_atomic(directory / "report.html", html(sweep))

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe
+from raysurl.recipe import Recipe, read_mapping
 from raysurl.sections import Section, sentence
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
@@ -123,6 +122,8 @@ class Space(Section):
             _check_axis(name, axis, self)
         if self.search == "optuna" and self.prune and len(self.objectives) > 1:
             raise ValueError("a search with several objectives cannot be pruned; leave out prune")
+        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} must be different whole numbers from 0 on")
         if not self.objectives:
             raise ValueError("objectives names no metric")
         if self.columns is not None and self.columns not in self.axes:
@@ -202,12 +203,7 @@ def read_space(name: str) -> Space:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"space={name} is neither a YAML file nor one of {', '.join(known)}{hint}")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path} must hold a mapping with axes, recipe and title")
+    tree = read_mapping(path, f"space={name}", "axes, recipe and title")
     return space_from({"name": path.stem, **tree})
 
 

@@ -49,7 +49,9 @@ def beside(entry: Entry | None) -> str:
 
 def facts(sweep: Sweep) -> list[str]:
     """What was run, on what, and what it took."""
-    states = ", ".join(f"{count} {state}" for state, count in sorted(sweep.counts.items()))
+    states = (
+        ", ".join(f"{count} {state}" for state, count in sorted(sweep.counts.items())) or "none has begun"
+    )
     found = [
         f"{sweep.space.name} at scale={sweep.scale}: {len(sweep.trials)} trials ({states}),"
         f" {hours(sweep.seconds)} of training and evaluation in all.",
