@@ -89,6 +89,10 @@ def open_clip_model(name: str, weights: Path | None, download: bool, loaded: boo
         source = (str(weights) if weights else tag) if loaded else None
         net = open_clip.create_model(model, pretrained=source).visual
     except Exception as error:
+        if loaded and weights:
+            raise InputError(
+                f"teacher.weights={weights} is not of open_clip:{name} ({_reason(error)})"
+            ) from None
         raise _failed(f"open_clip:{name}", error, file) from None
     size = net.image_size[0] if isinstance(net.image_size, tuple) else net.image_size
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -215,8 +219,12 @@ def _no_weights(name: str, file: str) -> InputError:
 
 
 def _failed(name: str, error: Exception, file: str = "") -> InputError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     place = f"place {file} and name it" if file else "name a file"
     return InputError(
-        f"teacher.name={name} could not be made ({first}); check the name, or {place} with teacher.weights=FILE"
+        f"teacher.name={name} could not be made ({_reason(error)}); check the name, or {place} with"
+        " teacher.weights=FILE"
     )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

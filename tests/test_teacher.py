@@ -245,6 +245,8 @@ def test_timm_and_open_clip_are_asked_for_features_and_their_own_pixels(tmp_path
             with pytest.raises(InputError, match=rf"{name} could not be made \({reason}"):
                 opened(name=name, download=download)
     library.create_model = lambda *a, **settings: 1 / 0
+    with pytest.raises(InputError, match=r"weights=.*weights\.pth is not of open_clip:ViT \(division"):
+        opened(name="open_clip:ViT", weights=str(tmp_path / "weights.pth"))
     with pytest.raises(
         InputError, match=r"could not be made \(division.* or place https://.* and name it with"
     ):

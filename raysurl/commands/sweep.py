@@ -45,7 +45,10 @@ class Asked:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`sweep.py space=NAME [scale=cpu|full] [max_concurrent=N] [only.AXIS=LABEL] [key=value …] [--print]`."""
+    """`sweep.py space=NAME [scale=cpu|full] [seeds=0,1,2] [only.AXIS=A,B] [max_concurrent=N] [key=value …] [--print]`.
+
+    `--print` lists the trials and starts nothing.
+    """
     asked = read_arguments(arguments)
     plan = make_plan(asked.request)
     if asked.print_only:
