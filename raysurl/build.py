@@ -69,7 +69,9 @@ def method_of(recipe: Recipe, *, num_samples: int, labels: Labels = None) -> Met
 
     `labels` (N,) are looked at by `teacher.name=labels` alone.
     """
-    encoder = encoder_of(recipe)
+    encoder, teacher = encoder_of(recipe), teacher_of(recipe, num_samples, labels)
+    if teacher and recipe.teacher.centre:
+        teacher = teachers.CentredTeacher(teacher)
     build = Build(
         encoder=encoder,
         dim=int(encoder.dim),  # type: ignore[arg-type]
@@ -77,7 +79,7 @@ def method_of(recipe: Recipe, *, num_samples: int, labels: Labels = None) -> Met
         shuffle=recipe.norm == "shuffle",
         num_samples=num_samples,
         seed=recipe.seed,
-        teacher=teacher_of(recipe, num_samples, labels),
+        teacher=teacher,
     )
     return recipe.method_class()(recipe.method_config(), build)
 

@@ -72,6 +72,7 @@ class Teacher(Section):
     size: int | None = Field(None, ge=4)  # pixels that it sees; None: those of its own training
     mean: tuple[float, float, float] | None = None  # of its pixels; None: those of its own training
     std: tuple[float, float, float] | None = None
+    centre: bool = False  # take the batch's mean off its embeddings, see raysurl.teachers.CentredTeacher
     download: bool = False  # its weights; nothing is downloaded unless asked
 
 

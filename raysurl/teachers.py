@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raysurl import embeddings, pretrained
+from raysurl import distributed, embeddings, pretrained
 from raysurl.errors import InputError
 from raysurl.method import Batch, FrozenTeacher
 
@@ -40,6 +40,8 @@ class Settings(Protocol):
     def mean(self) -> tuple[float, float, float] | None: ...
     @property
     def std(self) -> tuple[float, float, float] | None: ...
+    @property
+    def centre(self) -> bool: ...
     @property
     def download(self) -> bool: ...
 
@@ -97,6 +99,33 @@ class LabelTeacher:
         return replace(batch, views={**batch.views, "teacher": rows})
 
 
+@dataclass(frozen=True)
+class CentredTeacher:
+    """`teacher.centre`: another teacher's embeddings less their mean over the global batch.
+
+    Features behind a ReLU all point one way, so that the cosine of any two is near 1 and a loss of cosines sees little
+    else. The papers' teachers keep the projection head that spreads them; a backbone alone has lost it.
+    """
+
+    teacher: FrozenTeacher
+
+    @property
+    def dim(self) -> int:
+        return self.teacher.dim
+
+    def embed(self, x: Tensor) -> Tensor:
+        return _centred(self.teacher.embed(x))
+
+    def teach(self, batch: Batch, view: str) -> Batch:
+        batch = self.teacher.teach(batch, view)
+        return replace(batch, views={**batch.views, "teacher": _centred(batch.views["teacher"])})
+
+
+def _centred(rows: Tensor) -> Tensor:
+    """(b, D), of as many rows on each rank."""
+    return rows - distributed.mean(rows.mean(dim=0))
+
+
 def open_teacher(
     settings: Settings,
     views: Views,
@@ -111,6 +140,10 @@ def open_teacher(
         if labels is None or not (labels >= 0).any():
             raise InputError("teacher.name=labels: the data have no labels; name a network")
         _check_table(settings)
+        if settings.centre:
+            raise InputError(
+                "teacher.centre is of embeddings, and teacher.name=labels has none; leave it out"
+            )
         return LabelTeacher(labels, int(labels.max()) + 1)
     path = Path(settings.name).expanduser()
     if path.suffix == ".parquet":

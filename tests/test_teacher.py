@@ -76,6 +76,27 @@ def test_same_is_the_named_view_and_plain_is_the_view_without_augmentation(tmp_p
         assert taught.shape == (2, 256)
 
 
+def test_a_centred_teacher_takes_the_batchs_mean_off_its_embeddings(tmp_path):
+    path, _ = own_run(tmp_path / "run")
+    plain, centred = (
+        contract.start(
+            contract.recipe_for("pkt", teacher={"name": str(path), "centre": centre}), tmp_path / str(centre)
+        ).method.frozen
+        for centre in (False, True)
+    )
+    batch = Batch(torch.arange(4), {"view": torch.rand(4, 3, 8, 8)})
+    before, after = (t.teach(batch, "view").views["teacher"] for t in (plain, centred))
+    torch.testing.assert_close(after, before - before.mean(dim=0))
+    torch.testing.assert_close(centred.embed(batch.views["view"]), after)
+    assert centred.dim == plain.dim
+    with pytest.raises(
+        InputError, match=r"teacher\.centre is of embeddings, and teacher\.name=labels has none"
+    ):
+        teachers.open_teacher(
+            Teacher(name="labels", view="plain", centre=True), VIEWS, 2, labels=np.array([0, 1])
+        )
+
+
 def test_the_loader_makes_the_plain_view_at_the_teachers_size_and_only_then(tmp_path):
     teacher = {"name": contract.tiny_teacher(), "view": "plain"}
     recipe = contract.recipe_for("pkt", teacher=teacher)

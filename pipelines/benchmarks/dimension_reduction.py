@@ -1,9 +1,9 @@
-"""GenURL beside PCA, scikit-learn's t-SNE and umap-learn: the same points, the same scores, in one run.
+"""GenURL beside PCA, t-SNE (openTSNE) and UMAP (umap-learn): the same points, the same scores, in one run.
 
 Each method embeds the training points in the plane. Trustworthiness, continuity and kNN recall at k = 10 are of a
 fixed, evenly spaced subset of them; `accuracy` is of logistic regression on the plane's points, fitted to the training
-points and scored on the test points where the method can place new ones (t-SNE cannot: a tenth is held out instead,
-marked *). `pip install umap-learn` for UMAP. GenURL's settings are the estimator's defaults unless given.
+points and scored on the test points as `transform` places them; without test points, on a tenth that the regression
+does not see. `pip install -e '.[reduction]'` for t-SNE and UMAP. Settings are each library's defaults unless given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.manifold import TSNE
 
 from raysurl import GenURL, run_directory, scatter
 from raysurl.data.names import open_samples
@@ -54,8 +53,8 @@ def main(arguments: list[str]) -> None:
     print(f"{'method':8} {'seed':>4} " + " ".join(f"{name:>9}" for name in head), flush=True)
     for seed in [int(s) for s in str(given["seeds"]).split(",")]:
         for name in str(given["methods"]).split(","):
-            if name == "umap" and importlib.util.find_spec("umap") is None:
-                print("umap     is not installed: pip install umap-learn")
+            if importlib.util.find_spec(NEEDS.get(name, "raysurl")) is None:
+                print(f"{name:8} is not installed: pip install -e '.[reduction]'")
                 continue
             model = METHODS[name](seed, int(given["threads"]), own)
             measure(name, model, seed, x, y, new, new_y, given["plots"])
@@ -78,36 +77,49 @@ def measure(
     fit_s = time.perf_counter() - since
     which = np.arange(min(SUBSET, len(x))) * len(x) // min(SUBSET, len(x))
     scores = list(neighbourhood_scores(x[which], low[which], K).values())
-    transform_s, mark = float("nan"), "*"
-    train, test, train_y, test_y = (
-        np.delete(low, np.s_[::10], 0),
-        low[::10],
-        np.delete(y, np.s_[::10]),
-        y[::10],
-    )
-    if hasattr(model, "transform") and len(new):
+    if len(new):
         since = time.perf_counter()
-        test, test_y, mark = np.asarray(model.transform(new)), new_y, " "
-        transform_s, train, train_y = time.perf_counter() - since, low, y
+        train, train_y, test, test_y = low, y, np.asarray(model.transform(new)), new_y
+        transform_s = time.perf_counter() - since
+    else:
+        held = np.arange(len(low)) % 10 == 0
+        train, train_y, test, test_y, transform_s = low[~held], y[~held], low[held], y[held], float("nan")
     scale = train.std() or 1.0
     regression = LogisticRegression(C=100, max_iter=1000).fit(train / scale, train_y)
     accuracy = 100 * regression.score(test / scale, test_y)
     row = " ".join(f"{value:9.3f}" for value in scores)
-    print(f"{name:8} {seed:4} {row} {accuracy:8.2f}{mark} {fit_s:7.1f} s {transform_s:7.2f} s", flush=True)
+    print(f"{name:8} {seed:4} {row} {accuracy:9.2f} {fit_s:7.1f} s {transform_s:7.2f} s", flush=True)
     if plots:
         os.makedirs(plots, exist_ok=True)
         scatter.save(os.path.join(plots, f"{name}-{seed}.png"), low, y)
 
 
-def _umap(seed: int, threads: int, own: Settings) -> Any:
-    import umap
+class TSNE:
+    """openTSNE with scikit-learn's interface: what `fit` returns is what places new points."""
 
-    return umap.UMAP(random_state=seed)
+    def __init__(self, seed: int, threads: int) -> None:
+        import openTSNE
+
+        self.model = openTSNE.TSNE(random_state=seed, n_jobs=threads)
+
+    def fit_transform(self, x: Any) -> Any:
+        self.points = self.model.fit(x)
+        return self.points
+
+    def transform(self, new: Any) -> Any:
+        return self.points.transform(new)
 
 
+def umap(seed: int) -> Any:
+    from umap import UMAP
+
+    return UMAP(random_state=seed)  # which makes it one thread, whatever is asked for
+
+
+NEEDS = {"umap": "umap", "tsne": "openTSNE"}
 METHODS: dict[str, Callable[[int, int, Settings], Any]] = {
     "pca": lambda seed, threads, own: PCA(2, random_state=seed),
     "genurl": lambda seed, threads, own: GenURL(2, random_state=seed, n_jobs=threads, **own),
-    "umap": _umap,
-    "tsne": lambda seed, threads, own: TSNE(2, random_state=seed, n_jobs=threads),
+    "umap": lambda seed, threads, own: umap(seed),
+    "tsne": lambda seed, threads, own: TSNE(seed, threads),
 }
