@@ -140,6 +140,7 @@ def test_the_watch_sees_each_epoch_and_ends_the_workers(ray_session, tmp_path, m
     import ray
 
     from raysurl.scale import nested
+    from raysurl.scale.cluster import Placement
 
     answers = []
 
@@ -154,7 +155,7 @@ def test_the_watch_sees_each_epoch_and_ends_the_workers(ray_session, tmp_path, m
     monkeypatch.setattr(nested, "fit", fit)
     watch = Watch()
     with pytest.raises(RunError if epochs == 1 else CollapsedError):
-        nested.on_workers(None, None)(None, tmp_path, watch)
+        nested.on_workers(None, Placement(2, 1, 0))(None, tmp_path, watch)
     assert watch.starts == 1
     assert watch.epochs == [(1, {"step": 0}), (2, {"step": 1})][:epochs]
     assert answers == ([True, True] if epochs == 1 else [True, True, False, False])

@@ -53,10 +53,12 @@ class Placement:
     workers: int
     cpus: float
     gpus: float
+    mark: int = 0  # bytes of memory by which the workers of one trial are told from all others
 
     @property
     def resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+        extra = {"GPU": self.gpus, "memory": float(self.mark)}
+        return {"CPU": self.cpus, **{name: amount for name, amount in extra.items() if amount}}
 
 
 def place(recipe: Recipe) -> Placement:

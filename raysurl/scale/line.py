@@ -2,6 +2,10 @@
 
 Rank 0 waits for the answer and passes it to the other ranks, so that a trial that is to end early ends after the very
 epoch that decided it, as a trial of one process does. Ray Train's own reports come late, and some of them never.
+
+The line outlives the trial's process by a moment, to give back what that leaves: Ray keeps the placement group of a
+worker group until the driver ends, and Ray Train's own cleaner needs a dashboard and a machine with no other Ray. On a
+cluster that the trials fill, the next worker group would wait for those CPUs for ever.
 """
 
 from __future__ import annotations
@@ -11,14 +15,18 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayActorError
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 Said = (
     tuple[dict[str, Any], dict[str, float]] | None
 )  # an epoch's report and its last step; None: training starts
+LOOK_S = 1.0  # between two looks at whether the trial's process lives
+SETTLE_S = 10  # that what a dead process has left behind may still ask for resources
 
 
 class Line:
-    """Held by the trial and gone with it. All calls but `hear` and `say` return at once."""
+    """All calls but `hear`, `say` and `guard` return at once."""
 
     def __init__(self) -> None:
         self._said: asyncio.Queue[tuple[Said, asyncio.Future[bool]]] = asyncio.Queue()
@@ -48,12 +56,38 @@ class Line:
         while not self._said.empty():
             _set(self._said.get_nowait()[1], False)
 
+    async def guard(self, trial: ActorHandle, mark: int) -> None:
+        """Until the trial's process dies; then remove the placement groups whose bundles bear the mark."""
+        while True:
+            try:
+                await trial.__ray_ready__.remote()  # answered between two of Tune's calls
+            except ActorDiedError:
+                break
+            except RayActorError:
+                pass  # not to be reached just now
+            await asyncio.sleep(LOOK_S)
+        for _ in range(int(SETTLE_S / LOOK_S)):
+            _remove(mark)
+            await asyncio.sleep(LOOK_S)
+        ray.actor.exit_actor()
+
+
+def _remove(mark: int) -> None:
+    for name, group in placement_group_table().items():
+        marked = any(bundle.get("memory") == mark for bundle in group["bundles"].values())
+        if marked and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
+
 
 def _set(answer: asyncio.Future[bool] | None, value: bool) -> None:
     if answer is not None and not answer.done():
         answer.set_result(value)
 
 
-def open_line() -> ActorHandle:
-    """It takes no CPU share: it waits."""
-    return ray.remote(num_cpus=0)(Line).remote()
+def open_line(mark: int) -> ActorHandle:
+    """The line of the trial in this process. It takes no CPU share: it waits."""
+    line = ray.remote(Line).options(num_cpus=0, lifetime="detached", scheduling_strategy="DEFAULT").remote()
+    context = ray.get_runtime_context()
+    if context.get_actor_id():  # of a driver, nothing is left behind
+        line.guard.remote(context.current_actor, mark)
+    return line

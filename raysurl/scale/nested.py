@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from raysurl.scale.line import open_line
 from raysurl.scale.train import RAY_FILES, fit
 from raysurl.sweep.trial import Train, Watch
 
+MARKS = 2**20  # at most a MB of each worker's memory
 LOOK_S = 0.2  # between two looks at whether the workers have ended
 ENDING_S = (
     600  # that Tune gives the workers of a trial that it prunes, before it uses the trial's process again
@@ -32,8 +35,9 @@ def on_workers(prepared: data.Splits, placement: Placement) -> Train:
     def train(recipe: Recipe, directory: Path, watch: Watch) -> None:
         cluster.connect()  # connected it is: this sets what Ray Train reads from the environment
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING_S))
-        line = open_line()
-        group = _in_thread(partial(fit, recipe, placement, prepared, directory, line=line))
+        placed = replace(placement, mark=1 + secrets.randbelow(MARKS))
+        line = open_line(placed.mark)
+        group = _in_thread(partial(fit, recipe, placed, prepared, directory, line=line))
         try:
             _follow(line, group, watch)
         finally:  # the watch raises to end the trial: CollapsedError, or SystemExit where Tune prunes it
