@@ -11,6 +11,8 @@ cluster that the trials fill, the next worker group would wait for those CPUs fo
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from typing import Any
 
 import ray
@@ -26,12 +28,14 @@ SETTLE_S = 10  # that what a dead process has left behind may still ask for reso
 
 
 class Line:
-    """All calls but `hear`, `say` and `guard` return at once."""
+    """All calls but `hear` and `say` return at once. `trial`: the actor whose death it waits for, if any."""
 
-    def __init__(self) -> None:
+    def __init__(self, trial: ActorHandle | None, mark: int) -> None:
         self._said: asyncio.Queue[tuple[Said, asyncio.Future[bool]]] = asyncio.Queue()
         self._unanswered: asyncio.Future[bool] | None = None
         self._open = True
+        if trial is not None:  # a thread, for the constructor arrives even where the trial has died since
+            threading.Thread(target=_guard, args=(trial, mark), daemon=True).start()
 
     async def say(self, what: Said) -> bool:
         """By rank 0; returns whether to go on. A rank 0 that is replaced while it waits is answered in vain."""
@@ -56,20 +60,21 @@ class Line:
         while not self._said.empty():
             _set(self._said.get_nowait()[1], False)
 
-    async def guard(self, trial: ActorHandle, mark: int) -> None:
-        """Until the trial's process dies; then remove the placement groups whose bundles bear the mark."""
-        while True:
-            try:
-                await trial.__ray_ready__.remote()  # answered between two of Tune's calls
-            except ActorDiedError:
-                break
-            except RayActorError:
-                pass  # not to be reached just now
-            await asyncio.sleep(LOOK_S)
-        for _ in range(int(SETTLE_S / LOOK_S)):
-            _remove(mark)
-            await asyncio.sleep(LOOK_S)
-        ray.actor.exit_actor()
+
+def _guard(trial: ActorHandle, mark: int) -> None:
+    """Wait for the death of the trial's process, remove the placement groups whose bundles bear the mark, and end."""
+    while True:
+        try:
+            ray.get(trial.__ray_ready__.remote())  # answered between two of Tune's calls
+        except ActorDiedError:
+            break
+        except RayActorError:
+            pass  # not to be reached just now
+        time.sleep(LOOK_S)
+    for _ in range(int(SETTLE_S / LOOK_S)):
+        _remove(mark)
+        time.sleep(LOOK_S)
+    ray.kill(ray.get_runtime_context().current_actor)
 
 
 def _remove(mark: int) -> None:
@@ -86,8 +91,7 @@ def _set(answer: asyncio.Future[bool] | None, value: bool) -> None:
 
 def open_line(mark: int) -> ActorHandle:
     """The line of the trial in this process. It takes no CPU share: it waits."""
-    line = ray.remote(Line).options(num_cpus=0, lifetime="detached", scheduling_strategy="DEFAULT").remote()
     context = ray.get_runtime_context()
-    if context.get_actor_id():  # of a driver, nothing is left behind
-        line.guard.remote(context.current_actor, mark)
-    return line
+    trial = context.current_actor if context.get_actor_id() else None  # a driver leaves nothing behind
+    options = {"num_cpus": 0, "lifetime": "detached", "scheduling_strategy": "DEFAULT"}
+    return ray.remote(Line).options(**options).remote(trial, mark)

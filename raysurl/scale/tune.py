@@ -164,9 +164,12 @@ class _Asker(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         trial = self._trials.pop(trial_id)
-        seconds = time.monotonic() - self._began.pop(trial_id)
-        reported = dict((result or {}).get("metrics", {}))
-        epochs = int((result or {}).get("epoch", 0))
+        found = result or {}  # of the last report, its `metrics` flattened by Tune
+        seconds = float(found.get("seconds", time.monotonic() - self._began.pop(trial_id)))
+        reported = {
+            k.removeprefix("metrics/"): float(v) for k, v in found.items() if k.startswith("metrics/")
+        }
+        epochs = int(found.get("epoch", 0))
         if error:
             reason = f"its process died {RESTARTS + 1} times: killed from outside, or for want of memory"
             ending = Outcome("failed", reason, reported, seconds, epochs=epochs)
@@ -205,7 +208,8 @@ def _trial(
         if values["evaluated"] and signal in values:
             last["signal"] = values[signal]
             metrics = {k: v for k, v in values.items() if "/" in k}
-            tune.report({"signal": values[signal], "epoch": values["epoch"], "metrics": metrics})
+            said = {key: values[key] for key in ("epoch", "seconds")}
+            tune.report({"signal": values[signal], "metrics": metrics, **said})
 
     placement = placed.workers_of(recipe)
     if placement.workers > 1:

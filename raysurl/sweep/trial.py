@@ -59,7 +59,8 @@ def run_trial(
 ) -> Outcome:
     """Run or continue the trial in `directory`, unless it has ended already; its outcome is written there.
 
-    `report` is called after each epoch with its number and what was evaluated, and may raise to end the trial.
+    `report` is called after each epoch with its number, the seconds so far and what was evaluated, and may raise to end
+    the trial.
     """
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
@@ -192,7 +193,8 @@ class Watch:
         if self.epochs >= self.stop.after * self.total_epochs and self._is_stuck():
             raise CollapsedError(f"ended after epoch {self.epochs} of {self.total_epochs}: {said}")
         if self.report:
-            self.report({**self.metrics, "epoch": self.epochs, "evaluated": bool(evaluated)})
+            more = {"epoch": self.epochs, "seconds": self.trained_s, "evaluated": bool(evaluated)}
+            self.report({**self.metrics, **more})
 
     def _is_stuck(self) -> bool:
         """Collapsed for as long as `stop.patience` says and not on the way out: a warm-up may pass through it."""
