@@ -34,8 +34,9 @@ class Line:
         self._said: asyncio.Queue[tuple[Said, asyncio.Future[bool]]] = asyncio.Queue()
         self._unanswered: asyncio.Future[bool] | None = None
         self._open = True
-        if trial is not None:  # a thread, for the constructor arrives even where the trial has died since
-            threading.Thread(target=_guard, args=(trial, mark), daemon=True).start()
+        self._ended = threading.Event()
+        # from the constructor, which runs even where the trial has died before it could call anything
+        threading.Thread(target=_guard, args=(trial, mark, self._ended), daemon=True).start()
 
     async def say(self, what: Said) -> bool:
         """By rank 0; returns whether to go on. A rank 0 that is replaced while it waits is answered in vain."""
@@ -60,17 +61,27 @@ class Line:
         while not self._said.empty():
             _set(self._said.get_nowait()[1], False)
 
+    async def end(self) -> None:
+        """The trial's training is over, well or not: its process may be ending with it."""
+        self._ended.set()
 
-def _guard(trial: ActorHandle, mark: int) -> None:
-    """Wait for the death of the trial's process, remove the placement groups whose bundles bear the mark, and end."""
-    while True:
+
+def _guard(trial: ActorHandle | None, mark: int, ended: threading.Event) -> None:
+    """Wait for the end of the trial, or of its process; remove the placement groups whose bundles bear the mark."""
+    asked = None
+    while not ended.wait(LOOK_S):
+        if trial is None:
+            continue
+        asked = asked or trial.__ray_ready__.remote()  # answered between two of Tune's calls
+        if not ray.wait([asked], timeout=0)[0]:
+            continue
         try:
-            ray.get(trial.__ray_ready__.remote())  # answered between two of Tune's calls
+            ray.get(asked)
         except ActorDiedError:
             break
         except RayActorError:
             pass  # not to be reached just now
-        time.sleep(LOOK_S)
+        asked = None
     for _ in range(int(SETTLE_S / LOOK_S)):
         _remove(mark)
         time.sleep(LOOK_S)

@@ -43,7 +43,7 @@ def on_workers(prepared: data.Splits, placement: Placement) -> Train:
         finally:  # the watch raises to end the trial: CollapsedError, or SystemExit where Tune prunes it
             ray.get(line.close.remote())
             wait([group])
-            ray.kill(line)
+            line.end.remote()
             shutil.rmtree(directory / RAY_FILES, ignore_errors=True)
         group.result()
 
