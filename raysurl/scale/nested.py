@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import secrets
+import random
 import shutil
 import threading
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from raysurl.scale.line import open_line
 from raysurl.scale.train import RAY_FILES, fit
 from raysurl.sweep.trial import Train, Watch
 
-MARKS = 2**20  # at most a MB of each worker's memory
+MARKS = 2, 2**24  # bytes of each worker's memory; 1 is what Tune holds for a trial's own process
 LOOK_S = 0.2  # between two looks at whether the workers have ended
 ENDING_S = (
-    600  # that Tune gives the workers of a trial that it prunes, before it uses the trial's process again
+    600  # that a pruned trial's workers may take to end, before Tune gives its process to another trial
 )
 
 
@@ -35,7 +35,7 @@ def on_workers(prepared: data.Splits, placement: Placement) -> Train:
     def train(recipe: Recipe, directory: Path, watch: Watch) -> None:
         cluster.connect()  # connected it is: this sets what Ray Train reads from the environment
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING_S))
-        placed = replace(placement, mark=1 + secrets.randbelow(MARKS))
+        placed = replace(placement, mark=random.SystemRandom().randrange(*MARKS))
         line = open_line(placed.mark)
         group = _in_thread(partial(fit, recipe, placed, prepared, directory, line=line))
         try:
