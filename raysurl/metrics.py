@@ -23,6 +23,7 @@ from raysurl import distributed
 from raysurl.errors import RunError
 
 EVERY_S = 5.0  # between two notes on how far reading the data is
+TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 
 
 class Record:
@@ -72,6 +73,23 @@ def read(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+def latest_step(path: Path) -> dict[str, float]:
+    """The last step line of a metrics file, numbers only."""
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - TAIL, 0))
+        lines = file.read().splitlines()
+    for text in reversed(lines):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if "train/loss" in line:
+            return {k: v for k, v in line.items() if isinstance(v, int | float)}
+    return {}
 
 
 def drop_from(path: Path, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import importlib.metadata
 import json
@@ -10,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from raysurl.runtime import Runtime
 
 # What may differ when a run is resumed; everything else must be as it was.
 FREE_ON_RESUME = {"runtime", "scale", "log", "checkpoint", "eval", "resume", "output", "recipe"}
+LOCK_S = 60.0  # that a dying process may take to let go of a run directory
 
 
 def claim(recipe: Recipe) -> tuple[Recipe, Path]:
@@ -85,6 +87,25 @@ def write_atomic(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time: one that a killed driver has left behind may take a moment to die. Raises TimeoutError."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        deadline = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another process is running in {path.parent}") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sinks(run_dir: Path, recipe: Recipe) -> list[Callable[[int, dict[str, float]], None]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from raysurl import build, checkpoint, distributed, optim, pictures, run_directory
 from raysurl.data.source import Source
 from raysurl.embed import embed
-from raysurl.errors import InputError, RunError
+from raysurl.errors import DivergedError, InputError
 from raysurl.evaluation import Evaluator, Trained
 from raysurl.loading import Loaded, Loader
 from raysurl.memory_link import MemoryLink, gather_push, indices_of, link
@@ -85,7 +85,7 @@ def train(
             after_epoch(run, epochs_done=epoch + 1)
     except NonFiniteError as error:
         index = run.plan.global_batch(error.step)
-        raise RunError(error.explain(index, max(run.saved_step, 0))) from None
+        raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
     metrics = run.evaluator.final(trained(run), run.run_dir)
     if run.record:
         if run.memory and run.method.clusters_samples:

@@ -13,7 +13,7 @@ from raysurl.sweep.trial import (
     CollapsedError,
     Outcome,
     Watch,
-    latest_step,
+    in_process,
     out_of_memory,
     read_outcome,
     run_trial,
@@ -40,7 +40,8 @@ def sources():
 
 def run(folder, sources, *changes, stop=NEVER, report=None):
     recipe = recipe_of(*changes)
-    return run_trial(recipe, folder, lambda: sources, stop=stop, device=torch.device("cpu"), report=report)
+    train = in_process(lambda: sources, torch.device("cpu"))
+    return run_trial(recipe, folder, train, stop=stop, report=report)
 
 
 def losses(folder):
@@ -122,14 +123,12 @@ def test_collapsed_and_diverged_trials_end_early_and_say_so(sources, tmp_path):
         ([0.27, 0.27, 0.6, 0.27, 0.27], False),  # not in a row
     ],
 )
-def test_only_a_collapse_that_lasts_ends_a_trial(tmp_path, spreads, ended):
-    watch = Watch(tmp_path, 20, Stop(after=0.1, patience=3), report=None)
+def test_only_a_collapse_that_lasts_ends_a_trial(spreads, ended):
+    watch = Watch(20, Stop(after=0.1, patience=3), report=None)
 
     def feed():
         for epoch, spread in enumerate(spreads, start=1):
-            line = {"step": epoch, "train/loss": 1.0, "health/std": spread}
-            (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-            watch({"epoch": epoch, "step": epoch})
+            watch({"epoch": epoch, "step": epoch}, {"step": epoch, "train/loss": 1.0, "health/std": spread})
 
     if ended:
         with pytest.raises(CollapsedError, match=f"ended after epoch {len(spreads)} of 20: collapsed"):
@@ -170,4 +169,4 @@ def test_damaged_outcomes_and_torn_lines_are_passed_over(tmp_path):
     path.write_text(
         '{"step": 0, "train/loss": 1.0}\n{"step": 1, "train/loss": 0.5, "event": "x"}\n{"step": 2, "tra'
     )
-    assert latest_step(path) == {"step": 1, "train/loss": 0.5}
+    assert metrics.latest_step(path) == {"step": 1, "train/loss": 0.5}

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raysurl.recipe import parse_override
-from raysurl.scale import tune
+from raysurl.scale import share, tune
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.plan import Request, make_plan
 from raysurl.sweep.search import Grid
@@ -62,7 +62,7 @@ def _measure(trials: int, epochs: int, concurrent: int) -> dict[str, Any]:
     plan = make_plan(Request(space, "full"))
     directory = Path(tempfile.mkdtemp()) / "sweep"
     began = time.perf_counter()
-    placed = tune.check(plan, tune.Share(max_concurrent=concurrent))
+    placed = share.check(plan, share.Share(max_concurrent=concurrent))
     ray_s = time.perf_counter() - began
     sweep_directory.claim(directory, plan)
     starts: list[float] = []

@@ -27,7 +27,7 @@ from raysurl.sweep.search import Grid, OpenSearch, Search
 from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space, text
 from raysurl.sweep.trial import FINAL
 
-RUNNER = "raysurl.scale.tune"  # Ray is imported only when trials are run
+SHARE, RUNNER = "raysurl.scale.share", "raysurl.scale.tune"  # Ray is imported only when trials are run
 KEYS = (
     "space", "scale", "output", "print", "max_concurrent", "cpus", "gpus", "seeds", "trials", "max_trials",
     "max_hours", "data_root",
@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def run(plan: Plan, asked: Asked) -> None:
     """Run what has not ended yet; the same command goes on where a killed one stopped."""
-    tune = importlib.import_module(RUNNER)
+    share, tune = (importlib.import_module(name) for name in (SHARE, RUNNER))
     directory = asked.output
-    placed = tune.check(plan, tune.Share(**asked.share))
+    placed = share.check(plan, share.Share(**asked.share))
     sweep_directory.claim(directory, plan)
     search, earlier = search_of(plan, directory)
     if earlier == plan.total:

@@ -52,11 +52,13 @@ class Placement:
 
     workers: int
     cpus: float
-    gpus: int
+    gpus: float
+    mark: int = 0  # bytes of memory by which the workers of one trial are told from all others
 
     @property
     def resources(self) -> dict[str, float]:
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+        extra = {"GPU": self.gpus, "memory": float(self.mark)}
+        return {"CPU": self.cpus, **{name: amount for name, amount in extra.items() if amount}}
 
 
 def place(recipe: Recipe) -> Placement:
@@ -64,13 +66,11 @@ def place(recipe: Recipe) -> Placement:
 
     Checked node by node, because Ray retries for ever what no node can hold. Raises InputError.
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = alive()
     gpus = int(sum(n.get("GPU", 0) for n in nodes))
     threads = recipe.scale.threads
     each = Placement(1, cpus=threads, gpus=1 if gpus else 0)
-    room = sum(_fit(n, each) for n in nodes)
+    room = sum(fit(n, each.cpus, each.gpus) for n in nodes)
     wanted = recipe.scale.workers or (gpus if gpus else min(2, room))
     wanted = wanted if recipe.scale.workers else _divisor(recipe, max(wanted, 1))
     if wanted > room:
@@ -87,9 +87,17 @@ def place(recipe: Recipe) -> Placement:
     return Placement(wanted, each.cpus, each.gpus)
 
 
-def _fit(node: dict[str, float], each: Placement) -> int:
-    by_cpu = int(node.get("CPU", 0) // each.cpus)
-    return min(by_cpu, int(node.get("GPU", 0) // each.gpus)) if each.gpus else by_cpu
+def alive() -> list[dict[str, float]]:
+    """The resources of each node."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def fit(node: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many processes that take so much a node holds; at least one of the two is above 0."""
+    by_cpu = int(node.get("CPU", 0) / cpus + 1e-9) if cpus else 10**6
+    return min(by_cpu, int(node.get("GPU", 0) / gpus + 1e-9)) if gpus else by_cpu
 
 
 def _divisor(recipe: Recipe, at_most: int) -> int:

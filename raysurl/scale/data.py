@@ -22,7 +22,7 @@ from raysurl.data import manifest
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.residency import choose_mode
 from raysurl.data.shards import SHARD_BYTES
-from raysurl.data.source import Facts, ResidentSource, Source, settle
+from raysurl.data.source import Facts, ResidentSource, Source, StreamingSource, settle
 from raysurl.recipe import Data, Recipe
 from raysurl.scale import pipeline, tasks
 from raysurl.scale.blocks import shards_of
@@ -61,6 +61,16 @@ class Prepared:
             return RayViewsSource(self.tables, shards, facts, pipelines=pipelines)
         return ResidentSource(shards, facts)
 
+    def open_alone(self, data: Data) -> Source:
+        """As `open`, but streaming data is read by this process itself: Ray Data would want CPUs that trials hold."""
+        facts: Facts = ray.get(self.facts)
+        if facts.mode == "streaming":
+            return StreamingSource(ray.get(self.samples), facts, data.window)
+        return self.open(data)
+
+
+Splits = tuple[Prepared, Prepared | None]  # of training, and of testing where there is such data
+
 
 def prepare(
     recipe: Recipe,
@@ -68,7 +78,7 @@ def prepare(
     eval_samples: Samples | None,
     run_dir: Path,
     progress: Progress | None = None,
-) -> tuple[Prepared, Prepared | None]:
+) -> Splits:
     """The driver's part, for both splits; the training split is given the object store first."""
     train = prepare_split(recipe.data, samples, run_dir / "manifest.parquet", progress=progress)
     if eval_samples is None:
@@ -78,10 +88,15 @@ def prepare(
 
 
 def open_sources(
-    recipe: Recipe, prepared: tuple[Prepared, Prepared | None], rank: int, world_size: int
+    recipe: Recipe, prepared: Splits, world_size: int, *, alone: bool = False
 ) -> tuple[Source, Source | None]:
-    """A worker's part: its training source and, where there is a test set, the source of that."""
+    """A worker's part: its training source and, where there is a test set, the source of that.
+
+    `alone`: without Ray Data's tasks, see `Prepared.open_alone`.
+    """
     train, test = prepared
+    if alone:
+        return train.open_alone(recipe.data), None if test is None else test.open_alone(recipe.data)
     in_tasks = recipe.views.device == "workers"
     source = train.open(recipe.data, pipelines=world_size, views_on_workers=in_tasks)
     return source, None if test is None else test.open(recipe.data, pipelines=world_size)

@@ -1,7 +1,11 @@
-"""runtime=ray: Ray Data decodes, Ray Train runs the trainer on every worker, an actor keeps the memory."""
+"""runtime=ray: Ray Data decodes, Ray Train runs the trainer on every worker, an actor keeps the memory.
+
+`run` is a whole run from the driver; `fit` is its training, of a trial with several workers too (raysurl.scale.nested).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass
@@ -12,33 +16,57 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raysurl import trainer
+from raysurl import distributed, trainer
 from raysurl.data.names import Samples
-from raysurl.errors import InputError, RunError
+from raysurl.errors import DivergedError, InputError, RunError
 from raysurl.memory_link import Record
-from raysurl.metrics import decoding_progress
+from raysurl.metrics import decoding_progress, latest_step
 from raysurl.recipe import Recipe, recipe_from
-from raysurl.run_directory import write_atomic
+from raysurl.run_directory import locked, write_atomic
 from raysurl.scale import cluster, data, memory
+from raysurl.scale.cluster import Placement
+from raysurl.scale.line import Said
 
+RAY_FILES = "ray"  # Ray Train's own, in the run directory
 FAILURE = "failure.json"  # how a worker tells the driver, in one sentence, that the run cannot go on
+_KINDS = (InputError, DivergedError, RunError)
+
+
+class EndedError(Exception):
+    """Raised out of the trainer, on every rank, where the trial that watches the run has ended it."""
 
 
 @dataclass
 class RayRuntime:
-    """What the trainer sees of Ray Train; the twin of raysurl.runtime.LocalRuntime."""
+    """What the trainer sees of Ray Train; the twin of raysurl.runtime.LocalRuntime. `line`: to the trial, if any."""
 
     rank: int
     world_size: int
     device: torch.device
     record: Record | None
+    run_dir: Path
+    line: ActorHandle | None = None
     name: str = "ray"
 
+    def begin(self) -> None:
+        if self.line:
+            self._say(None)
+
     def report(self, metrics: dict[str, Any]) -> None:
-        ray.train.report(metrics)
+        if self.line:
+            self._say((metrics, latest_step(self.run_dir / "metrics.jsonl")))
+        else:
+            ray.train.report(metrics)
+
+    def _say(self, what: Said) -> None:
+        """Rank 0 waits for the trial's answer, and the others for rank 0. Raises EndedError."""
+        goes_on = ray.get(self.line.say.remote(what)) if self.line and self.rank == 0 else None
+        if not distributed.broadcast_object(goes_on):
+            raise EndedError
 
 
 def check(recipe: Recipe) -> None:
@@ -48,18 +76,34 @@ def check(recipe: Recipe) -> None:
 
 
 def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir: Path) -> None:
-    """The driver's part: data, memory actor, worker group. Returns when the run is finished."""
+    """The driver's part. Returns when the run is finished."""
     placement = cluster.place(recipe)
     prepared = data.prepare(recipe, samples, eval_samples, run_dir, decoding_progress(run_dir))
-    actor = _memory_actor(recipe, len(samples))
+    fit(recipe, placement, prepared, run_dir)
+
+
+def fit(
+    recipe: Recipe,
+    placement: Placement,
+    prepared: data.Splits,
+    run_dir: Path,
+    *,
+    line: ActorHandle | None = None,
+) -> None:
+    """Memory actor and worker group, from the newest checkpoint to the end, or until the trial at `line` ends it.
+
+    Raises InputError or RunError.
+    """
+    actor = _memory_actor(recipe, len(ray.get(prepared[0].facts).readable))
     (run_dir / FAILURE).unlink(missing_ok=True)
     config = {
         "recipe": recipe.model_dump(mode="json"),
         "data": prepared,
         "actor": actor,
+        "line": line,
         "run_dir": str(run_dir),
     }
-    fit = TorchTrainer(
+    group = TorchTrainer(
         train_worker,
         train_loop_config=config,
         torch_config=TorchConfig(
@@ -72,16 +116,15 @@ def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir:
         ),
         run_config=RunConfig(
             name=f"train-{time.time_ns()}",  # a known name would resume Ray's own idea of a run
-            storage_path=str(run_dir / "ray"),
+            storage_path=str(run_dir / RAY_FILES),
             failure_config=FailureConfig(max_failures=recipe.scale.max_failures),
         ),
     )
     try:
-        fit.fit()
+        group.fit()
     except Exception as error:  # Ray wraps whatever a worker raised
-        raise RunError(
-            f"training stopped: {_last_line(error)}; continue with resume=true output={run_dir}"
-        ) from error
+        advice = "" if line else f"; continue with resume=true output={run_dir}"
+        raise RunError(f"training stopped: {_last_line(error)}{advice}") from error
     finally:
         if actor is not None:
             ray.kill(actor)
@@ -98,19 +141,22 @@ def train_worker(config: dict[str, Any]) -> None:
         )
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    record = None
+    record, line = None, config["line"]
     if rank == 0 and config["actor"] is not None:
         record = memory.ActorRecord(config["actor"], timeout_s=recipe.scale.timeout_s)
-    runtime = RayRuntime(rank, world_size, ray.train.torch.get_device(), record)
+    runtime = RayRuntime(rank, world_size, ray.train.torch.get_device(), record, run_dir, line)
+    # a trial whose process was killed is started again by itself, and the workers that it leaves die a moment later
+    alone = locked(run_dir / ".workers.lock") if line and rank == 0 else contextlib.nullcontext()
     try:
-        source, eval_source = data.open_sources(recipe, config["data"], rank, world_size)
-        trainer.train(recipe, runtime, source, eval_source, run_dir)
+        with alone:
+            source, eval_source = data.open_sources(recipe, config["data"], world_size, alone=bool(line))
+            runtime.begin()
+            trainer.train(recipe, runtime, source, eval_source, run_dir)
+    except EndedError:
+        return
     except (InputError, RunError) as error:  # final: starting again would end the same way
-        failure = {
-            "kind": type(error).__name__,
-            "message": str(error),
-            "input": isinstance(error, InputError),
-        }
+        kind = next(kind for kind in _KINDS if isinstance(error, kind))
+        failure = {"kind": kind.__name__, "message": str(error)}
         write_atomic(run_dir / FAILURE, json.dumps(failure))  # whichever rank found it
 
 
@@ -119,7 +165,7 @@ def raise_failure(run_dir: Path) -> None:
     path = run_dir / FAILURE
     if path.exists():
         failure = json.loads(path.read_text())
-        raise (InputError if failure["input"] else RunError)(failure["message"])
+        raise next(kind for kind in _KINDS if kind.__name__ == failure["kind"])(failure["message"])
 
 
 def _memory_actor(recipe: Recipe, num_samples: int) -> Any:

@@ -1,5 +1,8 @@
 """Trials on Ray Tune: which process runs which trial; what a trial does is raysurl.sweep.trial.
 
+A trial of one process trains in Tune's own. One of several workers leaves CPUs and GPUs to them: its process holds a
+byte of memory, because Tune must be asked for something, and raysurl.scale.share bounds how many run at once.
+
 Tune starts trials, bounds how many run at once, uses their processes again and starts one again whose process died.
 What has been done stands in the sweep directory, not in Tune's: a new start reads it there, so Tune's own experiment
 state is thrown away.
@@ -9,11 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,80 +26,21 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
 from raysurl.data.names import Samples
-from raysurl.data.residency import STORE_SHARE, available_memory, choose_mode
-from raysurl.data.source import Source, StreamingSource, decode_all, settle
-from raysurl.errors import InputError
+from raysurl.data.residency import choose_mode
+from raysurl.data.source import decode_all, settle
 from raysurl.recipe import Data, recipe_from
-from raysurl.scale import cluster, data
+from raysurl.scale import data, nested
 from raysurl.scale.blocks import to_table
+from raysurl.scale.share import Placed
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.cells import Trial
 from raysurl.sweep.plan import Plan, data_key
 from raysurl.sweep.search import Search
 from raysurl.sweep.space import Prune, Stop
-from raysurl.sweep.trial import Outcome, run_trial
+from raysurl.sweep.trial import Outcome, in_process, run_trial
 
-TRIAL_BYTES = 600 * 2**20  # of a trial process without the shared data, on CPU
 SMALL_BYTES = 64 * 2**20  # of a data set that the driver decodes by itself
 RESTARTS = 2  # of a trial whose process died
-_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's own metrics.jsonl is the record
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's state is not what a sweep goes on from
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report has a pruning signal
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-
-
-@dataclass(frozen=True)
-class Share:
-    """What each trial takes of a node, and how many trials at most run at once (None: as many as fit)."""
-
-    cpus: float | None = None  # None: scale.threads of the trials
-    gpus: float | None = None  # None: one where the cluster has any
-    max_concurrent: int | None = None
-
-
-@dataclass(frozen=True)
-class Placed:
-    cpus: float
-    gpus: float
-    concurrent: int
-
-
-def check(plan: Plan, share: Share) -> Placed:
-    """Connect, and see that a node can hold a trial, for Tune would wait for ever. Raises InputError."""
-    if many := [t.recipe.scale.workers for t in plan.trials if (t.recipe.scale.workers or 1) > 1]:
-        raise InputError(
-            f"scale.workers={many[0]}: a trial of a sweep is one process; leave out scale.workers"
-        )
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    cluster.connect()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    threads = max((t.recipe.scale.threads for t in plan.trials), default=1)
-    cpus = share.cpus if share.cpus is not None else float(threads)
-    gpus = share.gpus if share.gpus is not None else float(any(n.get("GPU", 0) for n in nodes))
-    if cpus < 0 or gpus < 0 or cpus + gpus == 0:
-        raise InputError(f"cpus={cpus:g} gpus={gpus:g}: a trial must take something of a node")
-    room = sum(_fit(n, cpus, gpus) for n in nodes)
-    if room == 0:
-        largest = max((n.get("CPU", 0) for n in nodes), default=0)
-        raise InputError(
-            f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs and no node has them: the largest of {len(nodes)} node(s)"
-            f" has {largest:g} CPUs, and {max((n.get('GPU', 0) for n in nodes), default=0):g} GPUs is the most; use"
-            " cpus= and gpus= that one node can give"
-        )
-    memory = max(int(available_memory() / STORE_SHARE * (1 - STORE_SHARE)) // TRIAL_BYTES, 1)
-    bounds = [room, memory if len(nodes) == 1 else room, share.max_concurrent or room]
-    if share.max_concurrent is not None and share.max_concurrent < 1:
-        raise InputError(f"max_concurrent={share.max_concurrent} must be at least 1")
-    return Placed(cpus, gpus, min(bounds))
-
-
-def _fit(node: dict[str, float], cpus: float, gpus: float) -> int:
-    by_cpu = int(node.get("CPU", 0) / cpus + 1e-9) if cpus else 10**6
-    return min(by_cpu, int(node.get("GPU", 0) / gpus + 1e-9)) if gpus else by_cpu
 
 
 def run(
@@ -118,14 +61,14 @@ def run(
         prepared=prepared,
         directory=str(directory),
         stop=space.stop.model_dump(),
-        device="cuda" if placed.gpus else "cpu",
+        placed=placed,
         signal=space.prune.signal if space.prune else None,
     )
     asker = _Asker(search, directory, max_hours, started, ended)
     experiment = directory / "tune"
     shutil.rmtree(experiment, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": placed.cpus, **({"gpu": placed.gpus} if placed.gpus else {})}),
+        tune.with_resources(trainable, partial(_resources, placed)),
         tune_config=tune.TuneConfig(
             search_alg=asker,
             scheduler=_scheduler(space.prune, plan),
@@ -145,17 +88,23 @@ def run(
     shutil.rmtree(experiment, ignore_errors=True)
 
 
-def _prepare(plan: Plan) -> dict[str, Any]:
+def _resources(placed: Placed, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What the trial's own process holds."""
+    if (config["recipe"]["scale"]["workers"] or 1) > 1:
+        return tune.PlacementGroupFactory([{"memory": 1}])
+    return tune.PlacementGroupFactory([{"CPU": placed.cpus, "GPU": placed.gpus}])
+
+
+def _prepare(plan: Plan) -> dict[str, data.Splits]:
     """Each data set decoded once into the object store, where every trial reads it without a copy."""
-    prepared: dict[str, Any] = {}
+    prepared: dict[str, data.Splits] = {}
     taken = 0
     for key, splits in plan.samples.items():
         settings = Data.model_validate(json.loads(key)[0])
-        held: list[data.Prepared | None] = []
-        for samples in splits:
-            held.append(None if samples is None else _split(settings, samples, taken))
-            taken += held[-1].nbytes if held[-1] else 0
-        prepared[key] = tuple(held)
+        train = _split(settings, splits[0], taken)
+        test = None if splits[1] is None else _split(settings, splits[1], taken + train.nbytes)
+        taken += train.nbytes + (test.nbytes if test else 0)
+        prepared[key] = train, test
     return prepared
 
 
@@ -215,9 +164,12 @@ class _Asker(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         trial = self._trials.pop(trial_id)
-        seconds = time.monotonic() - self._began.pop(trial_id)
-        reported = dict((result or {}).get("metrics", {}))
-        epochs = int((result or {}).get("epoch", 0))
+        found = result or {}  # of the last report, its `metrics` flattened by Tune
+        seconds = float(found.get("seconds", time.monotonic() - self._began.pop(trial_id)))
+        reported = {
+            k.removeprefix("metrics/"): float(v) for k, v in found.items() if k.startswith("metrics/")
+        }
+        epochs = int(found.get("epoch", 0))
         if error:
             reason = f"its process died {RESTARTS + 1} times: killed from outside, or for want of memory"
             ending = Outcome("failed", reason, reported, seconds, epochs=epochs)
@@ -240,45 +192,35 @@ class _Asker(Searcher):
 def _trial(
     config: dict[str, Any],
     *,
-    prepared: dict[str, Any],
+    prepared: dict[str, data.Splits],
     directory: str,
     stop: dict[str, Any],
-    device: str,
+    placed: Placed,
     signal: str | None,
 ) -> dict[str, Any]:
     """What a trial process runs for each trial."""
     recipe = recipe_from(config["recipe"])
     where = Path(directory) / "trials" / config["id"]
-
+    splits = prepared[data_key(recipe)]
     last: dict[str, float] = {}
-
-    def open_sources() -> tuple[Source, Source | None]:
-        train, test = prepared[data_key(recipe)]
-        return _open(train, recipe.data), None if test is None else _open(test, recipe.data)
 
     def report(values: dict[str, Any]) -> None:
         if values["evaluated"] and signal in values:
             last["signal"] = values[signal]
             metrics = {k: v for k, v in values.items() if "/" in k}
-            tune.report({"signal": values[signal], "epoch": values["epoch"], "metrics": metrics})
+            said = {key: values[key] for key in ("epoch", "seconds")}
+            tune.report({"signal": values[signal], "metrics": metrics, **said})
 
+    placement = placed.workers_of(recipe)
+    if placement.workers > 1:
+        train = nested.on_workers(splits, placement)
+    else:
+        device = torch.device("cuda" if placed.gpus else "cpu")
+        train = in_process(partial(data.open_sources, recipe, splits, 1, alone=True), device)
     outcome = run_trial(
-        recipe,
-        where,
-        open_sources,
-        stop=Stop.model_validate(stop),
-        device=torch.device(device),
-        report=report if signal else None,
+        recipe, where, train, stop=Stop.model_validate(stop), report=report if signal else None
     )
     return {"state": outcome.state, "epoch": outcome.epochs, **last}
-
-
-def _open(prepared: data.Prepared, settings: Data) -> Source:
-    """Shared shards, or a source that this process alone reads: Ray Data would want CPUs that the trials have."""
-    facts = ray.get(prepared.facts)
-    if facts.mode == "streaming":
-        return StreamingSource(ray.get(prepared.samples), facts, settings.window)
-    return prepared.open(settings)
 
 
 def store_used() -> float:

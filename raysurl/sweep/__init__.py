@@ -7,5 +7,5 @@ trial       a cell with a seed: one run directory, `trials/<hash of its recipe>-
 outcome     how a trial ended: finished, collapsed, diverged, pruned or failed, with its reason (`trial.json`)
 scale       `full`: as published; `cpu`: the small version that the space states
 
-Nothing here imports Ray: raysurl.scale.tune runs the trials.
+Nothing here imports Ray: raysurl.scale.tune runs the trials, raysurl.scale.nested those that have several workers.
 """

@@ -164,7 +164,9 @@ def tree_of(space: Space, settings: Mapping[str, Any], overrides: Mapping[str, A
         for key, value in layer.items():
             if key != "recipe":
                 _set(tree, key, value)
-    tree["runtime"] = "local"
+    scale = tree.get("scale")
+    workers = scale.get("workers") if isinstance(scale, dict) else None
+    tree["runtime"] = "ray" if isinstance(workers, int) and workers > 1 else "local"
     if isinstance(log := tree.get("log", {}), dict):  # else the recipe refuses it
         tree["log"] = {"tensorboard": False, **log}
     return tree
@@ -198,7 +200,8 @@ class MissingDataError(InputError):
 
 def trial_of(cell: Cell, recipe: Recipe) -> Trial:
     """Its id is a hash of all that the recipe says beyond the defaults, so that a changed space never takes an old
-    result, and a new setting of a later version, which stands at its default, leaves all results in use."""
+    result, and a new setting of a later version, which stands at its default, leaves all results in use. Several
+    workers count: curves part from those of one process, by rounding or by a norm within each worker."""
     what = recipe.model_dump(
         mode="json", exclude_defaults=True, exclude=FREE_ON_RESUME - {"eval"} | {"method"}
     )
@@ -206,6 +209,8 @@ def trial_of(cell: Cell, recipe: Recipe) -> Trial:
         "name": recipe.method["name"],
         **recipe.method_config().model_dump(mode="json", exclude_defaults=True),
     }
+    if (workers := recipe.scale.workers or 1) > 1:
+        what["workers"] = workers
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     return Trial(f"{digest}-s{recipe.seed}", cell, recipe)
 

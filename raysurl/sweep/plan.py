@@ -36,10 +36,11 @@ class Request:
 @dataclass(frozen=True)
 class Plan:
     """`space`: at its scale. `trials`: of a grid, each once; none for an open search. `ids`: cell labels -> its trials.
-    `not_run`: cell labels -> why."""
+    `not_run`: cell labels -> why. `recipes`: of all trials; of an open search, those of its corners."""
 
     request: Request
     space: Space
+    recipes: tuple[Recipe, ...]
     trials: tuple[Trial, ...]
     ids: Mapping[tuple[str, ...], tuple[str, ...]]
     not_run: Mapping[tuple[str, ...], str]
@@ -88,7 +89,8 @@ def make_plan(request: Request) -> Plan:
     if not trials:
         reasons = "; ".join(dict.fromkeys(not_run.values())) or "only. leaves none"
         raise InputError(f"space {space.name}: no cell can be run here: {reasons}")
-    return Plan(request, space, tuple(trials.values()), ids, not_run, opened.samples)
+    recipes = tuple(trial.recipe for trial in trials.values())
+    return Plan(request, space, recipes, tuple(trials.values()), ids, not_run, opened.samples)
 
 
 def _checked(request: Request, space: Space, cell: Cell, seed: int, opened: _Opened) -> Recipe:
@@ -141,15 +143,15 @@ def _open_search(request: Request, space: Space, opened: _Opened) -> Plan:
         raise InputError(
             f"space {space.name} asks for {space.trials} trials, more than max_trials={space.max_trials}"
         )
-    refused = []
+    recipes, refused = [], []
     for values in corners(space):
         cell = cells_.cell_of(space, values)
         try:
-            _checked(request, space, cell, space.seeds[0], opened)
+            recipes.append(_checked(request, space, cell, space.seeds[0], opened))
         except InputError as error:
             refused.append(f"{cell}: {error}")
     _raise_refused(space, refused)
-    return Plan(request, space, (), {}, {}, opened.samples)
+    return Plan(request, space, tuple(recipes), (), {}, {}, opened.samples)
 
 
 def corners(space: Space) -> list[dict[str, Any]]:

@@ -1,20 +1,17 @@
-"""One trial: train and evaluate a recipe in this process, and write down how it ended.
+"""One trial: train and evaluate a recipe, watch it, and write down how it ended.
 
-A trial process is used again by the next trial, so seeds, threads and caches are set anew. A trial that was
-interrupted goes on from the newest checkpoint of its own directory.
+Where it trains is handed in: in this process (`in_process`), or on several workers (raysurl.scale.nested); all that
+judges and records it is the same. A trial that was interrupted goes on from the newest checkpoint of its own directory.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
-import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,21 +21,20 @@ import torch
 
 from raysurl import health, run_directory, trainer
 from raysurl.data.source import Source
-from raysurl.errors import InputError, RunError
+from raysurl.errors import DivergedError, InputError, RunError
 from raysurl.memory_link import Record
-from raysurl.metrics import NonFiniteError
+from raysurl.metrics import latest_step
 from raysurl.recipe import Recipe, dump
 from raysurl.sweep.space import Stop
 
 State = Literal["finished", "collapsed", "diverged", "pruned", "failed"]
 FINAL = ("finished", "collapsed", "diverged", "pruned")  # a failed trial is tried again by the next start
 OUTCOME = "trial.json"
-LOCK_S = 60.0  # that a dying process may take to let go of a trial's directory
 RISING = 1.05  # a spread that grew by more while it was found collapsed recovers by itself
-TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 
 OpenSources = Callable[[], tuple[Source, Source | None]]
 Report = Callable[[dict[str, Any]], None]
+Train = Callable[[Recipe, Path, "Watch"], None]  # to the end, or until the watch raises
 
 
 @dataclass(frozen=True)
@@ -59,69 +55,69 @@ class CollapsedError(Exception):
 
 
 def run_trial(
-    recipe: Recipe,
-    directory: Path,
-    open_sources: OpenSources,
-    *,
-    stop: Stop,
-    device: torch.device,
-    report: Report | None = None,
+    recipe: Recipe, directory: Path, train: Train, *, stop: Stop, report: Report | None = None
 ) -> Outcome:
     """Run or continue the trial in `directory`, unless it has ended already; its outcome is written there.
 
-    `report` is called after each epoch with its number and what was evaluated, and may raise to end the trial.
+    `report` is called after each epoch with its number, the seconds so far and what was evaluated, and may raise to end
+    the trial.
     """
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
+    with run_directory.locked(directory / ".lock"):
         known = read_outcome(directory)
         if known and known.state in FINAL:
             return known
         (directory / OUTCOME).unlink(missing_ok=True)
-        reset(recipe)
-        watch = Watch(directory, recipe.total_epochs, stop, report)
-        outcome = _attempt(recipe, directory, open_sources, watch, device)
+        watch = Watch(recipe.total_epochs, stop, report)
+        outcome = _attempt(recipe, directory, train, watch)
         overhead = time.perf_counter() - began - watch.trained_s
         outcome = Outcome(**{**asdict(outcome), "overhead": overhead, "epochs": watch.epochs})
         write_outcome(directory, outcome)
     return outcome
 
 
-def _attempt(
-    recipe: Recipe, directory: Path, open_sources: OpenSources, watch: Watch, device: torch.device
-) -> Outcome:
+def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Outcome:
     try:
         recipe = recipe.model_copy(update={"output": str(directory)})
         if not (directory / "recipe.yaml").is_file():  # else go on: the directory's name is the recipe's hash
             _clear(directory)
             run_directory.write_atomic(directory / "recipe.yaml", dump(recipe))
-        source, eval_source = open_sources()
-        watch.began = time.perf_counter()
-        trainer.train(recipe, TrialRuntime(device, watch), source, eval_source, directory)
-        watch.trained_s = time.perf_counter() - watch.began
+        train(recipe, directory, watch)
+        watch.look_at_clock()
         results = json.loads((directory / "results.json").read_text())
         said = _collapse(results["health"])
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # encoder.safetensors is what is kept
         return Outcome("collapsed" if said else "finished", said, results["metrics"], results["seconds"])
     except CollapsedError as error:
         return Outcome("collapsed", str(error), watch.metrics, watch.trained_s)
-    except RunError as error:
-        diverged = isinstance(error.__context__, NonFiniteError)
-        return Outcome("diverged" if diverged else "failed", str(error), watch.metrics, watch.trained_s)
-    except InputError as error:
+    except DivergedError as error:
+        return Outcome("diverged", str(error), watch.metrics, watch.trained_s)
+    except (InputError, RunError) as error:
         return Outcome("failed", str(error), watch.metrics, watch.trained_s)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return Outcome(
-            "failed", f"out of memory: {str(error).splitlines()[0]}", watch.metrics, watch.trained_s
-        )
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        return Outcome("failed", f"out of memory: {said}", watch.metrics, watch.trained_s)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether it is what Python, CUDA or torch's CPU allocator raise when memory runs out."""
     named = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return named or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def in_process(open_sources: OpenSources, device: torch.device) -> Train:
+    """Training in this process, which trials use one after another: seeds, threads and caches are set anew."""
+
+    def train(recipe: Recipe, directory: Path, watch: Watch) -> None:
+        reset(recipe)
+        source, eval_source = open_sources()
+        watch.start()
+        trainer.train(recipe, TrialRuntime(device, directory, watch), source, eval_source, directory)
+
+    return train
 
 
 def reset(recipe: Recipe) -> None:
@@ -147,6 +143,7 @@ class TrialRuntime:
     """One process with memory in it, watched after each epoch; see raysurl.runtime."""
 
     device: torch.device
+    run_dir: Path
     watch: Watch
     name: str = "local"
     rank: int = 0
@@ -154,14 +151,13 @@ class TrialRuntime:
     record: Record | None = None
 
     def report(self, metrics: dict[str, Any]) -> None:
-        self.watch(metrics)
+        self.watch(metrics, latest_step(self.run_dir / "metrics.jsonl"))
 
 
 @dataclass
 class Watch:
     """Looks at each epoch's signals: ends the trial when it has collapsed, and passes them on."""
 
-    directory: Path
     total_epochs: int
     stop: Stop
     report: Report | None
@@ -173,13 +169,19 @@ class Watch:
         default_factory=list
     )  # spread at each of the latest epochs found collapsed
 
-    def __call__(self, metrics: dict[str, Any]) -> None:
-        """Raises CollapsedError."""
+    def start(self) -> None:
+        """Training starts, or starts again from a checkpoint."""
+        self.began, self._collapsed = time.perf_counter(), []
+
+    def look_at_clock(self) -> None:
         self.trained_s = time.perf_counter() - self.began
+
+    def __call__(self, metrics: Mapping[str, Any], latest: Mapping[str, float]) -> None:
+        """`metrics`: the trainer's report of an epoch; `latest`: its last step. Raises CollapsedError."""
+        self.look_at_clock()
         self.epochs = int(metrics["epoch"])
         evaluated = {k: float(v) for k, v in metrics.items() if k not in ("epoch", "step")}
         self.metrics |= evaluated
-        latest = latest_step(self.directory / "metrics.jsonl")
         if "train/loss" in latest:
             self.metrics["train/loss"] = latest["train/loss"]
         signals = health.combined(evaluated, latest)
@@ -191,7 +193,8 @@ class Watch:
         if self.epochs >= self.stop.after * self.total_epochs and self._is_stuck():
             raise CollapsedError(f"ended after epoch {self.epochs} of {self.total_epochs}: {said}")
         if self.report:
-            self.report({**self.metrics, "epoch": self.epochs, "evaluated": bool(evaluated)})
+            more = {"epoch": self.epochs, "seconds": self.trained_s, "evaluated": bool(evaluated)}
+            self.report({**self.metrics, **more})
 
     def _is_stuck(self) -> bool:
         """Collapsed for as long as `stop.patience` says and not on the way out: a warm-up may pass through it."""
@@ -202,23 +205,6 @@ class Watch:
 def _collapse(findings: list[str]) -> str:
     """The first finding that is a collapse; a low rank alone is none."""
     return next((said for said in findings if said.startswith("collapsed")), "")
-
-
-def latest_step(path: Path) -> dict[str, float]:
-    """The last step line of a metrics file, numbers only."""
-    if not path.exists():
-        return {}
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - TAIL, 0))
-        lines = file.read().splitlines()
-    for text in reversed(lines):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if "train/loss" in line:
-            return {k: v for k, v in line.items() if isinstance(v, int | float)}
-    return {}
 
 
 # -------------------------------------------------------------------- the trial's directory
@@ -240,22 +226,3 @@ def _clear(directory: Path) -> None:
     for path in directory.iterdir():
         if path.name not in (".lock", "cell.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One process at a time: the one that a killed sweep has left behind may take a moment to die."""
-    descriptor = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR)
-    try:
-        deadline = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise RunError(f"another process is running the trial in {directory}") from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
