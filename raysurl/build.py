@@ -43,7 +43,12 @@ def encoder_of(recipe: Recipe) -> nn.Module:
     )
     check_size(e.name, min([recipe.views.size, *sizes]), small_stem=e.small_stem)
     return build_encoder(
-        e.name, small_stem=e.small_stem, maxpool=e.maxpool, norm=recipe.norm, with_sobel=e.sobel
+        e.name,
+        small_stem=e.small_stem,
+        maxpool=e.maxpool,
+        norm=recipe.norm,
+        with_sobel=e.sobel,
+        widths=e.channels,
     )
 
 

@@ -28,12 +28,11 @@ EDGES = 2  # channels of a Sobel image
 
 
 class ConvNet(nn.Module):
-    """Four 3×3 convolutions (the later three stride 2) with batch norm, pooled: (b, channels, H, W) -> (b, 256)."""
-
-    dim = 256
+    """3×3 convolutions (all but the first of stride 2) with batch norm, pooled: (b, channels, H, W) -> (b, widths[-1])."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256), *, channels: int = 3) -> None:
         super().__init__()
+        self.dim = widths[-1]
         layers: list[nn.Module] = []
         for i, (wide_in, wide_out) in enumerate(zip((channels, *widths), widths, strict=False)):
             layers += [
@@ -88,20 +87,27 @@ class TwoTrunk(nn.Module):
 
 
 def build_encoder(
-    name: str, *, small_stem: bool, maxpool: bool, norm: str, with_sobel: bool = False
+    name: str,
+    *,
+    small_stem: bool,
+    maxpool: bool,
+    norm: str,
+    with_sobel: bool = False,
+    widths: tuple[int, ...] | None = None,
 ) -> nn.Module:
     """Encoder (b, 3, H, W) -> (b, encoder.dim) of pooled features, under torchvision's parameter names.
 
     `small_stem`: the first convolution becomes 3×3 with stride 1 (and the max-pool goes unless `maxpool`).
     `norm`: sync | shuffle | local, see raysurl.norm. `with_sobel`: a `TwoTrunk`, whose names begin with `rgb.` and
-    `sobel.`. Raises InputError for an unknown name.
+    `sobel.`. `widths`: of a convnet's layers. Raises InputError for an unknown name.
     """
-    rgb = convert(_network(name, small_stem=small_stem, maxpool=maxpool, channels=3), norm)
-    if not with_sobel:
-        return rgb
-    return TwoTrunk(
-        rgb, convert(_network(name, small_stem=small_stem, maxpool=maxpool, channels=EDGES), norm)
-    )
+
+    def network(channels: int) -> nn.Module:
+        if name == "convnet":
+            return convert(ConvNet(widths, channels=channels) if widths else ConvNet(channels=channels), norm)
+        return convert(_network(name, small_stem=small_stem, maxpool=maxpool, channels=channels), norm)
+
+    return TwoTrunk(network(3), network(EDGES)) if with_sobel else network(3)
 
 
 def check_size(name: str, size: int, *, small_stem: bool) -> None:
@@ -116,8 +122,6 @@ def check_size(name: str, size: int, *, small_stem: bool) -> None:
 
 
 def _network(name: str, *, small_stem: bool, maxpool: bool, channels: int) -> nn.Module:
-    if name == "convnet":
-        return ConvNet(channels=channels)
     names = sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
     if name not in names:
         near = difflib.get_close_matches(name, [*names, "convnet", "mlp"], n=3)

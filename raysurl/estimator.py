@@ -31,6 +31,7 @@ from raysurl.recipe import Recipe
 from raysurl.runtime import LocalRuntime, named_device
 
 BLOCK = 8192  # rows transformed at once
+PASSES, LEAST_STEPS, MOST_STEPS = 100, 1000, 12_000  # where `epochs` is None
 
 
 class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -39,8 +40,10 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     `n_components`: dimensions of the embedding. `n_neighbors` k of the graph, fewer where there are fewer points.
     `metric`: euclidean | cosine. `loss`: bce | gkl | kl | mse. `nu_z`: degrees of freedom of the embedding's kernel,
     smaller ones draw clusters apart. `sigma_x`: width of the input's kernel in the units of X; None: by binary search.
-    `hidden`: widths of the network's hidden layers. `epochs`: passes over the data; None: as many as make 1,000 steps,
-    at least 10. `batch_size`: at most, and not more than the points. `learning_rate` of Adam, to zero by a cosine.
+    `exaggeration`: of the graph's similarities at the first step, as t-SNE's, down to 1 at the last in a line (α_t of
+    eq. 2); it lets neighbours find each other before the map has set. `hidden`: widths of the network's hidden layers.
+    `epochs`: passes over the data; None: 100, but at least 1,000 and at most 12,000 steps. `batch_size`: at most, and
+    not more than the points. `learning_rate` of Adam, to zero by a cosine.
     `random_state`: seed; `n_jobs`: CPU threads; `device`: cpu | cuda; `verbose`: show a progress bar.
 
     Attributes: `embedding_` (N, n_components) of the points of `fit`, `encoder_` the network, `loss_` the mean of the
@@ -56,9 +59,10 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         loss: str = "bce",
         nu_z: float = 0.001,
         sigma_x: float | None = None,
-        hidden: tuple[int, ...] = (500, 500),
+        exaggeration: float = 8.0,
+        hidden: tuple[int, ...] = (256, 256, 256, 256),
         epochs: int | None = None,
-        batch_size: int = 1024,
+        batch_size: int = 512,
         learning_rate: float = 1e-3,
         random_state: Any = None,
         n_jobs: int = 1,
@@ -71,6 +75,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.loss = loss
         self.nu_z = nu_z
         self.sigma_x = sigma_x
+        self.exaggeration = exaggeration
         self.hidden = hidden
         self.epochs = epochs
         self.batch_size = batch_size
@@ -130,12 +135,14 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """The run as a recipe. Raises InputError, a ValueError, for a setting that is not valid."""
         k = min(self.n_neighbors, count - 1)
         batch = min(self.batch_size, count)
-        epochs = max(10, -(-1000 * batch // count)) if self.epochs is None else self.epochs
+        per_epoch = count // batch
+        steps = min(max(PASSES * per_epoch, LEAST_STEPS), MOST_STEPS)
+        epochs = -(-steps // per_epoch) if self.epochs is None else self.epochs
         hidden = [self.hidden] if isinstance(self.hidden, int) else self.hidden
         knn = {
             "kind": "knn",
             "k": k,
-            "weight": 1,
+            "weight": self.exaggeration,
             "weight_end": 1,
             "metric": self.metric,
             "sigma": self.sigma_x,
@@ -143,7 +150,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         knn |= {"neighbours": min(5, k)} if k >= 3 else {"scale": "statistics"}
         method = {"name": "genurl", "structures": [knn], "kind": self.loss, "nu_z": self.nu_z, "sigma": 1}
         tree = {
-            "method": method | {"target": "static", "neck": False, "distance": "l2"},
+            "method": method | {"target": "static", "target_clamp": "none", "neck": False, "distance": "l2"},
             "data": {"name": "npz"},
             "encoder": {"name": "mlp", "widths": [*hidden, self.n_components]},
             "train": {

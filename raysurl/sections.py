@@ -56,9 +56,18 @@ class Encoder(Section):
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (500, 500, 2), min_length=1
     )  # of an mlp's layers, the output's last
+    channels: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None, min_length=1
+    )  # of a convnet's layers, the features' last; None: 32, 64, 128, 256
     dropout: float = Field(0.0, ge=0, lt=1)  # of an mlp's inputs and hidden values
     inputs: int | None = Field(None, ge=1)  # of an mlp; None: from the data, or the pixels of a view
     sobel: bool = False  # a second network of this kind sees Sobel edges, and the features of both are joined
+
+    @model_validator(mode="after")
+    def _check(self) -> Encoder:
+        if self.channels and self.name != "convnet":
+            raise ValueError(f"channels are of a convnet, and name={self.name} has its own; leave them out")
+        return self
 
 
 class Teacher(Section):
