@@ -28,7 +28,7 @@ EDGES = 2  # channels of a Sobel image
 
 
 class ConvNet(nn.Module):
-    """3×3 convolutions (all but the first of stride 2) with batch norm, pooled: (b, channels, H, W) -> (b, widths[-1])."""
+    """3×3 convolutions, all but the first of stride 2, batch norm, pooled: (b, channels, H, W) -> (b, widths[-1])."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128, 256), *, channels: int = 3) -> None:
         super().__init__()
