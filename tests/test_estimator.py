@@ -73,6 +73,7 @@ def test_settings_reach_the_recipe(digits):
         {"metric": "cosine"},
         {"nu_z": 1.0},
         {"sigma_x": 3.0},
+        {"exaggeration": 1.0},
         {"hidden": (8, 8)},
         {"hidden": 8},
         {"batch_size": 100},

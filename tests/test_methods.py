@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from raysurl import build, optim
 from raysurl.ema import momentum_at
+from raysurl.errors import InputError
 from raysurl.functional import info_nce
 from raysurl.method import Progress
 from raysurl.recipe import Optimizer, Schedule, load_recipe
@@ -161,6 +162,16 @@ def test_encoders_give_pooled_features_with_a_small_stem_or_without(name):
     for small_stem in (False, True) if name != "convnet" else (False,):
         encoder = build.build_encoder(name, small_stem=small_stem, maxpool=False, norm="sync")
         assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.dim)
+
+
+def test_a_convnet_has_the_layers_that_are_asked_for_and_others_refuse_them():
+    settings = {"name": "convnet", "channels": [4, 8]}
+    for sobel, dim in ((False, 8), (True, 16)):
+        encoder = build.encoder_of(contract.recipe_for("ressl", encoder={**settings, "sobel": sobel}))
+        assert encoder.dim == dim
+        assert encoder(torch.zeros(2, 3, 8, 8)).shape == (2, dim)
+    with pytest.raises(InputError, match=r"channels are of a convnet, and name=resnet18 has its own"):
+        contract.recipe_for("ressl", encoder={"name": "resnet18", "channels": [4, 8]})
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"channels_last": True}, {"clip": 0.1}])

@@ -51,13 +51,18 @@ def main(arguments: list[str]) -> None:
     )
     head = ("trust", "contin", "recall", "accuracy", "fit", "transform")
     print(f"{'method':8} {'seed':>4} " + " ".join(f"{name:>9}" for name in head), flush=True)
+    found: dict[str, list[list[float]]] = {}
     for seed in [int(s) for s in str(given["seeds"]).split(",")]:
         for name in str(given["methods"]).split(","):
             if importlib.util.find_spec(NEEDS.get(name, "raysurl")) is None:
                 print(f"{name:8} is not installed: pip install -e '.[reduction]'")
                 continue
             model = METHODS[name](seed, int(given["threads"]), own)
-            measure(name, model, seed, x, y, new, new_y, given["plots"])
+            numbers = measure(name, model, seed, x, y, new, new_y, given["plots"])
+            found.setdefault(name, []).append(numbers)
+    for name, rows in found.items():
+        spread = zip(np.mean(rows, axis=0), np.std(rows, axis=0, ddof=len(rows) > 1), strict=True)
+        print(f"{name:8} {len(rows)} seeds: " + "  ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in spread))
 
 
 def load(data: Data, split: Any) -> tuple[Any, Any]:
@@ -70,8 +75,8 @@ def load(data: Data, split: Any) -> tuple[Any, Any]:
 
 def measure(
     name: str, model: Any, seed: int, x: Any, y: Any, new: Any, new_y: Any, plots: str | None
-) -> None:
-    """One row of the table."""
+) -> list[float]:
+    """One row of the table, in the order of its head."""
     since = time.perf_counter()
     low = np.asarray(model.fit_transform(x))
     fit_s = time.perf_counter() - since
@@ -92,6 +97,7 @@ def measure(
     if plots:
         os.makedirs(plots, exist_ok=True)
         scatter.save(os.path.join(plots, f"{name}-{seed}.png"), low, y)
+    return [*scores, accuracy, fit_s, transform_s]
 
 
 class TSNE:

@@ -43,7 +43,8 @@ def table(results: Path) -> str:
         commands.append(f"{path.stem}: {r['command']}")
     comparisons = [comparison(p) for p in sorted((results / "comparisons").glob("*.json"))]
     sweeps = [line for p in sorted((results / "sweeps").glob("*.md")) for line in sweep(p)]
-    return "\n".join([*rows, "", "```", *commands, "```", "", *comparisons, *sweeps, ""])
+    benchmarks = [benchmark(p) for p in sorted((results / "benchmarks").glob("*.md"))]
+    return "\n".join([*rows, "", "```", *commands, "```", "", *comparisons, *sweeps, "", *benchmarks, ""])
 
 
 def comparison(path: Path) -> str:
@@ -79,6 +80,13 @@ def sweep(path: Path) -> list[str]:
     said = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     agreement = next((s for s in said if "Spearman" in s), "")
     return [f"- [{lines[0].removeprefix('# ')}](results/sweeps/{path.name}): {lines[2].rstrip()} {agreement}"]
+
+
+def benchmark(path: Path) -> str:
+    """A line of README on a kept page of pipelines/benchmark.py: its title, where it is, and its quoted finding."""
+    lines = path.read_text().splitlines()
+    said = " ".join(line.removeprefix("> ") for line in lines if line.startswith("> "))
+    return f"- [{lines[0].removeprefix('# ')}](results/benchmarks/{path.name}): {said}"
 
 
 def _spread_row(metrics: dict[str, list[float]], prefix: str, columns: dict[str, str]) -> str:
