@@ -2,15 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from killing import kill_holder_once_saved
 
 from raysurl.commands import sweep
 from raysurl.errors import InputError
@@ -61,40 +60,8 @@ def test_a_sweep_runs_every_cell_and_the_same_command_runs_nothing_again(undistu
     assert not (undisturbed / "tune").exists()
 
 
-def _kill_a_trial_once_it_has_saved(directory):
-    """In a thread: SIGKILL the process of the first trial that has a checkpoint."""
-    killed = []
-
-    def watch():
-        deadline = time.monotonic() + 150
-        while time.monotonic() < deadline and not killed:
-            for lock in directory.glob("trials/*/.lock"):
-                if any(lock.parent.glob("checkpoints/step-*")) and not (lock.parent / "trial.json").exists():
-                    killed.extend(_holders(lock))
-                    for pid in killed:
-                        os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread, killed
-
-
-def _holders(path):
-    """Processes of Ray that have the file open."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-        except OSError:
-            continue
-        if str(path) in opened and int(pid) != os.getpid():
-            found.append(int(pid))
-    return found
-
-
 def test_a_killed_trial_process_leaves_the_table_as_it_was(undisturbed, space, tmp_path):
-    thread, killed = _kill_a_trial_once_it_has_saved(tmp_path / "s")
+    thread, killed = kill_holder_once_saved(tmp_path / "s", ".lock")
     sweep.main([f"space={space}", f"output={tmp_path / 's'}"])
     thread.join()
     assert killed

@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import threading
 import time
 
 import pytest
 import yaml
+from killing import kill_holder_once_saved
 
 from raysurl import metrics
 from raysurl.commands import pretrain, sweep
@@ -38,44 +38,13 @@ def space(tmp_path_factory):
     return path
 
 
-def _kill_rank_0_once_it_has_saved(directory):
-    """In a thread: SIGKILL the worker that writes a trial's directory, which is the one that holds its lock."""
-    killed = []
-
-    def watch():
-        deadline = time.monotonic() + 100
-        while time.monotonic() < deadline and not killed:
-            for lock in directory.glob("trials/*/.workers.lock"):
-                if any(lock.parent.glob("checkpoints/step-*")):
-                    killed.extend(_holders(lock))
-                    for pid in killed:
-                        os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread, killed
-
-
-def _holders(path):
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            opened = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-        except OSError:
-            continue
-        if str(path) in opened:
-            found.append(int(pid))
-    return found
-
-
 def losses(run_dir):
     lines = metrics.read(run_dir / "metrics.jsonl")
     return [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
 
 
 def test_a_grid_over_workers_whose_worker_is_killed_equals_plain_runs(ray_session, space, tmp_path):
-    thread, killed = _kill_rank_0_once_it_has_saved(tmp_path / "s")
+    thread, killed = kill_holder_once_saved(tmp_path / "s", ".workers.lock")
     sweep.main([f"space={space}", f"output={tmp_path / 's'}"])
     thread.join()
     assert len(killed) == 1
