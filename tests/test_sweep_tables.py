@@ -70,6 +70,13 @@ def test_pairs_within_the_noise_are_told_from_clear_ones():
     assert "disagrees" in found.sentence(0.9)
 
 
+def test_one_seed_a_cell_tells_nothing_of_the_noise():
+    pairs = [Pair("a", 90.0, None, 80.0), Pair("b", 89.0, None, 79.0), Pair("c", 70.0, None, 60.0)]
+    assert "one seed a cell, so that their noise is not known" in agree("", pairs).sentence(0.5)
+    near = [Pair(p.name, 90.0 + i / 100, 1.0, p.paper) for i, p in enumerate(pairs)]
+    assert "no pair differs by more than the noise" in agree("", near).sentence(0.5)
+
+
 # -------------------------------------------------------------------- directories without training
 
 

@@ -44,6 +44,7 @@ class Agreement:
     pairs: int
     clear_same: int
     clear: int
+    judged: bool  # whether any cell has the seeds that tell its noise
     order: tuple[str, ...]  # names, best first
     paper_order: tuple[str, ...]
 
@@ -53,11 +54,11 @@ class Agreement:
         if self.cells < 2:
             return f"{where}{self.cells} cell(s) with a number in the paper: nothing to rank."
         pairs = f"{self.same} of {self.pairs} pairs stand in the paper's order"
-        clear = (
-            f", and {self.clear_same} of the {self.clear} that differ by more than the seeds' noise"
-            if self.clear
-            else "; no pair differs by more than the noise of the seeds"
-        )
+        clear = "; no pair differs by more than the noise of the seeds"
+        if self.clear:
+            clear = f", and {self.clear_same} of the {self.clear} that differ by more than the seeds' noise"
+        elif not self.judged:
+            clear = "; one seed a cell, so that their noise is not known"
         if self.spearman is None:
             verdict = "too few different values for a rank correlation"
         else:
@@ -104,6 +105,7 @@ def agree(group: str, pairs: Sequence[Pair], *, higher_is_better: bool = True) -
         counted,
         clear_same,
         clear,
+        any(p.error is not None for p in pairs),
         tuple(p.shown for p in sorted(pairs, key=lambda p: sign * p.ours)),
         tuple(p.name for p in sorted(pairs, key=lambda p: sign * p.paper)),
     )
