@@ -161,8 +161,9 @@ def test_out_of_memory_is_told_from_other_errors():
 
 def test_damaged_outcomes_and_torn_lines_are_passed_over(tmp_path):
     assert read_outcome(tmp_path) is None
-    (tmp_path / "trial.json").write_text('{"state": "fin')
-    assert read_outcome(tmp_path) is None
+    for damaged in ('{"state": "fin', '{"state": [1]}', '{"state": "finished", "metrics": null}', "[]"):
+        (tmp_path / "trial.json").write_text(damaged)
+        assert read_outcome(tmp_path) is None
     write_outcome(tmp_path, Outcome("pruned", "x"))
     assert json.loads((tmp_path / "trial.json").read_text())["state"] == "pruned"
     path = tmp_path / "metrics.jsonl"

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from raysurl import health, run_directory, trainer
 from raysurl.data.source import Source
@@ -211,9 +212,10 @@ def _collapse(findings: list[str]) -> str:
 
 
 def read_outcome(directory: Path) -> Outcome | None:
+    """None where there is none, or what is there is no outcome: then the trial is run."""
     try:
-        return Outcome(**json.loads((directory / OUTCOME).read_text()))
-    except (OSError, ValueError, TypeError):
+        return TypeAdapter(Outcome).validate_python(json.loads((directory / OUTCOME).read_text()))
+    except (OSError, ValueError):
         return None
 
 
