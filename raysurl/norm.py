@@ -81,8 +81,10 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         # first with mean and var as constants: one fused pass gives w/σ·g, Σ g·(x − mean)/σ and Σ g of this rank
+        # (the CUDA kernel takes no None for the saved moments, which evaluation mode does not read)
+        unused = mean.new_empty(0)
         grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            grads[0].contiguous(), x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            grads[0].contiguous(), x, weight, mean, var, unused, unused, False, ctx.eps, [True, True, True]
         )
         # then what flows through mean and var, which takes the sums of all ranks; DDP averages those of weight, bias
         mean_grad, mean_product = distributed.total(torch.stack([grad_bias, grad_weight])) / ctx.count

@@ -123,7 +123,7 @@ class RCL(Method):
         ]
         loss = fn.mean_of(losses)
         signals = {"health/std": fn.embedding_std(keys[0])}
-        chosen = (snapshot["slots"] >= 0).float().mean()
+        chosen = (snapshot["slots"] >= 0).float().mean().to(loss.device, non_blocking=True)
         return Output(
             loss,
             detached(relative=loss, retrieved=chosen) | signals,
