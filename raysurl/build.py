@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from raysurl import teachers
-from raysurl.ema import Teacher
-from raysurl.encoders import MLP, build_encoder, check_size
 from raysurl.errors import InputError
 from raysurl.method import Build, FrozenTeacher, Method
-from raysurl.norm import convert
+from raysurl.nets.ema import Teacher
+from raysurl.nets.encoders import MLP, build_encoder, check_size
+from raysurl.nets.norm import convert
 from raysurl.recipe import Recipe
 
 Labels = NDArray[np.int64] | None

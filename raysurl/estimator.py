@@ -21,14 +21,16 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from raysurl import metrics, scatter, trainer
+from raysurl import metrics
 from raysurl import recipe as recipes
 from raysurl.build import fitted
 from raysurl.data.shards import Shard
 from raysurl.data.source import Facts, ResidentSource
 from raysurl.errors import RunError
 from raysurl.recipe import Recipe
+from raysurl.report import scatter
 from raysurl.runtime import LocalRuntime, named_device
+from raysurl.train import trainer
 
 BLOCK = 8192  # rows transformed at once
 PASSES, LEAST_STEPS, MOST_STEPS = 100, 1000, 12_000  # where `epochs` is None

@@ -250,7 +250,7 @@ def load(name: str) -> type[Method]:
     (cls,) = [
         c
         for c in vars(module).values()
-        if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__
+        if isinstance(c, type) and issubclass(c, Method) and c.__module__.startswith(module.__name__)
     ]
     return cls
 

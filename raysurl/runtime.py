@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from raysurl.errors import InputError
-from raysurl.memory_link import Record
+from raysurl.memory.link import Record
 
 
 class Runtime(Protocol):

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from raysurl import build, method, run_directory, trainer
+from raysurl import build, method
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.runtime import LocalRuntime
+from raysurl.train import run_directory, trainer
 
 SMALL = {
     "hidden": 32,

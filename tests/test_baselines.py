@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from raysurl import functional as fn
 from raysurl import method
 from raysurl.errors import InputError
-from raysurl.heads import mlp
 from raysurl.methods import barlow, byol, simclr, swav, vicreg
+from raysurl.nets.heads import mlp
 from raysurl.recipe import recipe_from
 
 NAMES = ["simclr", "byol", "simsiam", "barlow", "vicreg", "swav"]

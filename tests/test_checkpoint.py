@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from raysurl import checkpoint
 from raysurl.errors import InputError, RunError
+from raysurl.train import checkpoint
 
 
 def _save(folder, step, metric=None, method="ressl"):

@@ -9,8 +9,9 @@ import pytest
 import torch
 from ranks import on_ranks
 
-from raysurl import distributed, method, trainer
-from raysurl.ema import Teacher
+from raysurl import distributed, method
+from raysurl.nets.ema import Teacher
+from raysurl.train import trainer
 
 METHODS = method.available()
 every_method = pytest.mark.parametrize("name", METHODS)

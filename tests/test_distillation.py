@@ -6,13 +6,14 @@ import pytest
 import torch
 from scipy.stats import t as student_t
 
-from raysurl import build, method, trainer
+from raysurl import build, method
 from raysurl.errors import InputError
 from raysurl.functional import distance_correlation
 from raysurl.method import Batch, Progress
 from raysurl.methods import crd, pkt, rkd, sp, sskd
 from raysurl.recipe import load_recipe
 from raysurl.teachers import LabelTeacher
+from raysurl.train import trainer
 
 TAUGHT = [
     name

@@ -5,13 +5,13 @@ import pytest
 import torch
 from sklearn.manifold import trustworthiness as reference_trustworthiness
 
-from raysurl import scatter
 from raysurl.data.planetoid import TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
 from raysurl.evaluate import embedding, evaluate, nodes
 from raysurl.evaluate.embedding import continuity, neighbourhood_scores, trustworthiness
 from raysurl.evaluate.features import Features, Nodes
 from raysurl.recipe import Evaluation
+from raysurl.report import scatter
 
 
 def points(count, dim, seed):

@@ -13,13 +13,14 @@ import pytest
 import torch
 import torchvision
 
-from raysurl import build, run_directory
+from raysurl import build
 from raysurl.commands import pretrain
 from raysurl.data.names import open_samples
 from raysurl.errors import InputError
 from raysurl.evaluate import divide
 from raysurl.recipe import Data, recipe_from
-from raysurl.trained import load
+from raysurl.train import run_directory
+from raysurl.train.encoder_file import load
 
 random = np.random.default_rng(0)
 X = random.normal(size=(40, 5)).astype(np.float32)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from raysurl import trainer
 from raysurl.errors import InputError
 from raysurl.functional import log_student_kernel, similarity_loss
 from raysurl.method import Progress
-from raysurl.structures import pairwise_distance
+from raysurl.methods.genurl.structures import pairwise_distance
+from raysurl.train import trainer
 
 WITH_KNN = [{"kind": "instance"}, {"kind": "knn", "k": 6, "weight": 0.5}]
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from golden import load
 from torch import nn
 
-from raysurl import optim
 from raysurl.functional import info_nce, relation_loss
 from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Progress
 from raysurl.methods.ressl import ReSSL
 from raysurl.recipe import Schedule
+from raysurl.train import optim
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 

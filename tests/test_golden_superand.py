@@ -5,12 +5,13 @@ import pytest
 import torch
 from golden import load
 
-from raysurl import features, optim
+from raysurl import features
 from raysurl.memory import Bank
 from raysurl.method import Progress
 from raysurl.methods.superand import SuperAND, and_loss, augmentation_loss, discover, unification_entropy
-from raysurl.neighbourhoods import CONSISTENCY, INSTANCE, NeighbourBank
+from raysurl.methods.superand.memory import CONSISTENCY, INSTANCE, NeighbourBank
 from raysurl.recipe import Schedule
+from raysurl.train import optim
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 EPOCHS, STEPS = 200, 7

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from raysurl.dbscan import nested_labels
 from raysurl.errors import InputError
 from raysurl.hierarchy import Hierarchy
+from raysurl.hierarchy.dbscan import nested_labels
 from raysurl.neighbours import knn_graph
 
 D = 6

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raysurl.memory import Queue
-from raysurl.memory_link import LocalRecord, MemoryLink
+from raysurl.memory.link import LocalRecord, MemoryLink
 from raysurl.method import Progress
 
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raysurl import build, optim
-from raysurl.ema import momentum_at
+from raysurl import build
 from raysurl.errors import InputError
 from raysurl.functional import info_nce
 from raysurl.method import Progress
+from raysurl.nets.ema import momentum_at
 from raysurl.recipe import Optimizer, Schedule, load_recipe
+from raysurl.train import optim
 
 
 def output_of(run):

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysurl import method, trainer
+from raysurl import method
 from raysurl.errors import InputError
 from raysurl.functional import centred_distances, correlation_of_distances, distance_correlation
 from raysurl.method import Batch, Progress
 from raysurl.methods.mvmr import FEATURES, Representation
 from raysurl.recipe import load_recipe
+from raysurl.train import trainer
 
 
 def rows(*shape, seed=0, dtype=torch.float32):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from raysurl.errors import InputError
 from raysurl.memory import Bank
-from raysurl.memory_link import LocalRecord, MemoryLink
+from raysurl.memory.link import LocalRecord, MemoryLink
 from raysurl.method import Progress
-from raysurl.neighbourhoods import CONSISTENCY, INSTANCE, NeighbourBank, discover
+from raysurl.methods.superand.memory import CONSISTENCY, INSTANCE, NeighbourBank, discover
 
 
 def slow_discover(memory, tau, count, num_neighbours):

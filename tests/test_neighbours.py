@@ -10,9 +10,9 @@ from hypothesis.extra.numpy import arrays
 from sklearn.cluster import DBSCAN
 
 from raysurl import neighbours
-from raysurl.dbscan import NOISE, dbscan, nested_labels, singletons
 from raysurl.errors import InputError
-from raysurl.label_bank import DensityLabels
+from raysurl.hierarchy.dbscan import NOISE, dbscan, nested_labels, singletons
+from raysurl.methods.rcl.offline import DensityLabels
 from raysurl.neighbours import Graph, knn_graph
 
 few = settings(max_examples=40, deadline=None)

@@ -5,7 +5,7 @@ from ranks import on_ranks
 from torch import nn
 
 from raysurl import distributed
-from raysurl.norm import SyncBatchNorm, convert
+from raysurl.nets.norm import SyncBatchNorm, convert
 
 
 def _inputs(shape, weight_seed=1):

@@ -6,7 +6,8 @@ import time
 
 from rich.console import Console
 
-from raysurl import metrics, progress
+from raysurl import metrics
+from raysurl.report import progress
 
 
 def lines_of(text):

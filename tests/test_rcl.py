@@ -6,14 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from raysurl import metrics, trainer
-from raysurl.cluster_memory import OWN, ClusterMemory, one_level, own, per_level
+from raysurl import metrics
 from raysurl.errors import InputError
 from raysurl.functional import info_nce
-from raysurl.label_bank import KMeansLabels
 from raysurl.memory import Queue
 from raysurl.method import Progress
 from raysurl.methods.nnclr import nearest
+from raysurl.methods.rcl.memory import OWN, ClusterMemory, one_level, own, per_level
+from raysurl.methods.rcl.offline import KMeansLabels
+from raysurl.train import trainer
 
 N, D = 40, 8
 

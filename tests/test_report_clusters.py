@@ -10,10 +10,10 @@ import pytest
 from test_report import make_run, report_of
 
 from raysurl import health
-from raysurl.clustering import labels_in
-from raysurl.contact_sheet import SHOWN_CHILDREN, SHOWN_IMAGES, sheet
 from raysurl.hierarchy import Hierarchy
-from raysurl.label_bank import KMeansLabels
+from raysurl.methods.rcl.clustering import labels_in
+from raysurl.methods.rcl.offline import KMeansLabels
+from raysurl.report.contact_sheet import SHOWN_CHILDREN, SHOWN_IMAGES, sheet
 
 # 60 samples: top cluster 0 with 30 in three parts, 1 with 20 in two, 2 with 8 in one, 3 and 4 with one sample each
 TOP = np.repeat([0, 1, 2, 3, 4], [30, 20, 8, 1, 1])

@@ -12,10 +12,11 @@ import contract
 import pytest
 import torch
 
-from raysurl import build, checkpoint, cli, metrics, trainer
+from raysurl import build, cli, metrics
 from raysurl.commands import pretrain
 from raysurl.errors import InputError, RunError
 from raysurl.runtime import LocalRuntime
+from raysurl.train import checkpoint, trainer
 
 ROOT = Path(__file__).parents[1]
 

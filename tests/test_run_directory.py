@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from raysurl import run_directory
 from raysurl.errors import InputError
 from raysurl.recipe import load_recipe
+from raysurl.train import run_directory
 
 
 def begun(tmp_path, *arguments):

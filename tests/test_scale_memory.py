@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raysurl.memory import Queue
-from raysurl.memory_link import MemoryLink
+from raysurl.memory.link import MemoryLink
 from raysurl.scale import memory
 
 pytestmark = pytest.mark.slow

@@ -11,13 +11,14 @@ import torch
 from ranks import on_ranks
 from scipy.optimize import brentq
 
-from raysurl import distributed, trainer
+from raysurl import distributed
 from raysurl.errors import InputError
-from raysurl.graph_memory import POSITION, GraphMemory
 from raysurl.method import Batch, Progress
 from raysurl.methods.genurl import GenURL
+from raysurl.methods.genurl.memory import POSITION, GraphMemory
+from raysurl.methods.genurl.structures import Graph, Instance, Known, Neighbours, Teacher, linear
 from raysurl.recipe import recipe_from
-from raysurl.structures import Graph, Instance, Known, Neighbours, Teacher, linear
+from raysurl.train import trainer
 
 N, D, NU = 30, 4, 20.0
 BEGIN = Progress(0, 10, 5)
@@ -327,7 +328,7 @@ def test_geodesics_are_the_shortest_paths_within_reach():
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import floyd_warshall
 
-    from raysurl.graph_memory import Edges, geodesics
+    from raysurl.methods.genurl.memory import Edges, geodesics
 
     random = np.random.default_rng(0)
     pairs = np.unique(np.sort(random.integers(0, 30, (40, 2)), axis=1), axis=0)
@@ -371,7 +372,7 @@ def test_a_geodesic_graph_reaches_two_hops(tmp_path):
 def test_the_most_similar_of_all_graphs_come_first():
     from scipy.sparse import csr_array
 
-    from raysurl.graph_memory import GraphMemory, nearest_in
+    from raysurl.methods.genurl.memory import GraphMemory, nearest_in
 
     memory = GraphMemory({"a": None, "b": None}, 4)
     memory.graphs = {

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from ranks import on_ranks
 
-from raysurl import build, distributed, recipe, trainer
+from raysurl import build, distributed, recipe
 from raysurl.errors import InputError
 from raysurl.method import Progress
 from raysurl.methods.superand import SuperAND, and_loss, augmentation_loss, discover, unification_entropy
-from raysurl.neighbourhoods import CONSISTENCY, INSTANCE
+from raysurl.methods.superand.memory import CONSISTENCY, INSTANCE
+from raysurl.train import trainer
 
 ROUNDS = {"rounds": 3, "epochs": 1}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from raysurl import local, metrics, trainer
+from raysurl import metrics
 from raysurl.data.names import open_samples
 from raysurl.recipe import load_recipe
 from raysurl.sweep.space import Stop
@@ -19,6 +19,7 @@ from raysurl.sweep.trial import (
     run_trial,
     write_outcome,
 )
+from raysurl.train import local, trainer
 
 SETTINGS = (
     "method.hidden=32", "method.dim=16", "method.queue_size=128", "data.limit=128", "train.batch_size=16",

@@ -12,14 +12,17 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from raysurl import build, embeddings, pretrained, run_directory, teachers
+from raysurl import build, teachers
 from raysurl.commands import pretrain
 from raysurl.commands.embed import main as embed
 from raysurl.data.names import open_samples
 from raysurl.errors import InputError
 from raysurl.method import Batch
 from raysurl.recipe import recipe_from
-from raysurl.sections import Teacher, Views
+from raysurl.recipe.sections import Teacher, Views
+from raysurl.teachers import networks as pretrained
+from raysurl.teachers import table as embeddings
+from raysurl.train import run_directory
 
 VIEWS = Views(size=8, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
 

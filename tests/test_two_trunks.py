@@ -4,9 +4,10 @@ import contract
 import pytest
 import torch
 
-from raysurl import build, run_directory
-from raysurl.encoders import TwoTrunk, build_encoder
+from raysurl import build
 from raysurl.errors import InputError
+from raysurl.nets.encoders import TwoTrunk, build_encoder
+from raysurl.train import run_directory
 
 
 def recipe_of(**changes):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from citations import citation_files
 
-from raysurl import build, trainer
-from raysurl.data.graphs import read_edges
+from raysurl import build
 from raysurl.data.names import open_samples
-from raysurl.encoders import MLP
 from raysurl.errors import InputError
+from raysurl.methods.genurl.graphs import read_edges
+from raysurl.nets.encoders import MLP
 from raysurl.recipe import Data, recipe_from
+from raysurl.train import trainer
 
 random = np.random.default_rng(0)
 MATRIX = random.normal(size=(40, 5)).astype(np.float32)

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raysurl import trainer
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.recipe import load_recipe, parse_override
 from raysurl.runtime import LocalRuntime
 from raysurl.scale import cluster, memory
+from raysurl.train import trainer
 
 SETTINGS = (
     "recipe=rcl/cifar10", "encoder.small_stem=false", "train.batch_size=128", "train.schedule.warmup_epochs=0",

@@ -19,10 +19,12 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from raysurl import GenURL, run_directory, scatter
+from raysurl import GenURL
 from raysurl.data.names import open_samples
 from raysurl.evaluate.embedding import neighbourhood_scores
 from raysurl.recipe import Data, parse_override
+from raysurl.report import scatter
+from raysurl.train import run_directory
 
 SUBSET, K = 5000, 10
 Settings = dict[str, Any]

@@ -47,7 +47,7 @@ def measure(
     """Seconds and MiB of the graph, seconds and MiB of an epoch, share of the graph's edges within a batch."""
     import faiss
 
-    from raysurl import trainer
+    from raysurl.train import trainer
 
     faiss.omp_set_num_threads(threads)
     random = np.random.default_rng(0)

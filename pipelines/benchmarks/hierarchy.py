@@ -7,7 +7,7 @@ updates, on the clock and of the processor; where others use the machine too, th
 before the data was made, after updates and with the data given back; `peak` is the most the process ever held, with
 libraries and the N × D features that it began from.
 
-`offline`: faiss K-means, DBSCAN on a neighbour graph (the classes of raysurl.label_bank) and the warm start of the
+`offline`: faiss K-means, DBSCAN on a neighbour graph (the classes of rcl.offline) and the warm start of the
 same samples, K-means with as many clusters as the tree has, while those are at most 10,000. What is larger is
 extrapolated and labelled so: K-means as N·k, DBSCAN as the power of N that joins the last two sizes. (Above 50,000
 samples the graph is approximate, which is faster than that.) Times are of the processor, all threads together.
@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from raysurl.errors import InputError
 from raysurl.recipe import parse_override
-from raysurl.run_directory import commit, hardware
+from raysurl.train.run_directory import commit, hardware
 
 FILE = Path(__file__).parents[2] / "results" / "benchmarks" / "hierarchy.json"
 LARGEST = 1_280_000
@@ -234,7 +234,7 @@ def offline(given: dict[str, Any]) -> dict[str, Any]:
 def from_scratch(number: int, dim: int, threads: int) -> dict[str, Any]:
     limit(threads)
     from raysurl.hierarchy import Hierarchy
-    from raysurl.label_bank import DensityLabels, KMeansLabels
+    from raysurl.methods.rcl.offline import DensityLabels, KMeansLabels
 
     _compile(dim)
     tree = Planted(number, dim)

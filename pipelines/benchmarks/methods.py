@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raysurl import trainer
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.method import available
 from raysurl.recipe import load_recipe, parse_override
 from raysurl.runtime import LocalRuntime
+from raysurl.train import trainer
 
 SETTINGS = (
     "data.name=npz", "encoder.name=convnet", "encoder.small_stem=false", "encoder.sobel=false", "train.batch_size=128",

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from raysurl.dbscan import dbscan
+from raysurl.hierarchy.dbscan import dbscan
 from raysurl.neighbours import EXACT_BELOW, knn_graph
 from raysurl.recipe import parse_override
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raysurl import build, metrics, optim
+from raysurl import build, metrics
 from raysurl.commands.pretrain import pretrain
 from raysurl.method import Batch, Progress
 from raysurl.recipe import Recipe, load_recipe, parse_override
 from raysurl.sampler import Request
+from raysurl.train import optim
 from raysurl.views import Augment
 
 SETTINGS = (

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysurl import local, trained
 from raysurl.data.names import open_samples
 from raysurl.embed import embed
 from raysurl.errors import InputError
 from raysurl.runtime import default_device
+from raysurl.train import encoder_file as trained
+from raysurl.train import local
 
 
 def main(arguments: Sequence[str]) -> None:

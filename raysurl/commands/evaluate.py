@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from raysurl import local, trained
 from raysurl.data.names import open_samples
-from raysurl.evaluation import Evaluator, Trained
-from raysurl.run_directory import write_atomic
+from raysurl.evaluate.evaluator import Evaluator, Trained
+from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
-from raysurl.summary import show_metrics
+from raysurl.train import encoder_file as trained
+from raysurl.train import local
+from raysurl.train.run_directory import write_atomic
 
 
 def main(arguments: Sequence[str]) -> None:

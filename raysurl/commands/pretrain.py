@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from raysurl import build, embeddings, evaluate, progress, run_directory, teachers
+from raysurl import build, evaluate, teachers
 from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
 from raysurl.evaluate import Division, divide
 from raysurl.recipe import Recipe, dump, load_recipe, parse_override, read_mapping
-from raysurl.report import write_report
-from raysurl.summary import show_run
+from raysurl.report import progress, write_report
+from raysurl.report.terminal import show_run
+from raysurl.teachers import table as embeddings
+from raysurl.train import run_directory
 
-RUNTIMES = {"local": "raysurl.local", "ray": "raysurl.scale.train"}  # Ray is imported only when it is used
+RUNTIMES = {
+    "local": "raysurl.train.local",
+    "ray": "raysurl.scale.train",
+}  # Ray is imported only when it is used
 
 
 def main(arguments: Sequence[str]) -> None:

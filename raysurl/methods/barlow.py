@@ -18,8 +18,8 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.heads import mlp
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.nets.heads import mlp
 
 
 class BarlowTwins(Method):

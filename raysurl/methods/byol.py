@@ -18,9 +18,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raysurl import functional as fn
-from raysurl.ema import Teacher, momentum_at
-from raysurl.heads import mlp
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.heads import mlp
 
 
 class BYOL(Method):

@@ -23,9 +23,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raysurl import functional as fn
-from raysurl.distillation import Distilled, DistilledConfig
 from raysurl.memory import Bank
 from raysurl.method import Batch, Build, Output, Progress, Push, Snapshot, detached
+from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 
 class PairBank(Bank):

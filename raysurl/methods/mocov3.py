@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.ema import Teacher, momentum_at
-from raysurl.heads import mlp
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.heads import mlp
 
 
 class MoCoV3(Method):

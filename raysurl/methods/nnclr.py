@@ -16,9 +16,9 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.heads import mlp
 from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.nets.heads import mlp
 
 
 class NNCLR(Method):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.distillation import Distilled, DistilledConfig, others
 from raysurl.method import Batch, Output, Progress, Snapshot, detached
+from raysurl.teachers.distillation import Distilled, DistilledConfig, others
 
 EPS = 1e-7  # below every probability: that of opposite rows is 0
 

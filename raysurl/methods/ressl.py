@@ -20,10 +20,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raysurl import functional as fn
-from raysurl.ema import Teacher, momentum_at
-from raysurl.heads import mlp
 from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.heads import mlp
 
 MULTI_CROP_SIZES = (224, 192, 160, 128, 96)
 

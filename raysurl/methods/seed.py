@@ -20,10 +20,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from raysurl import functional as fn
-from raysurl.distillation import Distilled, DistilledConfig
 from raysurl.errors import InputError
 from raysurl.memory import Queue
 from raysurl.method import Batch, FrozenTeacher, Output, Progress, Push, Snapshot, detached
+from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 
 class SEED(Distilled):

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from raysurl import functional as fn
-from raysurl.heads import mlp
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.nets.heads import mlp
 
 
 class SimSiam(Method):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.distillation import Distilled, DistilledConfig
 from raysurl.method import Batch, Output, Progress, Snapshot, detached
+from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 
 class SP(Distilled):

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.distillation import teacher_of
 from raysurl.errors import InputError
-from raysurl.heads import mlp
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
+from raysurl.nets.heads import mlp
+from raysurl.teachers.distillation import teacher_of
 
 TURNS = 4  # the plain image and its three rotations
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import nn
 
 from raysurl import functional as fn
-from raysurl.distillation import teacher_of
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
+from raysurl.teachers.distillation import teacher_of
 
 
 class Supervised(Method):

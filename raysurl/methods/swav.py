@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.heads import mlp
 from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.nets.heads import mlp
 
 ASSIGNED = ("view_1", "view_2")  # the views that codes are computed for
 

@@ -20,16 +20,17 @@ from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raysurl import distributed, trainer
+from raysurl import distributed
 from raysurl.data.names import Samples
 from raysurl.errors import DivergedError, InputError, RunError
-from raysurl.memory_link import Record
+from raysurl.memory.link import Record
 from raysurl.metrics import decoding_progress, latest_step
 from raysurl.recipe import Recipe, recipe_from
-from raysurl.run_directory import locked, write_atomic
 from raysurl.scale import cluster, data, memory
 from raysurl.scale.cluster import Placement
 from raysurl.scale.line import Said
+from raysurl.train import trainer
+from raysurl.train.run_directory import locked, write_atomic
 
 RAY_FILES = "ray"  # Ray Train's own, in the run directory
 FAILURE = "failure.json"  # how a worker tells the driver, in one sentence, that the run cannot go on

@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from raysurl import method as methods
 from raysurl.errors import InputError
 from raysurl.recipe import DEFAULT_METHOD, Recipe, read_recipe_file, recipe_from
-from raysurl.run_directory import FREE_ON_RESUME
 from raysurl.sweep.space import (
     INACTIVE,
     Axis,
@@ -29,6 +28,7 @@ from raysurl.sweep.space import (
     settings_of,
     text,
 )
+from raysurl.train.run_directory import FREE_ON_RESUME
 
 ROOT = "{root}"  # in a data path of a space: what the command names as data_root=
 SHOWN = 12  # refused cells that an error names

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from raysurl.errors import InputError
-from raysurl.run_directory import commit, write_atomic
 from raysurl.sweep.cells import Trial
 from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.plan import Plan
 from raysurl.sweep.search import Known
 from raysurl.sweep.trial import FINAL, Outcome, read_outcome, write_outcome
+from raysurl.train.run_directory import commit, write_atomic
 
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
 FREE = {"title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "group", "cpu"}

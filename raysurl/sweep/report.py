@@ -9,9 +9,9 @@ import numpy as np
 
 from raysurl.report import page
 from raysurl.report.charts import Level, Series, line_chart
-from raysurl.run_directory import write_atomic
 from raysurl.sweep import plots, tables
 from raysurl.sweep.results import Sweep, read_sweep
+from raysurl.train.run_directory import write_atomic
 
 STYLE = """<style>
 .heat td, .heat th { text-align: center; padding: 5px 8px; border: 0; font-variant-numeric: tabular-nums }

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, read_mapping
-from raysurl.sections import Section, sentence
+from raysurl.recipe.sections import Section, sentence
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold

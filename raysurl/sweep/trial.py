@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from raysurl import health, run_directory, trainer
+from raysurl import health
 from raysurl.data.source import Source
 from raysurl.errors import DivergedError, InputError, RunError
-from raysurl.memory_link import Record
+from raysurl.memory.link import Record
 from raysurl.metrics import latest_step
 from raysurl.recipe import Recipe, dump
 from raysurl.sweep.space import Stop
+from raysurl.train import run_directory, trainer
 
 State = Literal["finished", "collapsed", "diverged", "pruned", "failed"]
 FINAL = ("finished", "collapsed", "diverged", "pruned")  # a failed trial is tried again by the next start

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raysurl import features
 from raysurl.errors import InputError
-from raysurl.norm import convert
+from raysurl.nets.norm import convert
 
 HEADS = {
     "resnet": "fc",

@@ -28,14 +28,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from raysurl import cluster_memory
 from raysurl import functional as fn
-from raysurl.cluster_memory import ClusterMemory
-from raysurl.clustering import Clustering, labels_in, make_clusters
-from raysurl.ema import Teacher, momentum_at
-from raysurl.heads import mlp
 from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.methods.rcl import memory as cluster_memory
+from raysurl.methods.rcl.clustering import Clustering, labels_in, make_clusters
+from raysurl.methods.rcl.memory import ClusterMemory
+from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.heads import mlp
 
 PICKS = {
     "per_level": cluster_memory.per_level,

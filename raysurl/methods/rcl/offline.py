@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raysurl import dbscan
 from raysurl.errors import InputError
+from raysurl.hierarchy import dbscan
 from raysurl.hierarchy.signals import of_level
 from raysurl.neighbours import knn_graph
 

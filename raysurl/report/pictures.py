@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysurl import scatter
-from raysurl.contact_sheet import sheet
 from raysurl.data.source import Source
 from raysurl.embed import images_alone, plain_images
 from raysurl.evaluate import Features
 from raysurl.recipe import Recipe
+from raysurl.report import scatter
+from raysurl.report.contact_sheet import sheet
 from raysurl.sampler import Plan, Request
 from raysurl.views import Augment
 

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raysurl import build, health, pictures
+from raysurl import build, health
 from raysurl.data.source import Source
 from raysurl.embed import embed, pixels
 from raysurl.errors import InputError
 from raysurl.evaluate import Features, Nodes, divide, evaluate, evenly_spaced, pixel_features
 from raysurl.recipe import Recipe
+from raysurl.report import pictures
 from raysurl.runtime import Runtime
 
 

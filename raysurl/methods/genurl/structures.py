@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from raysurl.data.graphs import read_edges
 from raysurl.errors import InputError
 from raysurl.functional import log_student_kernel
-from raysurl.graph_memory import Edges, Rows, Scale, Symmetry, geodesics, lengths, similarity_graph
 from raysurl.method import Progress
+from raysurl.methods.genurl.graphs import read_edges
+from raysurl.methods.genurl.memory import Edges, Rows, Scale, Symmetry, geodesics, lengths, similarity_graph
 from raysurl.neighbours import knn_graph
 
 Distance = Literal["1-cos", "chord", "literal", "l2"]
@@ -136,7 +136,7 @@ class Neighbours(Structure):
 
 
 class Graph(Structure):
-    """A given graph: a file of edges between sample indices (see raysurl.data.graphs), each once or both ways.
+    """A given graph: a file of edges between sample indices (see genurl.graphs), each once or both ways.
 
     Directed edges count both ways; self loops are left out, and an edge given twice counts once. A sample without
     edges, as all of an empty graph, is similar to none. `path` None: the edges that the data set comes with.

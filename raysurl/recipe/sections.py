@@ -50,7 +50,7 @@ class Views(Section):
 
 
 class Encoder(Section):
-    name: str = "resnet18"  # or convnet, or mlp, or any of torchvision's that raysurl.encoders names
+    name: str = "resnet18"  # or convnet, or mlp, or any of torchvision's that raysurl.nets.encoders names
     small_stem: bool = False  # 3×3 stride-1 first convolution, no max-pool (images up to 64 px)
     maxpool: bool = False  # keep the max-pool behind a small stem
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -93,7 +93,9 @@ class Optimizer(Section):
     weight_decay: float = Field(5e-4, ge=0)
     nesterov: bool = False
     trust: float = 1e-3  # LARS trust coefficient
-    decay_filter: Literal["ndim", "official_name"] = "ndim"  # which parameters are decayed; see raysurl.optim
+    decay_filter: Literal["ndim", "official_name"] = (
+        "ndim"  # which parameters are decayed; see raysurl.train.optim
+    )
 
 
 class Schedule(Section):
@@ -133,7 +135,7 @@ class Checkpoint(Section):
 
 class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
-    features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluation
+    features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
     protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme", "embedding", "nodes"], ...] = (
         "knn",

@@ -1,7 +1,7 @@
 """GenURL (Li et al., TNNLS 2023): similarities of embeddings follow those of the input, whatever tells the latter.
 
 κ(d, ν), eq. 1                            functional.log_student_kernel
-p_X = Σ_t α_t A_t κ(d̃_t, ν_X), eqs. 2, 4   `static_target`; each structure of the list is a term (raysurl.structures)
+p_X = Σ_t α_t A_t κ(d̃_t, ν_X), eqs. 2, 4   `static_target`; each structure of the list is a term (genurl.structures)
 p_Z = κ((d_Z − μ)/σ, ν_Z), eqs. 3, 5       `log_similarity`, of the neck's outputs h of the whole global batch
 p'_X = β p_X + sg(p_{Z,l}), sec. III-B    `target`; p_{Z,l} is that of the encoder's outputs z, with ν_X
 L(p_X, p_Z), eqs. 6-10                    functional.similarity_loss, GKL by default
@@ -34,11 +34,7 @@ from torch import Tensor, nn
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.data.graphs import own_graph
-from raysurl.ema import Teacher as Average
 from raysurl.errors import InputError
-from raysurl.graph_memory import POSITION, GraphMemory, nearest_in
-from raysurl.heads import mlp
 from raysurl.memory import Queue
 from raysurl.method import (
     Batch,
@@ -52,7 +48,9 @@ from raysurl.method import (
     Taught,
     detached,
 )
-from raysurl.structures import (
+from raysurl.methods.genurl.graphs import own_graph
+from raysurl.methods.genurl.memory import POSITION, GraphMemory, nearest_in
+from raysurl.methods.genurl.structures import (
     AnyStructure,
     Distance,
     Graph,
@@ -62,6 +60,8 @@ from raysurl.structures import (
     linear,
     pairwise_distance,
 )
+from raysurl.nets.ema import Teacher as Average
+from raysurl.nets.heads import mlp
 
 FOLLOWED = 16  # neighbours of a sample that train.sampler=neighbours puts beside it
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raysurl import trainer
 from raysurl.data.names import Samples
 from raysurl.data.source import Source, open_source
 from raysurl.errors import InputError
 from raysurl.metrics import decoding_progress
 from raysurl.recipe import Recipe
 from raysurl.runtime import LocalRuntime, default_device
+from raysurl.train import trainer
 
 
 def check(recipe: Recipe) -> None:

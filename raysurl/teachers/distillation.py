@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.errors import InputError
-from raysurl.heads import mlp
 from raysurl.method import (
     Batch,
     Build,
@@ -29,6 +28,7 @@ from raysurl.method import (
     Taught,
     detached,
 )
+from raysurl.nets.heads import mlp
 
 
 class DistilledConfig(MethodConfig):

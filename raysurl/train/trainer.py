@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raysurl import build, checkpoint, distributed, optim, pictures, run_directory
+from raysurl import build, distributed
 from raysurl.data.source import Source
 from raysurl.embed import embed
 from raysurl.errors import DivergedError, InputError
-from raysurl.evaluation import Evaluator, Trained
-from raysurl.loading import Loaded, Loader
-from raysurl.memory_link import MemoryLink, gather_push, indices_of, link
+from raysurl.evaluate.evaluator import Evaluator, Trained
+from raysurl.memory.link import MemoryLink, gather_push, indices_of, link
 from raysurl.method import Method, Output, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.recipe import Recipe
+from raysurl.report import pictures
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, plan
+from raysurl.train import checkpoint, optim, run_directory
+from raysurl.train.loading import Loaded, Loader
 from raysurl.views import Augment
 
 

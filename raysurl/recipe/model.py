@@ -1,6 +1,6 @@
 """A recipe: one validated, typed description of a run.
 
-A recipe is the defaults (raysurl.sections and the method's `Config`), changed by a YAML file of differences and
+A recipe is the defaults (raysurl.recipe.sections and the method's `Config`), changed by a YAML file of differences and
 then by `key=value` overrides with dots (`train.epochs=200`). Without a recipe and without data the embedded
 recipe `ressl/digits` runs.
 """
@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from raysurl import method as methods
 from raysurl import teachers
 from raysurl.errors import InputError
-from raysurl.sections import (
+from raysurl.recipe.sections import (
     Checkpoint,
     Data,
     Encoder,

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raysurl import distributed, embeddings, pretrained
+from raysurl import distributed
 from raysurl.errors import InputError
 from raysurl.method import Batch, FrozenTeacher
+from raysurl.teachers import networks as pretrained
+from raysurl.teachers import table as embeddings
 
 LABELS = "labels"
 
@@ -217,7 +219,7 @@ def _loader(settings: Settings) -> Callable[[bool], pretrained.Network]:
 
 def _own(path: Path) -> pretrained.Network:
     """The encoder of one of our runs, fed as it was in training."""
-    from raysurl import trained  # which needs recipes, and those the width of a teacher
+    from raysurl.train import encoder_file as trained
 
     try:
         found, _ = trained.load([f"run={path}"])

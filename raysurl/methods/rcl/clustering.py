@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from raysurl.cluster_memory import Clusters
 from raysurl.hierarchy import Hierarchy
-from raysurl.label_bank import DensityLabels, KMeansLabels
 from raysurl.method import MethodConfig
+from raysurl.methods.rcl.memory import Clusters
+from raysurl.methods.rcl.offline import DensityLabels, KMeansLabels
 
 # Of up to three levels of clusters, finest first. The radii of the paper's DBSCAN are .6, .7 and .8 (Table 4); two
 # unit vectors at distance r have the cosine 1 − r²/2. Its K-means has 1,000,000, 500,000 and 250,000 clusters.

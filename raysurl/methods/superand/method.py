@@ -6,7 +6,7 @@ L_and, eq. 10                          `neighbourhood_loss`, of neighbours that 
 L_ue, eqs. 11-12                       `unification_entropy`
 L_aug, eqs. 13-14                      `augmentation_loss`
 L_and + w(t)·L_ue + L_aug, eq. 6       `forward`; w(t) grows by a step at 0.4 and 0.8 of each round (`weight`)
-N of eqs. 7-9, Algorithm 1             raysurl.neighbourhoods, before each round; the share of anchors is `fraction`
+N of eqs. 7-9, Algorithm 1             superand.memory, before each round; the share of anchors is `fraction`
 
 Where paper and authors' code differ this is the code: +H in L_ue (eq. 12's sign would raise the entropy that the text
 lowers); p_ii counts beside the neighbours in eq. 10; L_aug is symmetric over the 2B views, without the pair (i, i),
@@ -36,7 +36,7 @@ from raysurl import functional as fn
 from raysurl.errors import InputError
 from raysurl.memory import Bank
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
-from raysurl.neighbourhoods import INSTANCE, NeighbourBank, discover
+from raysurl.methods.superand.memory import INSTANCE, NeighbourBank, discover
 
 __all__ = ["SuperAND", "and_loss", "augmentation_loss", "discover", "unification_entropy"]
 

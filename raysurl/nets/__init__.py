@@ -1,0 +1,1 @@
+"""Networks and their parts: encoders, heads, the synchronised batch norm, and the moving-average teacher."""

@@ -1,0 +1,41 @@
+"""A recipe: one validated, typed description of a run."""
+
+from raysurl.recipe.model import (
+    DEFAULT_METHOD,
+    Data,
+    Evaluation,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Train,
+    Views,
+    dump,
+    load_recipe,
+    merge,
+    overrides_tree,
+    packaged_recipes,
+    parse_override,
+    read_mapping,
+    read_recipe_file,
+    recipe_from,
+)
+
+__all__ = [
+    "DEFAULT_METHOD",
+    "Data",
+    "Evaluation",
+    "Optimizer",
+    "Recipe",
+    "Schedule",
+    "Train",
+    "Views",
+    "dump",
+    "load_recipe",
+    "merge",
+    "overrides_tree",
+    "packaged_recipes",
+    "parse_override",
+    "read_mapping",
+    "read_recipe_file",
+    "recipe_from",
+]
