@@ -2,62 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
-from raysurl import teachers
+from raysurl import methods, teachers
+from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.method import Build, FrozenTeacher, Method
 from raysurl.nets.ema import Teacher
-from raysurl.nets.encoders import MLP, build_encoder, check_size
 from raysurl.nets.norm import convert
 from raysurl.recipe import Recipe
 
 Labels = NDArray[np.int64] | None
 
 
-def encoder_of(recipe: Recipe) -> nn.Module:
-    """The recipe's encoder with its seeded initial weights: a fresh call gives the untrained baseline.
+def resolve(recipe: Recipe, width: int | None) -> Recipe:
+    """The recipe with what follows from the data and the teacher it names, for samples that are vectors of `width`
+    values (None: images).
 
-    Raises InputError for an unknown name, and for views that are too small for the network.
+    Raises InputError for a teacher that cannot be had, data without what the method needs of them, and vectors where
+    the encoder sees images, or is made for others.
     """
-    torch.manual_seed(recipe.seed)
-    if recipe.encoder.name == "mlp":
-        return MLP(
-            recipe.encoder.inputs or 3 * recipe.views.size**2, recipe.encoder.widths, recipe.encoder.dropout
-        )
-    e, sizes = (
-        recipe.encoder,
-        [
-            policy.size or recipe.views.size
-            for view, policy in recipe.view_policies().items()
-            if view != "teacher"
-        ],
-    )
-    check_size(e.name, min([recipe.views.size, *sizes]), small_stem=e.small_stem)
-    return build_encoder(
-        e.name,
-        small_stem=e.small_stem,
-        maxpool=e.maxpool,
-        norm=recipe.norm,
-        with_sobel=e.sobel,
-        widths=e.channels,
-    )
-
-
-def fitted(recipe: Recipe, width: int | None) -> Recipe:
-    """The recipe for samples that are vectors of `width` values (None: images): the encoder's input is as wide.
-
-    Raises InputError for vectors where the encoder sees images, or where it is made for others.
-    """
-    e = recipe.encoder
+    data, e = recipe.data, recipe.encoder
+    method = recipe.method.for_data(data.name, data.path, data.limit)
+    if recipe.teacher.name:
+        method = method.for_teacher(partial(teachers.width, recipe.teacher))
+    recipe = recipe.model_copy(update={"method": method})
     if width is None:
         return recipe
     if e.name != "mlp":
@@ -86,7 +61,7 @@ def method_of(recipe: Recipe, *, num_samples: int, labels: Labels = None) -> Met
         seed=recipe.seed,
         teacher=teacher,
     )
-    return recipe.method_class()(recipe.method_config(), build)
+    return methods.load(recipe.method.name)(recipe.method, build)
 
 
 def teacher_of(recipe: Recipe, num_samples: int, labels: Labels = None) -> FrozenTeacher | None:
@@ -115,31 +90,9 @@ def prepare(method: Method, recipe: Recipe, device: torch.device) -> Method:
     return method
 
 
-def initialise_from(method: Method, path: Path) -> None:
-    """Load encoder weights only, from a run directory or an `encoder.safetensors`. InputError if they do not fit."""
-    method.encoder.load_state_dict(encoder_weights(path, method.encoder))
+def initialise(method: Method, weights: Mapping[str, Tensor]) -> None:
+    """Begin with these weights of the encoder (init_from=)."""
+    method.encoder.load_state_dict(weights)
     for module in method.modules():
         if isinstance(module, Teacher):  # the teacher starts as an exact copy of the student
             module.net.get_submodule("0").load_state_dict(method.encoder.state_dict())
-
-
-def encoder_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors of an encoder file, checked against the names and shapes of `encoder`."""
-    file = path / "encoder.safetensors" if path.is_dir() else path
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError):
-        raise InputError(f"{file} is not a readable encoder.safetensors file or run directory") from None
-    wanted = encoder.state_dict()
-    for name in sorted(set(wanted) | set(tensors)):
-        have, want = tensors.get(name), wanted.get(name)
-        if have is None or want is None or have.shape != want.shape:
-            raise InputError(
-                f"{file} does not fit the recipe's encoder: {name} is {_shape(have)} in the file and {_shape(want)}"
-                " in the recipe; set encoder.name and encoder.small_stem as they were in training"
-            )
-    return tensors
-
-
-def _shape(tensor: torch.Tensor | None) -> str:
-    return "absent" if tensor is None else str(tuple(tensor.shape))

@@ -19,9 +19,9 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def barrier() -> None:
-    if world_size() > 1:
-        dist.barrier()
+def own_rows(x: Tensor) -> Tensor:
+    """Where this rank's rows x (b, …) stand among those that `gather` joins: (b,) int64 on x's device."""
+    return rank() * len(x) + torch.arange(len(x), device=x.device)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from raysurl import metrics
 from raysurl import recipe as recipes
-from raysurl.build import fitted
+from raysurl.build import resolve
 from raysurl.data.shards import Shard
 from raysurl.data.source import Facts, ResidentSource
 from raysurl.errors import RunError
@@ -90,7 +90,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from X (N, D), N ≥ 2; `y` is not used. Raises ValueError for NaN, infinities, or bad settings."""
         rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        recipe = fitted(self._recipe(len(rows)), rows.shape[1])
+        recipe = resolve(self._recipe(len(rows)), rows.shape[1])
         threads = torch.get_num_threads()
         centre, scale = self._standard(rows)
         try:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 
 from raysurl.errors import InputError
-from raysurl.memory.link import Record
+from raysurl.memory.record import MemoryRecord
 
 
 class Runtime(Protocol):
@@ -16,7 +16,7 @@ class Runtime(Protocol):
     rank: int
     world_size: int
     device: torch.device
-    record: Record | None  # the memory actor, on rank 0 under Ray; else None
+    record: MemoryRecord | None  # the memory actor, on rank 0 under Ray; else None
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Tell whoever watches the run, once per epoch; every rank calls it."""
@@ -30,7 +30,7 @@ class LocalRuntime:
     name: str = "local"
     rank: int = 0
     world_size: int = 1
-    record: Record | None = None
+    record: MemoryRecord | None = None
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Nobody else watches: metrics.jsonl is the record."""

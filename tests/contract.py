@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from raysurl import build, method
+from raysurl import build, methods
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
+from raysurl.encoder import encoder_of, write_encoder
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.runtime import LocalRuntime
-from raysurl.train import run_directory, trainer
+from raysurl.train import trainer
 
 SMALL = {
     "hidden": 32,
@@ -33,10 +34,10 @@ SMALL = {
 
 def recipe_for(name: str, **changes: Any) -> Recipe:
     """Digits, the small network, batch 16: sizes of `SMALL` where the method has such a setting."""
-    cls = method.load(name)
-    settings = {k: v for k, v in SMALL.items() if k in cls.Config.model_fields} | changes.pop("method", {})
+    config = methods.load(name).Config
+    settings = {k: v for k, v in SMALL.items() if k in config.model_fields} | changes.pop("method", {})
     with contextlib.suppress(ValidationError):  # the recipe judges wrong settings, not this
-        takes = cls.takes_teacher(cls.Config.model_validate(settings))
+        takes = config.model_validate(settings).learns_from()
         if takes == "labels":
             changes.setdefault("teacher", {"name": "labels", "view": "plain"})
         elif takes != "no":
@@ -56,7 +57,7 @@ def recipe_for(name: str, **changes: Any) -> Recipe:
         "eval": {"every_epochs": 1, "linear_epochs": 2} | changes.pop("eval", {}),
         "log": {"every_steps": 2, "tensorboard": False},
     }
-    return recipe_from({**tree, **changes})
+    return build.resolve(recipe_from({**tree, **changes}), None)
 
 
 @functools.cache
@@ -66,7 +67,7 @@ def tiny_teacher() -> str:
     atexit.register(shutil.rmtree, folder)
     settings = {"encoder": {"name": "mlp", "widths": (24, 12)}, "views": {"size": 8}, "seed": 1}
     recipe = recipe_from({**settings, "data": {"name": "digits"}})
-    return str(run_directory.write_encoder(folder, build.encoder_of(recipe), recipe))
+    return str(write_encoder(folder, encoder_of(recipe), recipe))
 
 
 def sources(recipe: Recipe) -> tuple[Any, Any]:

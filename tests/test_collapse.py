@@ -5,8 +5,8 @@ import json
 import pytest
 
 from raysurl import metrics
-from raysurl.commands import pretrain
 from raysurl.recipe import load_recipe
+from raysurl.run import pretrain
 
 SETTINGS = (
     "runtime=local", "method.predictor=false", "method.head_norm=false", "method.tau_student=0.1",
@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
     found = {}
     for tau in (0.1, 0.04):
         folder = tmp_path_factory.mktemp("collapse") / str(tau)
-        pretrain.pretrain(load_recipe([*SETTINGS, f"method.tau_teacher={tau}", f"output={folder}"]))
+        pretrain(load_recipe([*SETTINGS, f"method.tau_teacher={tau}", f"output={folder}"]))
         steps = [line for line in metrics.read(folder / "metrics.jsonl") if "train/loss" in line]
         found[tau] = steps[-1], json.loads((folder / "results.json").read_text())
     return found

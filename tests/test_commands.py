@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raysurl import cli
-from raysurl.commands import embed, evaluate, pretrain, report
+from raysurl.commands import embed, evaluate, report
 from raysurl.recipe import load_recipe
+from raysurl.run import pretrain
 
 SETTINGS = (
     "runtime=local", "method.hidden=32", "method.dim=16", "data.limit=256", "train.batch_size=64", "train.epochs=2",
@@ -20,7 +21,7 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands") / "run"
-    return pretrain.pretrain(load_recipe([*SETTINGS, f"output={folder}"]))
+    return pretrain(load_recipe([*SETTINGS, f"output={folder}"]))
 
 
 def test_evaluate_of_a_run_repeats_its_final_metrics(run_dir, capsys):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from ranks import on_ranks
 
-from raysurl import distributed, method
+from raysurl import distributed, methods
 from raysurl.nets.ema import Teacher
 from raysurl.train import trainer
 
-METHODS = method.available()
+METHODS = methods.available()
 every_method = pytest.mark.parametrize("name", METHODS)
 
 

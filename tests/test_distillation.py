@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import t as student_t
 
-from raysurl import build, method
+from raysurl import build, methods
 from raysurl.errors import InputError
 from raysurl.functional import distance_correlation
 from raysurl.method import Batch, Progress
@@ -17,8 +17,8 @@ from raysurl.train import trainer
 
 TAUGHT = [
     name
-    for name in method.available()
-    if method.load(name).takes_teacher(contract.recipe_for(name).method_config()) in ("any", "network")
+    for name in methods.available()
+    if contract.recipe_for(name).method.learns_from() in ("any", "network")
 ]
 GENURL_KD = {"structures": [{"kind": "teacher"}], "target": "static", "kind": "bce", "sigma": 1.0}
 MVMR_KD = {"features": [], "teacher_weight": 2.0, "l3_sign": "official"}
@@ -73,7 +73,7 @@ def test_rkd_stays_finite_for_equal_rows_and_knows_its_largest_batch():
     s.requires_grad_()
     (rkd.distance_loss(s, rows(5, 3, 1)) + rkd.angle_loss(s, rows(5, 3, 1))).backward()
     assert torch.isfinite(s.grad).all()
-    assert rkd.RKD.largest_batch(rkd.RKD.Config()) == 512
+    assert rkd.RKD.Config().largest_batch() == 512
     with pytest.raises(InputError, match="use at most 512"):
         contract.recipe_for("rkd", train={"batch_size": 514})
 
@@ -206,7 +206,7 @@ def test_genurl_distils_all_pairs_of_the_batch(tmp_path):
 
 def test_genurls_memory_adds_filled_columns_of_teacher_and_averaged_student(tmp_path):
     recipe = contract.recipe_for("genurl", method={**GENURL_KD, "memory_size": 24})
-    assert recipe.method["teacher_dim"] == 12
+    assert recipe.method.teacher_dim == 12
     run = contract.start(recipe, tmp_path / "run")
     contract.steps(run, 1)
     snapshot = run.memory.snapshot(slice(None))
@@ -319,14 +319,14 @@ def test_a_teacher_that_nothing_uses_is_refused():
 
 def test_the_kd_recipes_are_the_papers():
     recipe = load_recipe(["recipe=genurl/kd_cifar10"])
-    c = recipe.method_config()
+    c = recipe.method
     assert (c.kind, c.target, c.nu_x, c.nu_z, recipe.train.batch_size) == ("bce", "static", 100, 100, 2048)
     assert c.structures[0].sigma == c.sigma == 1
     both = load_recipe(["recipe=genurl/kd_cifar10", "method.structures=[{kind: teacher}, {kind: instance}]"])
     assert set(both.view_policies()) == {"view_1", "view_2"}
-    c = load_recipe(["recipe=mvmr/kd_cifar10"]).method_config()
+    c = load_recipe(["recipe=mvmr/kd_cifar10"]).method
     assert (c.projector, c.features, c.teacher_weight) == ((8192, 8192, 8192), (), 1)
-    assert load_recipe(["recipe=seed/cifar10"]).method["teacher_dim"] == 2048
+    assert build.resolve(load_recipe(["recipe=seed/cifar10"]), None).method.teacher_dim == 2048
 
 
 def test_a_batch_is_untouched_by_teaching(tmp_path):

@@ -184,7 +184,8 @@ def test_evaluate_names_units_and_prefix() -> None:
 def test_every_protocol_of_the_recipe_is_a_module_that_says_what_it_needs() -> None:
     for protocol in Evaluation().protocols:
         module = __import__(f"{package.__name__}.{protocol}", fromlist=["run"])
-        assert isinstance(module.NEEDS_LABELS, bool)
+        assert {"labels", "inputs", "nodes"} >= module.NEEDS
+        assert isinstance(module.OF_PIXELS, bool)
         assert callable(module.run)
 
 

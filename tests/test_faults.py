@@ -13,14 +13,13 @@ import pytest
 import torch
 import torchvision
 
-from raysurl import build
 from raysurl.commands import pretrain
 from raysurl.data.names import open_samples
+from raysurl.encoder import encoder_of, load_encoder, write_encoder
 from raysurl.errors import InputError
 from raysurl.evaluate import divide
 from raysurl.recipe import Data, recipe_from
 from raysurl.train import run_directory
-from raysurl.train.encoder_file import load
 
 random = np.random.default_rng(0)
 X = random.normal(size=(40, 5)).astype(np.float32)
@@ -160,7 +159,7 @@ def test_a_teacher_that_does_not_take_the_data_is_refused(refused, npz, tmp_path
     of_vectors = recipe_from(
         {"encoder": {"name": "mlp", "widths": [4], "inputs": 7}, "data": {"name": "digits"}}
     )
-    run_directory.write_encoder(tmp_path, build.encoder_of(of_vectors), of_vectors)
+    write_encoder(tmp_path, encoder_of(of_vectors), of_vectors)
     own = f"teacher.name={tmp_path / 'encoder.safetensors'}"
     refused("does not take the data, images of 8 pixels: .* made for 7 values", own, base=IMAGES)
 
@@ -192,7 +191,7 @@ def test_files_that_are_no_recipe_are_refused(refused, tmp_path):
     file = tmp_path / "recipe.yaml"
     for content, match in (
         (b"a: [1\n b: {", r"recipe\.yaml is not valid YAML: expected .*, line 2"),
-        (bytes(range(256)), r"is not valid YAML: 'utf-8' codec"),
+        (bytes(range(256)), r"cannot be read as text: 'utf-8' codec"),
         (b"- a", "must hold a mapping of recipe keys"),
         (b"method: ressl", r"method='ressl' holds no settings; name a method with method\.name="),
         (b"train: {optimizer: {lr: .inf}}", r"lr=inf is not valid: input should be a finite number"),
@@ -205,6 +204,6 @@ def test_files_that_are_no_recipe_are_refused(refused, tmp_path):
 def test_a_run_whose_recipe_is_damaged_is_named(tmp_path):
     run_directory.write_atomic(tmp_path / "recipe.yaml", "a: [1\n b: {")
     with pytest.raises(InputError, match=r"recipe\.yaml is not valid YAML"):
-        load([f"run={tmp_path}"])
+        load_encoder(str(tmp_path))
     with pytest.raises(InputError, match=r"recipe\.yaml is not valid YAML"):
         pretrain.main([f"output={tmp_path}", "resume=true"])

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from raysurl import metrics
-from raysurl.commands import pretrain
 from raysurl.recipe import recipe_from
+from raysurl.run import pretrain
 
 CASES = {
     "static": {"target": "static"},
@@ -21,7 +21,7 @@ def runs(tmp_path_factory):
     found = {}
     for name, method in CASES.items():
         folder = tmp_path_factory.mktemp("genurl") / name
-        pretrain.pretrain(
+        pretrain(
             recipe_from(
                 {
                     "method": {"name": "genurl", "hidden": 512, "dim": 64} | method,

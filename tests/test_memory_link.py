@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from raysurl.memory import Queue
-from raysurl.memory.link import LocalRecord, MemoryLink
+from raysurl.memory.link import MemoryLink
+from raysurl.memory.record import LocalRecord
 from raysurl.method import Progress
 
 

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from raysurl import build
+from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.functional import info_nce
 from raysurl.method import Progress
 from raysurl.nets.ema import momentum_at
+from raysurl.nets.encoders import build_encoder
 from raysurl.recipe import Optimizer, Schedule, load_recipe
 from raysurl.train import optim
 
@@ -161,14 +163,14 @@ def test_step_and_constant_schedules_and_the_scaling_rule():
 )
 def test_encoders_give_pooled_features_with_a_small_stem_or_without(name):
     for small_stem in (False, True) if name != "convnet" else (False,):
-        encoder = build.build_encoder(name, small_stem=small_stem, maxpool=False, norm="sync")
+        encoder = build_encoder(name, small_stem=small_stem, maxpool=False, norm="sync")
         assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.dim)
 
 
 def test_a_convnet_has_the_layers_that_are_asked_for_and_others_refuse_them():
     settings = {"name": "convnet", "channels": [4, 8]}
     for sobel, dim in ((False, 8), (True, 16)):
-        encoder = build.encoder_of(contract.recipe_for("ressl", encoder={**settings, "sobel": sobel}))
+        encoder = encoder_of(contract.recipe_for("ressl", encoder={**settings, "sobel": sobel}))
         assert encoder.dim == dim
         assert encoder(torch.zeros(2, 3, 8, 8)).shape == (2, dim)
     with pytest.raises(InputError, match=r"channels are of a convnet, and name=resnet18 has its own"):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from raysurl.errors import InputError
 from raysurl.memory import Bank
-from raysurl.memory.link import LocalRecord, MemoryLink
+from raysurl.memory.link import MemoryLink
+from raysurl.memory.record import LocalRecord
 from raysurl.method import Progress
 from raysurl.methods.superand.memory import CONSISTENCY, INSTANCE, NeighbourBank, discover
 

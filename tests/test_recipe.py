@@ -52,14 +52,14 @@ def test_two_crops_and_light_backbones_are_overrides():
 def test_without_arguments_the_embedded_digits_run_and_naming_data_starts_from_the_defaults():
     assert load_recipe([]).data.name == "digits"
     own = load_recipe(["data.name=folder", "data.path=x"])
-    assert (own.recipe, own.encoder.name, own.method["hidden"]) == (None, "resnet18", 4096)
+    assert (own.recipe, own.encoder.name, own.method.hidden) == (None, "resnet18", 4096)
 
 
 def test_overrides_reach_every_depth_and_keep_the_rest():
     recipe = load_recipe(["recipe=ressl/cifar10", "train.optimizer.lr=0.5", "method.tau_teacher=0.02"])
     assert recipe.train.optimizer.lr == 0.5
     assert recipe.train.optimizer.weight_decay == 5e-4
-    assert recipe.method["tau_teacher"] == 0.02
+    assert recipe.method.tau_teacher == 0.02
 
 
 def test_a_policy_may_change_a_named_one():

@@ -11,7 +11,8 @@ from test_report import make_run, report_of
 
 from raysurl import health
 from raysurl.hierarchy import Hierarchy
-from raysurl.methods.rcl.clustering import labels_in
+from raysurl.memory import Queue
+from raysurl.methods.rcl.memory import ClusterMemory, own
 from raysurl.methods.rcl.offline import KMeansLabels
 from raysurl.report.contact_sheet import SHOWN_CHILDREN, SHOWN_IMAGES, sheet
 
@@ -65,7 +66,7 @@ def test_without_clusters_there_is_no_sheet():
     assert sheet(LABELS, np.zeros(60, bool), None, seed=0) == []
 
 
-def test_stored_clusters_give_the_labels_that_they_had():
+def test_the_memory_of_clusters_gives_the_labels_of_all_samples():
     random = np.random.default_rng(0)
     features = random.normal(size=(60, 6)).astype(np.float32)
     hierarchy = Hierarchy(60, 6, seed=0)
@@ -74,10 +75,10 @@ def test_stored_clusters_give_the_labels_that_they_had():
     offline = KMeansLabels(60, shares=(0.2, 0.1), seed=0)
     offline.fit(features / np.linalg.norm(features, axis=1, keepdims=True))
     for clusters in (hierarchy, offline):
-        found = labels_in(clusters.state_dict())
-        assert found is not None
-        assert (found == clusters.labels(np.arange(60))[1:]).all()
-    assert labels_in(None) is None
+        memory = ClusterMemory(Queue(8, 6), lambda made=clusters: made, own, views=2, seed=0)
+        assert memory.cluster_labels() is None
+        memory.partition = clusters
+        assert (memory.cluster_labels() == clusters.labels(np.arange(60))[1:]).all()
 
 
 SIGNALS = {"clusters": 40.0, "children": 6.0, "largest_share": 0.25, "nmi": 0.5, "purity": 0.75}

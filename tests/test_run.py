@@ -12,8 +12,9 @@ import contract
 import pytest
 import torch
 
-from raysurl import build, cli, metrics
+from raysurl import cli, metrics
 from raysurl.commands import pretrain
+from raysurl.encoder import encoder_of, read_weights
 from raysurl.errors import InputError, RunError
 from raysurl.runtime import LocalRuntime
 from raysurl.train import checkpoint, trainer
@@ -61,8 +62,8 @@ def test_a_run_directory_holds_what_it_should(finished):
 
 def test_the_encoder_file_holds_the_backbone_alone_and_loads_by_itself(finished):
     recipe, run_dir = finished
-    fresh = build.encoder_of(recipe)
-    weights = build.encoder_weights(run_dir, fresh)
+    fresh = encoder_of(recipe)
+    weights = read_weights(run_dir, fresh)
     assert set(weights) == set(fresh.state_dict())
     stored = checkpoint.load_newest(run_dir / "checkpoints", method="ressl")[0]["model"]
     assert all(torch.equal(weights[name], stored[f"encoder.{name}"]) for name in weights)
@@ -110,7 +111,7 @@ def test_init_from_takes_encoder_weights_only(finished, tmp_path):
     recipe, run_dir = finished
     changed = recipe.model_copy(update={"init_from": str(run_dir)})
     run = contract.start(changed, tmp_path / "new")
-    weights = build.encoder_weights(run_dir, run.method.encoder)
+    weights = read_weights(run_dir, run.method.encoder)
     assert run.step == 0
     assert all(torch.equal(v, weights[k]) for k, v in run.method.encoder.state_dict().items())
     assert all(torch.equal(v, weights[k]) for k, v in run.method.teacher.net[0].state_dict().items())

@@ -10,7 +10,8 @@ import torch
 
 from raysurl.memory import Queue
 from raysurl.memory.link import MemoryLink
-from raysurl.scale import memory
+from raysurl.scale import memory, record
+from raysurl.scale.record import ActorRecord, MemoryLostError
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def keys(value):
 
 
 def test_the_actors_queue_is_the_plain_queue(actor):
-    record, plain = memory.ActorRecord(actor, timeout_s=60), Queue(6, 2, seed=3)
+    record, plain = ActorRecord(actor, timeout_s=60), Queue(6, 2, seed=3)
     record.restore(0, plain.state_dict())
     for t in range(1, 6):
         record.push(t, *keys(t))
@@ -48,7 +49,7 @@ def test_the_actor_judges_its_memory_by_labels_as_of_the_last_update(ray_session
             return {"health/filled": float((self.index >= 0).sum()), "health/labels": float(labels.sum())}
 
     actor = memory.create(lambda: Judged(6, 2))
-    record = memory.ActorRecord(actor, timeout_s=60)
+    record = ActorRecord(actor, timeout_s=60)
     record.restore(0, None)
     record.push(1, *keys(1))
     assert record.health(np.arange(4)) == {"health/filled": 2.0, "health/labels": 6.0}
@@ -56,33 +57,33 @@ def test_the_actor_judges_its_memory_by_labels_as_of_the_last_update(ray_session
 
 
 def test_a_repeated_update_is_a_no_op_and_a_gap_is_refused(actor):
-    record = memory.ActorRecord(actor, timeout_s=60)
+    record = ActorRecord(actor, timeout_s=60)
     record.restore(0, Queue(6, 2).state_dict())
     record.push(1, *keys(1))
     record.push(1, *keys(1))
     assert record.state(1)["pointer"] == 2
     record.push(3, *keys(3))
-    with pytest.raises(memory.MemoryLostError, match="update 3 does not follow 1"):
+    with pytest.raises(MemoryLostError, match="update 3 does not follow 1"):
         record.state(3)
 
 
 def test_an_older_generation_is_refused_and_a_new_one_starts_empty(actor):
-    first = memory.ActorRecord(actor, timeout_s=60)
+    first = ActorRecord(actor, timeout_s=60)
     first.restore(0, Queue(6, 2).state_dict())
-    second = memory.ActorRecord(actor, timeout_s=60)
-    with pytest.raises(memory.MemoryLostError, match="holds nothing until"):
+    second = ActorRecord(actor, timeout_s=60)
+    with pytest.raises(MemoryLostError, match="holds nothing until"):
         second.state(0)
     second.restore(7, Queue(6, 2).state_dict())
-    with pytest.raises(memory.MemoryLostError, match="generation"):
+    with pytest.raises(MemoryLostError, match="generation"):
         first.state(7)
-    with pytest.raises(memory.MemoryLostError, match="generation"):
+    with pytest.raises(MemoryLostError, match="generation"):
         first.restore(0, Queue(6, 2).state_dict())
 
 
 def link_to(actor):
     queue = Queue(6, 2, seed=3)
     mirror = queue.mirror(torch.device("cpu"))
-    record = memory.ActorRecord(actor, timeout_s=60)
+    record = ActorRecord(actor, timeout_s=60)
     return MemoryLink(queue, mirror, record=record, staleness=0, plan=lambda step: torch.arange(2))
 
 
@@ -108,8 +109,36 @@ def test_updates_are_replayed_into_a_killed_actors_next_life(actor):
     assert torch.equal(held["index"], undisturbed.index)
 
 
+class Looked(Queue):
+    """Signals count from one look to the next."""
+
+    looks = 0
+
+    def health(self, labels):
+        self.looks += 1
+        return {"health/looks": float(self.looks)}
+
+
+def test_looks_at_memory_are_replayed_too_and_move_no_base(ray_session):
+    import ray
+
+    actor = memory.create(lambda: Looked(6, 2))
+    handle = ActorRecord(actor, timeout_s=60)
+    handle.restore(0, None)
+    base = handle._base
+    handle.push(1, *keys(1))
+    handle.health(None)
+    handle.push(2, *keys(2))
+    handle.health(np.arange(4))
+    assert handle._base is base
+    kill_process(actor)
+    assert handle.health(None) == {"health/looks": 3.0}
+    assert handle.state(2)["features"].max() == 2
+    ray.kill(actor)
+
+
 def test_the_state_is_taken_anew_before_a_replay_grows_too_long(actor, monkeypatch):
-    monkeypatch.setattr(memory, "REPLAY_BYTES", 64)
+    monkeypatch.setattr(record, "REPLAY_BYTES", 64)
     link = link_to(actor)
     link.begin()
     for t in range(1, 30):
@@ -123,8 +152,8 @@ def test_a_replaced_group_does_not_bring_its_memory_back(actor):
     old = link_to(actor)
     old.begin()
     old.push(*keys(1))
-    new = memory.ActorRecord(actor, timeout_s=60)  # its group has not restored yet
-    with pytest.raises(memory.MemoryLostError, match="generation"):
+    new = ActorRecord(actor, timeout_s=60)  # its group has not restored yet
+    with pytest.raises(MemoryLostError, match="generation"):
         old.state_dict()
     new.restore(0, Queue(6, 2).state_dict())
 
@@ -142,5 +171,5 @@ def test_an_actor_that_is_gone_for_good_sends_the_group_back(actor):
             link.push(*keys(t))
             time.sleep(0.05)
 
-    with pytest.raises(memory.MemoryLostError, match="did not come back"):
+    with pytest.raises(MemoryLostError, match="did not come back"):
         push_on()

@@ -10,9 +10,10 @@ import time
 import pytest
 
 from raysurl import metrics
-from raysurl.commands import pretrain
+from raysurl.commands.pretrain import read_recipe
 from raysurl.errors import InputError
 from raysurl.recipe import load_recipe
+from raysurl.run import pretrain
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ SETTINGS = (
 
 
 def run(folder, *changes):
-    return pretrain.pretrain(load_recipe([*SETTINGS, f"output={folder}", *changes]))
+    return pretrain(load_recipe([*SETTINGS, f"output={folder}", *changes]))
 
 
 def losses(run_dir):
@@ -104,7 +105,7 @@ def test_resume_after_the_driver_was_gone_equals_undisturbed(undisturbed, tmp_pa
     shutil.copy(undisturbed / "manifest.parquet", folder)
     shutil.copy(undisturbed / "metrics.jsonl", folder)
     shutil.copytree(undisturbed / "checkpoints" / "step-00000030", folder / "checkpoints" / "step-00000030")
-    pretrain.pretrain(pretrain.read_recipe([f"output={folder}", "resume=true"]))
+    pretrain(read_recipe([f"output={folder}", "resume=true"]))
     assert losses(folder) == losses(undisturbed)
     assert values(folder) == values(undisturbed)
 
@@ -129,13 +130,13 @@ def test_a_memory_that_answers_survives_the_loss_of_its_actor(ray_session, tmp_p
         "data: {name: digits}\nencoder: {name: convnet}\nviews: {size: 8}\n"
     )
     settings = [a.replace("recipe=recipe.yaml", f"recipe={tmp_path}/recipe.yaml") for a in first]
-    whole = pretrain.pretrain(load_recipe([*settings, f"output={tmp_path}/whole"]))
+    whole = pretrain(load_recipe([*settings, f"output={tmp_path}/whole"]))
     folder = tmp_path / "killed"
     thread, killed = _kill_when(
         lambda: (folder / "checkpoints" / "step-00000020").exists(),
         lambda command: "ray::MemoryActor" in command,
     )
-    pretrain.pretrain(load_recipe([*settings, f"output={folder}"]))
+    pretrain(load_recipe([*settings, f"output={folder}"]))
     thread.join()
     assert killed
     events = [line["event"] for line in metrics.read(folder / "metrics.jsonl") if "event" in line]

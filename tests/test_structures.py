@@ -11,7 +11,7 @@ import torch
 from ranks import on_ranks
 from scipy.optimize import brentq
 
-from raysurl import distributed
+from raysurl import build, distributed
 from raysurl.errors import InputError
 from raysurl.method import Batch, Progress
 from raysurl.methods.genurl import GenURL
@@ -81,7 +81,7 @@ def test_the_block_of_a_batch_is_the_slow_reference(features, scale, symmetry):
 
 
 def memory_of(*structures):
-    return GenURL.memory(GenURL.Config(structures=structures, nu_x=NU), num_samples=N, seed=0)
+    return GenURL.Config(structures=structures, nu_x=NU).memory(N, 0)
 
 
 def test_a_memory_has_no_edges_before_it_is_made_and_keeps_them_in_a_checkpoint(features):
@@ -247,7 +247,7 @@ def test_each_structure_is_a_term_with_its_weight():
 )
 def test_a_bad_setting_is_one_sentence(method, message):
     with pytest.raises(InputError, match=message):
-        recipe_from({"method": {"name": "genurl"} | method})
+        build.resolve(recipe_from({"method": {"name": "genurl"} | method}), None)
 
 
 def start(folder, *, rank=0, world_size=1, train=None, **method):
@@ -328,7 +328,7 @@ def test_geodesics_are_the_shortest_paths_within_reach():
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import floyd_warshall
 
-    from raysurl.methods.genurl.memory import Edges, geodesics
+    from raysurl.methods.genurl.similarity import Edges, geodesics
 
     random = np.random.default_rng(0)
     pairs = np.unique(np.sort(random.integers(0, 30, (40, 2)), axis=1), axis=0)
@@ -369,11 +369,13 @@ def test_a_geodesic_graph_reaches_two_hops(tmp_path):
     assert not far[4].any()
 
 
-def test_the_most_similar_of_all_graphs_come_first():
+def test_the_most_similar_of_all_graphs_come_first(monkeypatch):
     from scipy.sparse import csr_array
 
-    from raysurl.methods.genurl.memory import GraphMemory, nearest_in
+    from raysurl.methods.genurl import memory as graph_memory
+    from raysurl.methods.genurl.memory import GraphMemory
 
+    monkeypatch.setattr(graph_memory, "FOLLOWED", 2)
     memory = GraphMemory({"a": None, "b": None}, 4)
     memory.graphs = {
         "a": csr_array(
@@ -381,5 +383,5 @@ def test_the_most_similar_of_all_graphs_come_first():
         ),
         "b": csr_array(np.array([[0, 0.4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0.9], [0, 0, 0, 0]], np.float32)),
     }
-    found = nearest_in(memory.state_dict(), 2)
+    found = memory.neighbour_graph()
     np.testing.assert_array_equal(found, [[1, 2], [-1, -1], [3, 0], [-1, -1]])

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from ranks import on_ranks
 
-from raysurl import build, distributed, recipe
+from raysurl import distributed, recipe
+from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.method import Progress
 from raysurl.methods.superand import SuperAND, and_loss, augmentation_loss, discover, unification_entropy
@@ -90,7 +91,9 @@ def test_augmentation_loss_of_a_part_against_all_adds_up_to_the_whole():
     parts = []
     for first in (0, 2, 4):
         rows = torch.cat([logits[first : first + 2], logits[6 + first : 8 + first]])
-        parts.append(float(augmentation_loss(rows, tau=0.2, everyone=logits, first=first)))
+        parts.append(
+            float(augmentation_loss(rows, tau=0.2, everyone=logits, own=torch.tensor([first, first + 1])))
+        )
     assert np.mean(parts) == pytest.approx(whole, rel=1e-6)
 
 
@@ -104,9 +107,9 @@ def test_share_of_anchors_per_round(init, shares):
     config = SuperAND.Config(init=init)
     starts = [Progress(at * 20, 100, 10, rounds=5) for at in range(5)]
     assert [config.fraction(p) for p in starts] == pytest.approx(shares)
-    assert [SuperAND.refreshes(config, p) for p in starts] == [share > 0 for share in shares]
-    assert not SuperAND.refreshes(config, Progress(30, 100, 10, rounds=5))  # second epoch of a round
-    assert SuperAND.refresh_embeds(config) == (init == "random")
+    of = "features" if init == "random" else "itself"
+    assert [config.refresh(p) for p in starts] == [of if share > 0 else "no" for share in shares]
+    assert config.refresh(Progress(30, 100, 10, rounds=5)) == "no"  # second epoch of a round
 
 
 SWITCHES = [
@@ -240,7 +243,7 @@ def test_packaged_recipes_are_the_papers(name):
     assert {p.flip for p in found.view_policies().values()} == ({0.0} if "svhn" in name else {0.5})
     rounds = 1 if name.split("/")[1].startswith(("npid", "isif")) else 5
     assert (found.train.rounds, found.train.epochs) == (rounds, 200)
-    build.encoder_of(found)
+    encoder_of(found)
 
 
 def neighbour_consistency(folder, seed, sign):

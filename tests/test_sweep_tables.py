@@ -94,9 +94,9 @@ def fill(directory, plan, value_of):
 
 def outcome_of(trial):
     m = trial.recipe.method
-    if m["tau_student"] == 0.2 and m["tau_teacher"] == 0.08:
+    if m.tau_student == 0.2 and m.tau_teacher == 0.08:
         return Outcome("collapsed", "ended after epoch 2", {}, 1.0)
-    value = 95 - 10 * m["tau_student"] - 20 * m["tau_teacher"] + 0.1 * trial.seed
+    value = 95 - 10 * m.tau_student - 20 * m.tau_teacher + 0.1 * trial.seed
     return Outcome("finished", "", {"eval/knn_top1": value}, 2.0, 0.1, 5)
 
 
@@ -248,7 +248,7 @@ def played(plan, directory, rounds):
     for _ in range(rounds):
         if (trial := asked.next()) is None:
             break
-        value = 90 - abs(math.log(trial.recipe.method["tau_student"] / 0.1))
+        value = 90 - abs(math.log(trial.recipe.method.tau_student / 0.1))
         outcome = Outcome("finished", "", {"eval/knn_top1": value}, 1.0, 0.0, 5)
         where = sweep_directory.trial_directory(directory, trial)
         (where / "recipe.yaml").write_text(dump(trial.recipe))

@@ -10,9 +10,10 @@ import yaml
 from killing import kill_holder_once_saved
 
 from raysurl import metrics
-from raysurl.commands import pretrain, sweep
+from raysurl.commands import sweep
 from raysurl.errors import InputError, RunError
 from raysurl.recipe import load_recipe
+from raysurl.run import pretrain
 from raysurl.sweep.trial import CollapsedError
 
 pytestmark = pytest.mark.slow
@@ -59,9 +60,7 @@ def test_a_grid_over_workers_whose_worker_is_killed_equals_plain_runs(ray_sessio
     }
     assert "resumed at step" in (trials[2] / "metrics.jsonl").read_text()
     assert not (trials[2] / "ray").exists()
-    plain = pretrain.pretrain(
-        load_recipe([f"recipe={trials[2] / 'recipe.yaml'}", f"output={tmp_path / 'plain'}"])
-    )
+    plain = pretrain(load_recipe([f"recipe={trials[2] / 'recipe.yaml'}", f"output={tmp_path / 'plain'}"]))
     assert losses(trials[2]) == losses(plain)
     assert outcomes[2]["metrics"] == json.loads((plain / "results.json").read_text())["metrics"]
 

@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from raysurl import build, teachers
-from raysurl.commands import pretrain
+from raysurl import teachers
 from raysurl.commands.embed import main as embed
 from raysurl.data.names import open_samples
+from raysurl.encoder import encoder_of, write_encoder
 from raysurl.errors import InputError
 from raysurl.method import Batch
 from raysurl.recipe import recipe_from
 from raysurl.recipe.sections import Teacher, Views
+from raysurl.run import check, pretrain
 from raysurl.teachers import networks as pretrained
 from raysurl.teachers import table as embeddings
-from raysurl.train import run_directory
 
 VIEWS = Views(size=8, mean=(0.3, 0.4, 0.5), std=(0.2, 0.3, 0.4))
 
@@ -37,8 +37,8 @@ def own_run(folder, name="convnet", **settings):
     folder.mkdir()
     tree = {"data": {"name": "digits"}, "encoder": {"name": name, **settings}, "seed": 5}
     recipe = recipe_from({**tree, "views": {"size": 12, "mean": [0.1] * 3, "std": [0.5] * 3}})
-    encoder = build.encoder_of(recipe)
-    return run_directory.write_encoder(folder, encoder, recipe), encoder.eval()
+    encoder = encoder_of(recipe)
+    return write_encoder(folder, encoder, recipe), encoder.eval()
 
 
 def opened(views=VIEWS, num_samples=4, **settings):
@@ -330,14 +330,14 @@ def test_what_pipelines_embed_writes_teaches_the_same_data_and_no_other(tmp_path
     embed([f"run={run}", f"to={target}", "data.name=digits", "data.limit=80"])
     teacher = {"name": str(target), "view": "plain"}
     recipe = contract.recipe_for("seed", teacher=teacher)
-    assert recipe.method["teacher_dim"] == 12
+    assert recipe.method.teacher_dim == 12
     assert "teacher" not in recipe.view_policies()
     started = contract.start(recipe, tmp_path / "run")
     contract.steps(started, 1)
     samples = open_samples(recipe.data, "train", seed=0)
-    pretrain.check(recipe, samples, None)
+    check(recipe, samples, None)
     with pytest.raises(InputError, match=r"and the data set's is .*same data\.limit and seed"):
-        pretrain.check(recipe, open_samples(recipe.data, "train", seed=1), None)
+        check(recipe, open_samples(recipe.data, "train", seed=1), None)
 
 
 def test_a_missing_teacher_is_found_before_a_run_directory_exists(tmp_path):
@@ -345,5 +345,5 @@ def test_a_missing_teacher_is_found_before_a_run_directory_exists(tmp_path):
         "pkt", teacher={"name": "shufflenet_v2_x0_5"}, output=str(tmp_path / "run"), runtime="local"
     )
     with pytest.raises(InputError, match="are not at hand"):
-        pretrain.pretrain(recipe)
+        pretrain(recipe)
     assert not (tmp_path / "run").exists()

@@ -4,10 +4,9 @@ import contract
 import pytest
 import torch
 
-from raysurl import build
+from raysurl.encoder import encoder_of, read_weights, write_encoder
 from raysurl.errors import InputError
 from raysurl.nets.encoders import TwoTrunk, build_encoder
-from raysurl.train import run_directory
 
 
 def recipe_of(**changes):
@@ -44,18 +43,18 @@ def test_two_trunks_join_the_features_of_image_and_edges(name, size, small_stem,
 
 def test_an_exported_pair_is_loaded_again_and_does_not_fit_a_single_network(tmp_path):
     pair, single = recipe_of(encoder={"name": "convnet", "sobel": True}), recipe_of()
-    encoder = build.encoder_of(pair)
-    run_directory.write_encoder(tmp_path, encoder, pair)
-    weights = build.encoder_weights(tmp_path, encoder)
+    encoder = encoder_of(pair)
+    write_encoder(tmp_path, encoder, pair)
+    weights = read_weights(tmp_path, encoder)
     assert all(torch.equal(weights[k], v) for k, v in encoder.state_dict().items())
     with pytest.raises(InputError, match="does not fit the recipe's encoder"):
-        build.encoder_weights(tmp_path, build.encoder_of(single))
+        read_weights(tmp_path, encoder_of(single))
 
 
 def test_views_too_small_for_alexnet_are_refused_with_a_sentence():
     settings = recipe_of(encoder={"name": "alexnet"})
     with pytest.raises(InputError, match=r"alexnet needs views of at least 63 pixels, not 8"):
-        build.encoder_of(settings)
+        encoder_of(settings)
     smallest = build_encoder("alexnet", small_stem=False, maxpool=False, norm="sync")
     smallest(torch.zeros(1, 3, 63, 63))
     with pytest.raises(RuntimeError):

@@ -10,6 +10,7 @@ from citations import citation_files
 
 from raysurl import build
 from raysurl.data.names import open_samples
+from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.methods.genurl.graphs import read_edges
 from raysurl.nets.encoders import MLP
@@ -91,18 +92,18 @@ def test_images_are_flattened_where_the_recipe_asks(flatten, width):
 
 def test_the_mlp_takes_its_width_from_the_data():
     recipe = recipe_from({"method": {"name": "simclr"}, "encoder": {"name": "mlp", "widths": [7, 4]}})
-    net = build.encoder_of(build.fitted(recipe, 5))
+    net = encoder_of(build.resolve(recipe, 5))
     assert isinstance(net, MLP)
     assert [tuple(p.shape) for p in net.parameters()] == [(7, 5), (7,), (4, 7), (4,)]
     assert net.dim == 4
     assert net(torch.full((3, 5), -1.0)).shape == (3, 4)
-    assert build.encoder_of(recipe).inputs == 3 * recipe.views.size**2
+    assert encoder_of(recipe).inputs == 3 * recipe.views.size**2
     with pytest.raises(InputError, match="5 values per sample, not 6"):
         net(torch.zeros(3, 6))
     with pytest.raises(InputError, match="resnet18 sees images"):
-        build.fitted(recipe_from({}), 5)
+        build.resolve(recipe_from({}), 5)
     with pytest.raises(InputError, match="inputs=9"):
-        build.fitted(recipe_from({"encoder": {"name": "mlp", "inputs": 9}}), 5)
+        build.resolve(recipe_from({"encoder": {"name": "mlp", "inputs": 9}}), 5)
 
 
 # -------------------------------------------------------------------- runs
@@ -110,7 +111,7 @@ def test_the_mlp_takes_its_width_from_the_data():
 
 def reduction(data, **changes):
     """GenURL to two dimensions on a small matrix, batch 16."""
-    return build.fitted(
+    return build.resolve(
         contract.recipe_for(
             "genurl",
             data=data,
@@ -221,7 +222,7 @@ def graph_recipe(data, *structures, **method):
         train={"batch_size": 10},
         eval={"every_epochs": 0, "protocols": ["rankme"], "baselines": False},
     )
-    return build.fitted(recipe, open_samples(recipe.data, "train", seed=0).width())
+    return build.resolve(recipe, open_samples(recipe.data, "train", seed=0).width())
 
 
 def test_the_graph_of_the_data_is_used_where_none_is_named(tmp_path):

@@ -17,9 +17,10 @@ import torch
 
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
-from raysurl.recipe import load_recipe, parse_override
+from raysurl.recipe import load_recipe, yaml_argument
 from raysurl.runtime import LocalRuntime
 from raysurl.scale import cluster, memory
+from raysurl.scale.record import ActorRecord
 from raysurl.train import trainer
 
 SETTINGS = (
@@ -38,7 +39,7 @@ class Arm:
 
 def main(arguments: list[str]) -> None:
     """`clustering [turns=12] data.name=… data.path=… [key=value of the recipe …]`; without data, random images."""
-    given = dict(parse_override(a) for a in arguments)
+    given = dict(yaml_argument(a) for a in arguments)
     turns = int(given.get("turns", 12))
     changes = [a for a in arguments if not a.startswith("turns=")]
     cluster.connect()
@@ -64,10 +65,8 @@ def begin(name: str, staleness: int, changes: list[str], folder: Path) -> Arm:
     """A run of its own whose memory is an actor, with clusters made where the arm has any."""
     recipe = load_recipe([*SETTINGS, *changes, f"memory.staleness={staleness}"])
     source = open_source(open_samples(recipe.data, "train", seed=recipe.seed), recipe.data)
-    make = functools.partial(
-        recipe.method_class().memory, recipe.method_config(), num_samples=len(source.readable), seed=0
-    )
-    record = memory.ActorRecord(memory.create(make), timeout_s=600)
+    make = functools.partial(recipe.method.memory, len(source.readable), 0)
+    record = ActorRecord(memory.create(make), timeout_s=600)
     run_dir = folder / name.replace(" ", "-")
     run_dir.mkdir()
     runtime = LocalRuntime(torch.device("cpu"), record=record)

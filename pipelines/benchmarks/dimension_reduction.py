@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from raysurl import GenURL
 from raysurl.data.names import open_samples
 from raysurl.evaluate.embedding import neighbourhood_scores
-from raysurl.recipe import Data, parse_override
+from raysurl.recipe import Data, yaml_argument
 from raysurl.report import scatter
 from raysurl.train import run_directory
 
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         "plots": None,
     }
     given |= {"methods": "pca,genurl,umap,tsne", "seeds": 0}
-    given |= dict(parse_override(a) for a in arguments)
+    given |= dict(yaml_argument(a) for a in arguments)
     own = {key.removeprefix("genurl."): value for key, value in given.items() if key.startswith("genurl.")}
     data = Data(name=given["data.name"], path=given["data.path"], limit=int(given["limit"]), flatten="grey")
     (x, y), (new, new_y) = (load(data, split) for split in ("train", "eval"))

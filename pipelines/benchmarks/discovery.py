@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from raysurl.methods.superand import discover
-from raysurl.recipe import parse_override
+from raysurl.recipe import yaml_argument
 
 TAU, FRACTION = 0.1, 0.25
 LOOP_UP_TO = 10_000  # the double loop takes minutes beyond
@@ -22,7 +22,7 @@ LOOP_UP_TO = 10_000  # the double loop takes minutes beyond
 
 def main(arguments: list[str]) -> None:
     """`discovery [sizes=[10000,50000,200000]] [dim=128] [threads=2] [device=cpu] [loop_up_to=10000]`."""
-    given = dict(parse_override(a) for a in arguments)
+    given = dict(yaml_argument(a) for a in arguments)
     sizes, dim = given.pop("sizes", [10_000, 50_000, 200_000]), int(given.pop("dim", 128))
     threads, device = int(given.pop("threads", 2)), str(given.pop("device", "cpu"))
     loop_up_to = int(given.pop("loop_up_to", LOOP_UP_TO))

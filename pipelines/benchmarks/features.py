@@ -23,7 +23,7 @@ from torch import Tensor
 
 from raysurl import features
 from raysurl.errors import InputError
-from raysurl.recipe import parse_override
+from raysurl.recipe import yaml_argument
 
 Make = Callable[[], Tensor]
 SIZES = {32: 64, 96: 16}  # pixels -> images per call
@@ -32,7 +32,7 @@ KYMATIO = "kymatio.scattering2d.frontend.torch_frontend"  # not kymatio.torch, w
 
 def main(arguments: list[str]) -> None:
     """`features [runs=5] [threads=1] [device=cpu]`."""
-    given = dict(parse_override(a) for a in arguments)
+    given = dict(yaml_argument(a) for a in arguments)
     runs, threads = (int(given.pop(k, d)) for k, d in (("runs", 5), ("threads", 1)))
     device = torch.device(str(given.pop("device", "cpu")))
     if given:

@@ -20,14 +20,14 @@ import torch
 from raysurl.build import fitted
 from raysurl.data.shards import Shard
 from raysurl.data.source import Facts, ResidentSource
-from raysurl.recipe import load_recipe, parse_override
+from raysurl.recipe import load_recipe, yaml_argument
 from raysurl.runtime import LocalRuntime
 
 
 def main(arguments: list[str]) -> None:
     """`growth [samples=10000,100000] [dim=32] [batch_size=1024] [threads=1] [clustered=false]`; 1000000 takes long."""
     given = {"samples": "10000,100000", "dim": 32, "batch_size": 1024, "threads": 1, "clustered": False}
-    given |= dict(parse_override(a) for a in arguments)
+    given |= dict(yaml_argument(a) for a in arguments)
     dim, batch, threads = (int(given[name]) for name in ("dim", "batch_size", "threads"))
     print(f"{dim} features, batches of {batch}, {threads} thread(s), clustered={given['clustered']}")
     print(f"{'N':>9} {'graph':>10} {'memory':>10} {'epoch':>10} {'memory':>10} {'pairs found':>12}")

@@ -34,7 +34,7 @@ from benchmarks.recovery import row
 from numpy.typing import NDArray
 
 from raysurl.errors import InputError
-from raysurl.recipe import parse_override
+from raysurl.recipe import yaml_argument
 from raysurl.train.run_directory import commit, hardware
 
 FILE = Path(__file__).parents[2] / "results" / "benchmarks" / "hierarchy.json"
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
         "epochs": 10,
         "seeds": [11],
     }
-    asked = dict(parse_override(a) for a in arguments)
+    asked = dict(yaml_argument(a) for a in arguments)
     if unknown := set(asked) - set(given):
         raise InputError(f"{', '.join(sorted(unknown))} is not a setting; there are {', '.join(given)}")
     given |= asked

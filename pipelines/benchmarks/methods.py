@@ -19,7 +19,7 @@ import torch
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.method import available
-from raysurl.recipe import load_recipe, parse_override
+from raysurl.recipe import load_recipe, yaml_argument
 from raysurl.runtime import LocalRuntime
 from raysurl.train import trainer
 
@@ -33,7 +33,7 @@ REFERENCE, BLOCK, WARM = "simclr", 2, 2
 
 def main(arguments: list[str]) -> None:
     """`methods [turns=5] [samples=4096] [key=value of every recipe …]`."""
-    given = dict(parse_override(a) for a in arguments)
+    given = dict(yaml_argument(a) for a in arguments)
     turns, samples = int(given.get("turns", 5)), int(given.get("samples", 4096))
     changes = [a for a in arguments if a.split("=")[0] not in ("turns", "samples")]
     context = multiprocessing.get_context("spawn")
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         for name in available():
             settings = [f"recipe={name}/cifar10", *SETTINGS, f"data.path={folder}/images.npz", *changes]
             recipe = load_recipe(settings)
-            if recipe.method_class().takes_teacher(recipe.method_config()) != "no":
+            if recipe.method.learns_from() != "no":
                 continue  # a teacher's cost is its own
             ends[name], theirs = context.Pipe()
             context.Process(target=serve, args=(theirs, settings, folder, name), daemon=True).start()

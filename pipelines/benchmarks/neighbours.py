@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raysurl.hierarchy.dbscan import dbscan
 from raysurl.neighbours import EXACT_BELOW, knn_graph
-from raysurl.recipe import parse_override
+from raysurl.recipe import yaml_argument
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     `exact=true` also measures exact search where cells are tried first, the rows `as chosen`.
     """
     given = {"samples": "10000,100000", "dim": 128, "k": 32, "threads": 1, "exact": False}
-    given |= dict(parse_override(a) for a in arguments)
+    given |= dict(yaml_argument(a) for a in arguments)
     dim, k, threads = (int(given[name]) for name in ("dim", "k", "threads"))
     samples = given["samples"]
     print(f"{k} nearest neighbours of unit vectors with {dim} dimensions, {threads} thread(s)")

@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from raysurl.commands import sweep
-from raysurl.recipe import parse_override
+from raysurl.recipe import yaml_argument
 from raysurl.sweep.directory import outcomes
 from raysurl.sweep.plan import make_plan
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = dict(parse_override(a) for a in arguments)
+    given = dict(yaml_argument(a) for a in arguments)
     root = Path(str(given.get("output") or tempfile.mkdtemp()))
     best: dict[str, list[float]] = {"pruned": [], "unpruned": []}
     epochs: dict[str, list[int]] = {"pruned": [], "unpruned": []}

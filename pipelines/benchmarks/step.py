@@ -16,7 +16,7 @@ import torch
 from raysurl import build, metrics
 from raysurl.commands.pretrain import pretrain
 from raysurl.method import Batch, Progress
-from raysurl.recipe import Recipe, load_recipe, parse_override
+from raysurl.recipe import Recipe, load_recipe, yaml_argument
 from raysurl.sampler import Request
 from raysurl.train import optim
 from raysurl.views import Augment
@@ -31,7 +31,7 @@ SKIP = 4  # first steps of each run, while caches and allocators warm up
 
 def main(arguments: list[str]) -> None:
     """`step [runs=3] [steps=24] [threads=1] [key=value of the recipe …]`."""
-    given = dict(parse_override(a) for a in arguments)
+    given = dict(yaml_argument(a) for a in arguments)
     runs, steps, threads = (int(given.pop(k, d)) for k, d in (("runs", 3), ("steps", 24), ("threads", 1)))
     changes = [a for a in arguments if a.split("=")[0] in given]
     seconds: dict[str, list[float]] = {"bare loop": [], "ray, 1 worker": [], "ray, 2 workers": []}
@@ -77,7 +77,7 @@ def bare(recipe: Recipe, images: torch.Tensor, steps: int) -> float:
     """Median seconds of a step of the plain loop."""
     torch.set_num_threads(recipe.scale.threads)
     method = build.method_of(recipe, num_samples=len(images)).train()
-    queue = recipe.method_class().memory(recipe.method_config(), num_samples=len(images), seed=0)
+    queue = recipe.method.memory(len(images), 0)
     assert queue is not None
     batch_size, settings = recipe.train.batch_size, recipe.train.optimizer
     augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, batch_size)

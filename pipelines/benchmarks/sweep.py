@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raysurl.recipe import parse_override
+from raysurl.recipe import yaml_argument
 from raysurl.scale import share, tune
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.plan import Request, make_plan
@@ -33,7 +33,7 @@ FIXED = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    given = dict(parse_override(a) for a in arguments)
+    given = dict(yaml_argument(a) for a in arguments)
     trials, epochs = int(given.get("trials", 16)), int(given.get("epochs", 17))
     measured = {}
     for concurrent in (1, os.cpu_count() or 1):

@@ -9,21 +9,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysurl.commands.arguments import take, trained_encoder
 from raysurl.data.names import open_samples
 from raysurl.embed import embed
 from raysurl.errors import InputError
 from raysurl.runtime import default_device
-from raysurl.train import encoder_file as trained
 from raysurl.train import local
 
 
 def main(arguments: Sequence[str]) -> None:
     """`embed.py run=DIR|FILE to=FILE.parquet [data.…]`: columns index, name, label, embedding (D float32)."""
-    found, mine = trained.load(arguments, also=("to",))
+    mine, rest = take(arguments, "to")
+    found = trained_encoder(rest)
     recipe, device = found.recipe, default_device()
-    if not str(mine.get("to", "")).endswith(".parquet"):
+    if not mine.get("to", "").endswith(".parquet"):
         raise InputError("name the file to write: to=FILE.parquet")
-    target = Path(str(mine["to"])).expanduser()
+    target = Path(mine["to"]).expanduser()
     if target.exists():
         raise InputError(f"to={target} exists already; name another file")
     samples = open_samples(recipe.data, "train", seed=recipe.seed)

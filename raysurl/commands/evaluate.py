@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from raysurl.commands.arguments import take, trained_encoder
 from raysurl.data.names import open_samples
-from raysurl.evaluate.evaluator import Evaluator, Trained
+from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
-from raysurl.train import encoder_file as trained
 from raysurl.train import local
 from raysurl.train.run_directory import write_atomic
 
 
 def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
-    found, _ = trained.load(arguments)
+    found = trained_encoder(take(arguments)[1])
     recipe, device = found.recipe, default_device()
     samples = open_samples(recipe.data, "train", seed=recipe.seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)
     assert samples is not None
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
-    metrics = evaluator.final(Trained(found.encoder.to(device)))
+    metrics = evaluator.final(Networks(found.encoder.to(device))).metrics
     write_atomic(found.where / "evaluation.json", json.dumps({"metrics": metrics}, indent=1))
     for note in evaluator.notes:
         print(note)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from raysurl.commands.compare import COLUMNS
 from raysurl.errors import InputError
 from raysurl.report.recipe import command
 from raysurl.report.run import read_run
 
+COLUMNS = {"kNN 200": "knn_top1", "kNN 20": "knn20_top1", "linear (L-BFGS)": "lbfgs_top1"}
 SHOWN = ("knn_top1", "knn20_top1", "linear_top1", "lbfgs_top1")
 
 

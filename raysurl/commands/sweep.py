@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import sys
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe, parse_override
+from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.directory import known, outcomes, remaining, remember
 from raysurl.sweep.display import Display
@@ -24,7 +23,7 @@ from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.plan import Plan, Request, make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.search import Grid, OpenSearch, Search
-from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space, text
+from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space
 from raysurl.sweep.trial import FINAL
 
 SHARE, RUNNER = "raysurl.scale.share", "raysurl.scale.tune"  # Ray is imported only when trials are run
@@ -92,14 +91,14 @@ def search_of(plan: Plan, directory: Path) -> tuple[Search, int]:
 
 def read_arguments(arguments: Sequence[str]) -> Asked:
     """Raises InputError, one sentence, for what is not known or not valid."""
-    given = dict(parse_override(a) for a in arguments if a != "--print")
+    given = dict(split_argument(a) for a in arguments if a != "--print")
     mine = {key: given.pop(key) for key in KEYS if key in given}
     only = {key.removeprefix("only."): given.pop(key) for key in list(given) if key.startswith("only.")}
     _check_rest(given)
     if "space" not in mine:
         raise InputError("name the space: space=NAME of search_spaces/ or a YAML file")
-    space = read_space(str(mine["space"]))
-    scale = str(mine.get("scale", "cpu" if space.cpu else "full"))
+    space = read_space(mine["space"])
+    scale = mine.get("scale", "cpu" if space.cpu else "full")
     if space.search == "grid" and "trials" in mine:
         raise InputError(
             f"trials= is for an open search, and space {space.name} is a grid; use only.AXIS= or seeds="
@@ -112,13 +111,13 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         max_trials=_number(mine, "max_trials", int),
         only={axis: _labels(space, axis, v) for axis, v in only.items()},
         overrides=given,
-        data_root=str(Path(str(mine["data_root"])).expanduser()) if "data_root" in mine else None,
+        data_root=str(Path(mine["data_root"]).expanduser()) if "data_root" in mine else None,
     )
     small = space.cpu.max_hours if space.cpu and scale == "cpu" else None
     return Asked(
         request=request,
-        output=Path(str(mine.get("output", f"sweeps/{space.name}-{scale}"))).expanduser().absolute(),
-        print_only="--print" in arguments or bool(mine.get("print")),
+        output=Path(mine.get("output", f"sweeps/{space.name}-{scale}")).expanduser().absolute(),
+        print_only="--print" in arguments or mine.get("print", "false").lower() in ("true", "1", "yes"),
         share={
             "cpus": _number(mine, "cpus", float),
             "gpus": _number(mine, "gpus", float),
@@ -128,47 +127,43 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     )
 
 
-def _check_rest(given: dict[str, Any]) -> None:
+def _check_rest(given: dict[str, str]) -> None:
     for key in given:
         if key in ("seed", "recipe", "runtime", "resume"):
             hint = {"seed": "seeds=0,1,2", "recipe": "the space names it"}.get(key, "a sweep sets it")
             raise InputError(f"argument {key}= is not for a sweep: {hint}")
         if "." not in key and key not in Recipe.model_fields:
-            near = difflib.get_close_matches(key, KEYS, n=1)
-            hint = (
-                f"did you mean {near[0]}=?"
-                if near
-                else f"a sweep takes {', '.join(KEYS)}, only.AXIS and recipe keys"
-            )
+            hint = nearest(key, (*KEYS, "only.AXIS", *Recipe.model_fields), "a sweep takes")
             raise InputError(f"argument {key}= is not known; {hint}")
 
 
-def _seeds(given: Any) -> tuple[int, ...] | None:
+def _seeds(given: str | None) -> tuple[int, ...] | None:
     if given is None:
         return None
-    seeds = [parse_override(f"seed={part}")[1] for part in _parts(given)]
-    if not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) < len(seeds):
+    parts = _parts(given)
+    seeds = [int(part) for part in parts if part.isascii() and part.isdigit()]
+    if not seeds or len(seeds) < len(parts) or len(set(seeds)) < len(seeds):
         raise InputError(f"seeds={given} must be different whole numbers from 0 on, for example seeds=0,1,2")
     return tuple(seeds)
 
 
-def _labels(space: Space, axis: str, given: Any) -> tuple[str, ...]:
+def _labels(space: Space, axis: str, given: str) -> tuple[str, ...]:
     """The labels that `only.AXIS=` names: one, a list, or what commas divide where that is no label itself."""
-    whole = axis in space.axes and text(given) in labels_of(space.axes[axis])
-    return (text(given),) if whole else tuple(map(text, _parts(given)))
+    whole = axis in space.axes and given in labels_of(space.axes[axis])
+    return (given,) if whole else tuple(_parts(given))
 
 
-def _parts(given: Any) -> list[Any]:
-    """`[0, 1]` and `0,1`, which YAML reads as text, as a list; anything else as its one member."""
-    if isinstance(given, str) and "," in given:
-        return [part.strip() for part in given.split(",")]
-    return given if isinstance(given, list) else [given]
+def _parts(given: str) -> list[str]:
+    """`[0, 1]` and `0,1` as a list of texts; anything else as its one member."""
+    if given.startswith("[") and given.endswith("]"):
+        given = given[1:-1]
+    return [part.strip().strip("'\"") for part in given.split(",") if part.strip()]
 
 
-def _number(mine: dict[str, Any], key: str, kind: type) -> Any:
-    value = mine.get(key)
-    if value is None:
+def _number(mine: dict[str, str], key: str, kind: type) -> Any:
+    if not mine.get(key):
         return None
+    value = parse_yaml(mine[key], f"{key}={mine[key]}")
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or kind(value) != value or value < 0 or (value == 0 and key not in MAY_BE_ZERO):
         least = "0 or more" if key in MAY_BE_ZERO else "1 or more" if kind is int else "above 0"

@@ -1,14 +1,16 @@
 """Evaluation of features that stay as they are: each protocol is one module with a function `run`.
 
-`run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent. NEEDS_LABELS says
-whether a protocol can do without labels. `check(division, settings)`, where a module has one, raises InputError for
-what it could not do with the data. A further protocol is a further module and its name in the recipe.
+`run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent. NEEDS names what it asks of
+the data: labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself.
+OF_PIXELS says whether raw pixels are its baseline. `check(division, settings)`, where a module has one, raises
+InputError for what it could not do with the data. A further protocol is a further module and its name in the recipe.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 from raysurl.evaluate.division import Division, divide
 from raysurl.evaluate.features import Features, Nodes, evenly_spaced, pixel_features
@@ -24,16 +26,32 @@ __all__ = [
     "evaluate",
     "evenly_spaced",
     "knn_classify",
+    "needs",
+    "of_pixels",
     "pixel_features",
     "prefixed",
 ]
 
 
+def needs(*protocols: str) -> frozenset[str]:
+    """What the protocols ask of the data, together."""
+    return frozenset().union(*(_module(name).NEEDS for name in protocols))
+
+
+def of_pixels(protocols: Sequence[str]) -> list[str]:
+    """Those of the protocols of which raw pixels are a baseline."""
+    return [name for name in protocols if _module(name).OF_PIXELS]
+
+
+def _module(protocol: str) -> Any:
+    return importlib.import_module(f"{__name__}.{protocol}")
+
+
 def check(division: Division, settings: Evaluation) -> None:
     """Raises InputError for a protocol of the settings that cannot be run on data divided so."""
     for protocol in settings.protocols:
-        module = importlib.import_module(f"raysurl.evaluate.{protocol}")
-        if hasattr(module, "check") and (len(division.test) or not module.NEEDS_LABELS):
+        module = _module(protocol)
+        if hasattr(module, "check") and (len(division.test) or "labels" not in module.NEEDS):
             module.check(division, settings)
 
 
@@ -53,8 +71,8 @@ def evaluate(
     metrics: dict[str, float] = {}
     labelled = features.labelled() if features.has_labels else None
     for protocol in settings.protocols if protocols is None else protocols:
-        module = importlib.import_module(f"raysurl.evaluate.{protocol}")
-        given = labelled if module.NEEDS_LABELS else features
+        module = _module(protocol)
+        given = labelled if "labels" in module.NEEDS else features
         if given is not None:
             metrics.update(
                 (prefixed(name, prefix), value) for name, value in module.run(given, settings, seed=seed)

@@ -26,7 +26,8 @@ from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, evenly_spaced
 from raysurl.recipe import Evaluation
 
-NEEDS_LABELS = False
+NEEDS = frozenset({"inputs"})
+OF_PIXELS = False
 BLOCK_VALUES = 2**24  # distances of a block: 128 MiB each of input and embedding
 
 Rows = NDArray[np.float64]

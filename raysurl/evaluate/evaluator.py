@@ -8,30 +8,47 @@ of the training samples (Super-AND's headline). In the last two cases the backbo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raysurl import build, health
+from raysurl import health
 from raysurl.data.source import Source
 from raysurl.embed import embed, pixels
+from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
-from raysurl.evaluate import Features, Nodes, divide, evaluate, evenly_spaced, pixel_features
+from raysurl.evaluate import (
+    Features,
+    Nodes,
+    divide,
+    evaluate,
+    evenly_spaced,
+    needs,
+    of_pixels,
+    pixel_features,
+)
 from raysurl.recipe import Recipe
-from raysurl.report import pictures
 from raysurl.runtime import Runtime
 
 
 @dataclass(frozen=True)
-class Trained:
+class Networks:
     """What is evaluated: the backbone, and what `eval.features` names where that is something else."""
 
     encoder: nn.Module
     embedder: nn.Module | None = None
     remembered: Tensor | None = None  # (N, D) of the training samples
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The metrics, and what they are of: the backbone's features, of the samples `bank` (n,). None beyond rank 0."""
+
+    metrics: dict[str, float]
+    features: Features | None
+    bank: NDArray[np.int64]
 
 
 class Evaluator:
@@ -79,7 +96,7 @@ class Evaluator:
             return None
         return self._labelled(bank, train.to(device), test.to(device))
 
-    def online(self, trained: Trained) -> dict[str, float]:
+    def online(self, trained: Networks) -> dict[str, float]:
         """kNN and health during training."""
         count = min(self.recipe.eval.online_bank, len(self.bank))
         bank = self.bank[np.arange(count) * len(self.bank) // count]
@@ -89,16 +106,16 @@ class Evaluator:
         metrics = evaluate(features, self.recipe.eval, protocols=["knn"])
         return metrics | headline | health.signals(features.train)
 
-    def final(self, trained: Trained, run_dir: Path | None = None) -> dict[str, float]:
-        """All protocols, beside the untrained encoder and raw pixels; neighbour rows for the report of `run_dir`."""
+    def final(self, trained: Networks) -> Evaluated:
+        """All protocols, beside the untrained encoder and raw pixels."""
         settings, seed = self.recipe.eval, self.recipe.seed
         features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
         untrained = None
         if settings.baselines:
-            untrained = self.features(build.encoder_of(self.recipe).to(self.runtime.device), self.bank)
+            untrained = self.features(encoder_of(self.recipe).to(self.runtime.device), self.bank)
         nodes = self._nodes(trained.encoder)
         if features is None:
-            return {}
+            return Evaluated({}, None, self.bank)
         features = replace(features, inputs=self._inputs(), nodes=nodes)
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
@@ -108,14 +125,11 @@ class Evaluator:
             metrics |= evaluate(untrained, settings, prefix="untrained", seed=seed)
         if settings.baselines and self.num_classes:
             raw = self._pixels()
-            asked = [name for name in ("knn", "nodes") if name in settings.protocols]
+            asked = of_pixels(settings.protocols)
             metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
-        if run_dir:
-            pictures.save_neighbours(run_dir, self.recipe, features, self.source, self.bank)
-            pictures.save_scatter(run_dir, features, self.source.class_names)
-        return metrics
+        return Evaluated(metrics, features, self.bank)
 
-    def _headline(self, trained: Trained, bank: NDArray[np.int64]) -> dict[str, float]:
+    def _headline(self, trained: Networks, bank: NDArray[np.int64]) -> dict[str, float]:
         """kNN of what `eval.features` names, where that is not the backbone."""
         if trained.embedder is None:
             return {}
@@ -127,7 +141,7 @@ class Evaluator:
         test = pixels(self.test_source, self.recipe, self.test)
         labels = self._labels(self.bank, train.device)
         found = pixel_features(train, labels[0], test, labels[1], self.num_classes)
-        if "nodes" not in self.recipe.eval.protocols:
+        if "nodes" not in self._needs:
             return found
         return replace(
             found, nodes=self._labelled_nodes(pixels(self.source, self.recipe, self._all_labelled))
@@ -136,17 +150,21 @@ class Evaluator:
     def _inputs(self) -> Tensor | None:
         """Raw values of evenly spaced samples of the bank, for the protocol that compares embeddings with them."""
         settings = self.recipe.eval
-        if "embedding" not in settings.protocols:
+        if "inputs" not in self._needs:
             return None
         chosen = evenly_spaced(torch.from_numpy(self.bank), settings.embedding_points).numpy()
         return pixels(self.source, self.recipe, chosen)
 
     def _nodes(self, encoder: nn.Module) -> Nodes | None:
         """All labelled samples, for the protocol that divides them itself. Every rank calls it."""
-        if "nodes" not in self.recipe.eval.protocols or not self.num_classes:
+        if "nodes" not in self._needs or not self.num_classes:
             return None
         found = embed(encoder, self.source, self.recipe, self.runtime.device, self._all_labelled)
         return None if self.runtime.rank else self._labelled_nodes(found)
+
+    @property
+    def _needs(self) -> frozenset[str]:
+        return needs(*self.recipe.eval.protocols)
 
     @property
     def _all_labelled(self) -> NDArray[np.int64]:

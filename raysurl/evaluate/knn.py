@@ -18,7 +18,8 @@ from raysurl.errors import InputError
 from raysurl.evaluate.features import Features, check_labels, top1
 from raysurl.recipe import Evaluation
 
-NEEDS_LABELS = True
+NEEDS = frozenset({"labels"})
+OF_PIXELS = True
 QUERY_BLOCK = 1024  # queries at once
 BANK_BLOCK = 16384  # bank rows at once: 1024 × 16384 similarities are 64 MiB
 

@@ -17,7 +17,8 @@ from raysurl.errors import InputError
 from raysurl.evaluate.features import Features, top1
 from raysurl.recipe import Evaluation
 
-NEEDS_LABELS = True
+NEEDS = frozenset({"labels"})
+OF_PIXELS = False
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)  # λ, strong to weak: each fit starts from the one before
 HELD_OUT = 0.2
 ITERATIONS = 200

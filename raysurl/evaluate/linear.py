@@ -24,7 +24,8 @@ from raysurl.errors import RunError
 from raysurl.evaluate.features import Features, top1
 from raysurl.recipe import Evaluation
 
-NEEDS_LABELS = True
+NEEDS = frozenset({"labels"})
+OF_PIXELS = False
 MOMENTUM = 0.9
 MILESTONES = (0.6, 0.8)  # fractions of the epochs after which the learning rate falls to a tenth
 RESTARTS = 4

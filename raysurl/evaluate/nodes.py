@@ -23,7 +23,8 @@ from raysurl.evaluate.features import Features, Nodes
 from raysurl.evaluate.lbfgs import PENALTIES, standardise
 from raysurl.recipe import Evaluation
 
-NEEDS_LABELS = True
+NEEDS = frozenset({"labels", "nodes"})
+OF_PIXELS = True
 PER_CLASS = 20
 NUM_TEST = 1000
 ITERATIONS = 200

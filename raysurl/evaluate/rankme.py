@@ -16,7 +16,8 @@ from torch import Tensor
 from raysurl.evaluate.features import Features, evenly_spaced
 from raysurl.recipe import Evaluation
 
-NEEDS_LABELS = False
+NEEDS: frozenset[str] = frozenset()
+OF_PIXELS = False
 SAMPLES = 4096
 EPSILON = 1e-7
 

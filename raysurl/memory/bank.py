@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl.errors import InputError
-from raysurl.method import Answer, Progress, Snapshot
+from raysurl.memory.base import Memory
+from raysurl.method import Snapshot
 
 
-class Bank:
+class Bank(Memory):
     """One vector per sample, updated as an exponential average (non-parametric classifier; Super-AND eq. 1-2).
 
     `features` (N, D), initialised U(−√(3/D), √(3/D)) and not normalised until first written.
     """
-
-    answers: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -63,15 +60,6 @@ class Bank:
 
     def snapshot(self) -> Snapshot:
         return {"features": self.features}
-
-    def answer(self, index: Tensor, step: int) -> Answer:
-        return {}
-
-    def refresh(self, features: Tensor | None, progress: Progress) -> None:
-        """Nothing in it depends on the whole data set."""
-
-    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
-        return {}
 
     def mirror(self, device: torch.device) -> Bank:
         copy = Bank(1, self.features.shape[1], momentum=self.momentum, tau=self.tau)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,75 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl import distributed
-from raysurl.method import Answer, Memory, Output, Progress, Snapshot
+from raysurl.memory.base import Memory
+from raysurl.memory.record import LocalRecord, MemoryRecord
+from raysurl.method import Answer, Output, Progress, Snapshot
 from raysurl.recipe import Recipe
+from raysurl.runtime import Runtime
 from raysurl.sampler import Plan
-
-if TYPE_CHECKING:
-    from raysurl.runtime import Runtime  # which names Record, of this module
 
 POLL_S = 0.5
 T = TypeVar("T")
 Indices = Callable[[int], Tensor]  # step -> sample indices (B,) of its global batch
-
-
-class Record(Protocol):
-    """The system of record: the memory actor as rank 0 sees it, or the memory itself in the same process."""
-
-    def restore(self, version: int, state: dict[str, Any] | None) -> None:
-        """Hold `state` as it was after update `version`; None: as a fresh run begins."""
-
-    def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None) -> None:
-        """Send update `version`, and the (indices, step) whose answer is to be computed after it."""
-
-    def collect(self) -> Answer:
-        """Wait for what was sent; the answer to what was asked with it."""
-
-    def answer(self, index: Tensor, step: int) -> Answer: ...
-
-    def refresh(self, features: Tensor | None, progress: Progress) -> None:
-        """Begin to rebuild, from features (N, D) where the method embeds the data set for it."""
-
-    def refreshed(self) -> bool:
-        """Whether that is done."""
-
-    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]: ...
-
-    def state(self, version: int) -> dict[str, Any]: ...
-
-
-class LocalRecord:
-    """The memory in this process, for runtime=local."""
-
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-        self._answer: Answer = {}
-
-    def restore(self, version: int, state: dict[str, Any] | None) -> None:
-        if state is not None:
-            self.memory.load_state_dict(state)
-
-    def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None) -> None:
-        self.memory.push(keys.cpu(), index.cpu())
-        self._answer = self.memory.answer(*ask) if ask else {}
-
-    def collect(self) -> Answer:
-        return self._answer
-
-    def answer(self, index: Tensor, step: int) -> Answer:
-        return self.memory.answer(index, step)
-
-    def refresh(self, features: Tensor | None, progress: Progress) -> None:
-        self.memory.refresh(features, progress)
-
-    def refreshed(self) -> bool:
-        return True
-
-    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
-        return self.memory.health(labels)
-
-    def state(self, version: int) -> dict[str, Any]:
-        return self.memory.state_dict()
 
 
 class MemoryLink:
@@ -99,9 +40,10 @@ class MemoryLink:
     """
 
     def __init__(
-        self, memory: Memory, mirror: Memory, *, record: Record | None, staleness: int, plan: Indices
+        self, memory: Memory, mirror: Memory, *, record: MemoryRecord | None, staleness: int, plan: Indices
     ) -> None:
-        self.asks, self.mirror, self.record = memory.answers, mirror, record
+        self.asks, self.has_clusters = memory.answers, memory.has_clusters
+        self.mirror, self.record = mirror, record
         self.staleness, self.plan = staleness, plan
         self.version = 0
         self._pending: deque[tuple[Tensor, Tensor]] = deque()  # updates that the mirror has yet to see
@@ -127,10 +69,15 @@ class MemoryLink:
             time.sleep(POLL_S)  # no collective waits for the clustering itself, which may take minutes
         self._ask_ahead()
 
-    def neighbours(self, read: Callable[[dict[str, Any]], NDArray[np.int64]]) -> NDArray[np.int64]:
-        """What `read` finds in the record's state, on every rank: a graph (N, k) of the samples."""
+    def neighbour_graph(self) -> NDArray[np.int64] | None:
+        """The graph (N, k) that the record holds, on every rank."""
         self.drain()
-        return self._shared(lambda record: read(record.state(self.version)))
+        return self._shared(lambda record: record.neighbour_graph())
+
+    def cluster_labels(self) -> NDArray[np.int64] | None:
+        """The labels (levels, N) that the record holds, on rank 0."""
+        self.drain()
+        return self.record.cluster_labels() if self.record else None
 
     def follow(self, plan: Indices) -> None:
         """From now on the batches are those of `plan`, and the coming steps are asked again."""
@@ -196,7 +143,7 @@ class MemoryLink:
             questions = [(self.plan(step), step) for step in coming]
             self._answers = deque(self._shared(lambda record: [record.answer(*q) for q in questions]))
 
-    def _shared(self, ask: Callable[[Record], T]) -> T:
+    def _shared(self, ask: Callable[[MemoryRecord], T]) -> T:
         """What rank 0's record says, on every rank."""
         answer: T = distributed.broadcast_object(ask(self.record) if self.record else None)
         return answer
@@ -204,9 +151,9 @@ class MemoryLink:
 
 def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> MemoryLink | None:
     """The link of this rank to the memory of the recipe's method; None where it remembers nothing."""
-    memory = recipe.method_class().memory(recipe.method_config(), num_samples=num_samples, seed=recipe.seed)
-    if memory is None:
+    if recipe.method.remembers() is None:
         return None
+    memory = recipe.method.memory(num_samples, recipe.seed)
     record = runtime.record
     if record is None and memory.answers and runtime.rank == 0:
         record = LocalRecord(memory)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl.errors import InputError
-from raysurl.method import Answer, Progress, Snapshot
+from raysurl.memory.base import Memory
+from raysurl.method import Snapshot
 
 
-class Queue:
+class Queue(Memory):
     """FIFO ring of `size` key vectors; starts as normalised Gaussian vectors with index −1 (MoCo, ReSSL sec. 3.2).
 
     `features` (K, D) fp32 unit rows, `index` (K,) int64 sample index of each entry, −1 = not yet filled.
     """
-
-    answers: ClassVar[bool] = False
 
     def __init__(
         self, size: int, dim: int, *, seed: int = 0, device: torch.device | str | None = None
@@ -52,15 +49,6 @@ class Queue:
 
     def snapshot(self) -> Snapshot:
         return {"features": self.features, "index": self.index}
-
-    def answer(self, index: Tensor, step: int) -> Answer:
-        return {}
-
-    def refresh(self, features: Tensor | None, progress: Progress) -> None:
-        """Nothing in it depends on the whole data set."""
-
-    def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
-        return {}
 
     def mirror(self, device: torch.device) -> Queue:
         """A queue of the same content on `device`."""

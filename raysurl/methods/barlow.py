@@ -10,7 +10,7 @@ Deviations: Linear layers keep their bias, which has no effect (a batch norm fol
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -24,16 +24,15 @@ from raysurl.nets.heads import mlp
 
 class BarlowTwins(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         hidden: int = Field(8192, ge=1)
         projector_layers: int = Field(3, ge=2)
         dim: int = Field(8192, ge=1)
         redundancy: float = Field(0.0051, ge=0)  # λ
 
-    couples_batch: ClassVar[bool] = True
-
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "byol_1", "view_2": "byol_2"}
+        def views(self) -> dict[str, str]:
+            return {"view_1": "byol_1", "view_2": "byol_2"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ in blur and solarization.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -31,9 +31,8 @@ class BYOL(Method):
         momentum: float = Field(0.996, ge=0, le=1)
         momentum_schedule: Literal["constant", "cosine"] = "cosine"
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "byol_1", "view_2": "byol_2"}
+        def views(self) -> dict[str, str]:
+            return {"view_1": "byol_1", "view_2": "byol_2"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ draw for each row; the pair's own rows are those of this step, not of the bank.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,9 +49,13 @@ class CRD(Distilled):
         momentum: float = Field(0.5, ge=0, lt=1)
         normalise: Literal["negatives", "paper"] = "negatives"
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> PairBank:
-        return PairBank(2 * num_samples, config.dim, momentum=config.momentum, tau=config.tau, seed=seed)
+        def remembers(self) -> type[PairBank]:
+            return PairBank
+
+        def memory(self, num_samples: int, seed: int) -> PairBank:
+            return PairBank(2 * num_samples, self.dim, momentum=self.momentum, tau=self.tau, seed=seed)
+
+    config: Config
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__(config, build)

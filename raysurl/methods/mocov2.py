@@ -6,7 +6,7 @@ Head Linear–ReLU–Linear without batch norm, τ = 0.2, both views contrastive
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -29,13 +29,14 @@ class MoCoV2(Method):
         momentum: float = Field(0.99, ge=0, le=1)
         momentum_schedule: Literal["constant", "cosine"] = "constant"
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"query": "mocov2", "key": "mocov2"}
+        def views(self) -> dict[str, str]:
+            return {"query": "mocov2", "key": "mocov2"}
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:
-        return Queue(config.queue_size, config.dim, seed=seed)
+        def remembers(self) -> type[Queue]:
+            return Queue
+
+        def memory(self, num_samples: int, seed: int) -> Queue:
+            return Queue(self.queue_size, self.dim, seed=seed)
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

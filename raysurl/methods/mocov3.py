@@ -6,9 +6,8 @@ L = 2τ · CE(q·kᵀ/τ, own row), over the keys of the whole batch, summed ove
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,17 +21,16 @@ from raysurl.nets.heads import mlp
 
 class MoCoV3(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         hidden: int = Field(4096, ge=1)
         dim: int = Field(256, ge=1)
         tau: float = Field(1.0, gt=0)
         momentum: float = Field(0.99, ge=0, le=1)
         momentum_schedule: Literal["constant", "cosine"] = "cosine"
 
-    couples_batch: ClassVar[bool] = True
-
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "byol_1", "view_2": "byol_2"}
+        def views(self) -> dict[str, str]:
+            return {"view_1": "byol_1", "view_2": "byol_2"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -51,7 +49,7 @@ class MoCoV3(Method):
 
     def contrast(self, query: Tensor, keys: Tensor) -> Tensor:
         """2τ · cross entropy of queries (b, D) over the global batch's keys (B, D)."""
-        own = distributed.rank() * len(query) + torch.arange(len(query), device=query.device)
+        own = distributed.own_rows(query)
         return 2 * self.config.tau * F.cross_entropy(fn.products(query, keys) / self.config.tau, own)
 
     def after_step(self, progress: Progress) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,8 @@ class Representation:
 
 class MVMR(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         projector: tuple[PositiveInt, ...] = (
             8192,
             8192,
@@ -85,16 +87,12 @@ class MVMR(Method):
                 raise ValueError(f"local_std_window must be odd, got {self.local_std_window}")
             return self
 
-    couples_batch: ClassVar[bool] = True
+        def views(self) -> dict[str, str]:
+            views = {"original": "plain", "augmented": "mvmr"}
+            return views | ({"feature_augmented": "mvmr"} if "augmented" in self.features else {})
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        views = {"original": "plain", "augmented": "mvmr"}
-        return views | ({"feature_augmented": "mvmr"} if "augmented" in config.features else {})
-
-    @classmethod
-    def takes_teacher(cls, config: Any) -> Taught:
-        return "any" if config.teacher_weight else "no"
+        def learns_from(self) -> Taught:
+            return "any" if self.teacher_weight else "no"
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

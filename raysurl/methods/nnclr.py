@@ -7,7 +7,7 @@ Slots not yet filled are never chosen: until there is one, the positive is z its
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,21 +23,22 @@ from raysurl.nets.heads import mlp
 
 class NNCLR(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         hidden: int = Field(2048, ge=1)
         predictor_hidden: int = Field(4096, ge=1)
         dim: int = Field(256, ge=1)
         queue_size: int = Field(98304, ge=1)
         tau: float = Field(0.1, gt=0)
 
-    couples_batch: ClassVar[bool] = True
+        def views(self) -> dict[str, str]:
+            return {"view_1": "byol_1", "view_2": "byol_2"}
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "byol_1", "view_2": "byol_2"}
+        def remembers(self) -> type[Queue]:
+            return Queue
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:
-        return Queue(config.queue_size, config.dim, seed=seed)
+        def memory(self, num_samples: int, seed: int) -> Queue:
+            return Queue(self.queue_size, self.dim, seed=seed)
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class NNCLR(Method):
     def contrast(self, positives: Tensor, predictions: Tensor) -> Tensor:
         """Eq. 4 for this rank's positives (b, D) over the predictions (B, D) of all ranks."""
         logits = fn.products(positives, distributed.gather_with_gradient(predictions)) / self.config.tau
-        own = distributed.rank() * len(positives) + torch.arange(len(positives), device=positives.device)
+        own = distributed.own_rows(positives)
         return F.cross_entropy(logits, own)
 
 

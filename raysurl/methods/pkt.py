@@ -27,6 +27,8 @@ class PKT(Distilled):
     class Config(DistilledConfig):
         kd_weight: float = Field(1.0, gt=0)
 
+    config: Config
+
     def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)
         fn.check_two_rows(student)

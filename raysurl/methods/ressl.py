@@ -12,7 +12,7 @@ Choices where the paper is silent: warm-up of 10 epochs in the recipes that use 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,17 +42,18 @@ class ReSSL(Method):
         momentum: float = Field(0.99, ge=0, le=1)
         momentum_schedule: Literal["constant", "cosine"] = "constant"
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        if config.crops == "multi":
-            students = {f"student_{i}": f"crop_{size}" for i, size in enumerate(MULTI_CROP_SIZES, 1)}
-            return {"teacher_1": "weak", **students}
-        pairs = range(1, config.crops + 1)
-        return {f"student_{i}": "contrastive" for i in pairs} | {f"teacher_{i}": "weak" for i in pairs}
+        def views(self) -> dict[str, str]:
+            if self.crops == "multi":
+                students = {f"student_{i}": f"crop_{size}" for i, size in enumerate(MULTI_CROP_SIZES, 1)}
+                return {"teacher_1": "weak", **students}
+            pairs = range(1, self.crops + 1)
+            return {f"student_{i}": "contrastive" for i in pairs} | {f"teacher_{i}": "weak" for i in pairs}
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:
-        return Queue(config.queue_size, config.dim, seed=seed)
+        def remembers(self) -> type[Queue]:
+            return Queue
+
+        def memory(self, num_samples: int, seed: int) -> Queue:
+            return Queue(self.queue_size, self.dim, seed=seed)
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

@@ -13,8 +13,6 @@ has B³ angles, so B is limited (`max_triplets`).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -32,9 +30,10 @@ class RKD(Distilled):
         angle_weight: float = Field(50.0, ge=0)
         max_triplets: int = Field(2**27, ge=8)  # that a step may hold, B³: 0.5 GiB a tensor
 
-    @classmethod
-    def largest_batch(cls, config: Any) -> int | None:
-        return int(config.max_triplets ** (1 / 3) + 1e-9) if config.angle_weight else None
+        def largest_batch(self) -> int | None:
+            return int(self.max_triplets ** (1 / 3) + 1e-9) if self.angle_weight else None
+
+    config: Config
 
     def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)

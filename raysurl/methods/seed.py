@@ -12,7 +12,6 @@ Deviation: the teacher's embedding is its backbone's, without the projection hea
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,14 +41,19 @@ class SEED(Distilled):
         def for_teacher(self, dim: Callable[[], int]) -> SEED.Config:
             return self if self.teacher_dim else self.model_copy(update={"teacher_dim": dim()})
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:
-        return Queue(config.queue_size, config.teacher_dim, seed=seed)
+        def remembers(self) -> type[Queue]:
+            return Queue
 
-    def neck_width(self, config: Any, frozen: FrozenTeacher) -> int:
-        if config.teacher_dim != frozen.dim:
+        def memory(self, num_samples: int, seed: int) -> Queue:
+            assert self.teacher_dim is not None
+            return Queue(self.queue_size, self.teacher_dim, seed=seed)
+
+    config: Config
+
+    def neck_width(self, frozen: FrozenTeacher) -> int:
+        if self.config.teacher_dim != frozen.dim:
             raise InputError(
-                f"method.teacher_dim={config.teacher_dim} and the teacher's embeddings have {frozen.dim} values;"
+                f"method.teacher_dim={self.config.teacher_dim} and the teacher's embeddings have {frozen.dim} values;"
                 " leave it out"
             )
         return frozen.dim

@@ -12,7 +12,7 @@ jitter has half the strength of theirs (which they too halve on CIFAR-10).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,15 +27,14 @@ from raysurl.nets.heads import mlp
 
 class SimCLR(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)
         tau: float = Field(0.1, gt=0)
 
-    couples_batch: ClassVar[bool] = True
-
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "contrastive", "view_2": "contrastive"}
+        def views(self) -> dict[str, str]:
+            return {"view_1": "contrastive", "view_2": "contrastive"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -57,8 +56,8 @@ def nt_xent(z1: Tensor, z2: Tensor, *, tau: float) -> Tensor:
     """
     keys = [distributed.gather_with_gradient(z) for z in (z1, z2)]
     fn.check_two_rows(keys[0])
-    b, total = len(z1), len(keys[0])
-    own = distributed.rank() * b + torch.arange(b, device=z1.device)
+    total = len(keys[0])
+    own = distributed.own_rows(z1)
     own = torch.cat([own, total + own])  # where each row of this rank stands among the 2B
     with fn.full_precision(z1):
         logits = torch.cat([z1, z2]) @ torch.cat(keys).T / tau

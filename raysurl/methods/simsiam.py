@@ -13,8 +13,6 @@ their bias, which has no effect.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from pydantic import Field
 
@@ -30,9 +28,8 @@ class SimSiam(Method):
         predictor_hidden: int = Field(512, ge=1)
         dim: int = Field(2048, ge=1)
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "mocov2", "view_2": "mocov2"}
+        def views(self) -> dict[str, str]:
+            return {"view_1": "mocov2", "view_2": "mocov2"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

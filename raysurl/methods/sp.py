@@ -23,6 +23,8 @@ class SP(Distilled):
     class Config(DistilledConfig):
         kd_weight: float = Field(3000.0, gt=0)
 
+    config: Config
+
     def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)
         fn.check_two_rows(student)

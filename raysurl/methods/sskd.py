@@ -16,7 +16,7 @@ transformations the paper's default, rotation, alone. The teacher must see the v
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,8 @@ TURNS = 4  # the plain image and its three rotations
 
 class SSKD(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)
         tau: float = Field(0.5, gt=0)
@@ -43,15 +45,11 @@ class SSKD(Method):
         ssl_weight: float = Field(1.0, ge=0)
         ssl_tau: float = Field(0.2, gt=0)
 
-    couples_batch: ClassVar[bool] = True
+        def views(self) -> dict[str, str]:
+            return {"view": "mocov2"}
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view": "mocov2"}
-
-    @classmethod
-    def takes_teacher(cls, config: Any) -> Taught:
-        return "network"
+        def learns_from(self) -> Taught:
+            return "network"
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

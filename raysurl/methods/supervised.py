@@ -6,8 +6,6 @@ unsupervised rows. Samples without a label add nothing.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
@@ -21,13 +19,11 @@ class Supervised(Method):
     class Config(MethodConfig):
         smoothing: float = Field(0.0, ge=0, lt=1)  # of the labels
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view": "weak"}
+        def views(self) -> dict[str, str]:
+            return {"view": "weak"}
 
-    @classmethod
-    def takes_teacher(cls, config: Any) -> Taught:
-        return "labels"
+        def learns_from(self) -> Taught:
+            return "labels"
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

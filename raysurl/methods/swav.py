@@ -19,7 +19,7 @@ Adam's decay would turn it.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ ASSIGNED = ("view_1", "view_2")  # the views that codes are computed for
 
 class SwAV(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)
         prototypes: int = Field(3000, ge=2)
@@ -55,15 +57,14 @@ class SwAV(Method):
                 raise ValueError(f"give each view its own name, and none of {', '.join(ASSIGNED)}")
             return names
 
-    couples_batch: ClassVar[bool] = True
+        def views(self) -> dict[str, str]:
+            return dict.fromkeys((*ASSIGNED, *self.small_views), "contrastive")
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return dict.fromkeys((*ASSIGNED, *config.small_views), "contrastive")
+        def remembers(self) -> type[Queue] | None:
+            return Queue if self.queue_size else None
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue | None:
-        return Queue(config.queue_size, config.dim, seed=seed) if config.queue_size else None
+        def memory(self, num_samples: int, seed: int) -> Queue:
+            return Queue(self.queue_size, self.dim, seed=seed)
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class SwAV(Method):
     def codes(self, scores: Tensor, snapshot: Snapshot, progress: Progress) -> Tensor:
         """q (b, P) of this rank's rows, from its scores (b, P), those of all ranks and of the queue."""
         rows, left_out = distributed.gather(scores.detach()), None
-        own = slice(distributed.rank() * len(scores), (distributed.rank() + 1) * len(scores))
+        own = distributed.own_rows(scores)
         if self.config.queue_size and progress.epoch >= self.config.queue_epoch:
             filled_later = snapshot["index"] < 0
             left_out = torch.cat([torch.zeros_like(rows[:, 0], dtype=torch.bool), filled_later])

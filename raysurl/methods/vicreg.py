@@ -13,7 +13,7 @@ The equations are those of the authors' code, where they differ from the paper's
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -27,17 +27,16 @@ from raysurl.nets.heads import mlp
 
 class VICReg(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         hidden: int = Field(8192, ge=1)
         dim: int = Field(8192, ge=1)
         invariance: float = Field(25.0, ge=0)  # λ
         variance: float = Field(25.0, ge=0)  # μ
         covariance: float = Field(1.0, ge=0)  # ν
 
-    couples_batch: ClassVar[bool] = True
-
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "byol_1", "view_2": "byol_2"}
+        def views(self) -> dict[str, str]:
+            return {"view_1": "byol_1", "view_2": "byol_2"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

@@ -1,41 +1,35 @@
-"""A recipe: one validated, typed description of a run."""
+"""A recipe: one validated, typed description of a run. Nothing here imports torch or opens anything but YAML."""
 
-from raysurl.recipe.model import (
-    DEFAULT_METHOD,
-    Data,
-    Evaluation,
-    Optimizer,
-    Recipe,
-    Schedule,
-    Train,
-    Views,
-    dump,
-    load_recipe,
-    merge,
-    overrides_tree,
-    packaged_recipes,
-    parse_override,
-    read_mapping,
-    read_recipe_file,
-    recipe_from,
-)
+from raysurl.recipe.files import merge, packaged_recipes, parse_yaml, read_mapping, read_recipe_file
+from raysurl.recipe.method_config import MethodConfig
+from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_from
+from raysurl.recipe.reading import dump, load_recipe, overridden, split_argument, typed, yaml_argument
+from raysurl.recipe.schema import Section, nearest
+from raysurl.recipe.sections import Data, Evaluation, Optimizer, Schedule, Train, Views
 
 __all__ = [
     "DEFAULT_METHOD",
     "Data",
     "Evaluation",
+    "MethodConfig",
     "Optimizer",
     "Recipe",
     "Schedule",
+    "Section",
     "Train",
     "Views",
     "dump",
     "load_recipe",
     "merge",
-    "overrides_tree",
+    "method_config",
+    "nearest",
+    "overridden",
     "packaged_recipes",
-    "parse_override",
+    "parse_yaml",
     "read_mapping",
     "read_recipe_file",
     "recipe_from",
+    "split_argument",
+    "typed",
+    "yaml_argument",
 ]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
-from raysurl.views import POLICIES, Policy
+from raysurl.recipe.schema import Section, sentence
+from raysurl.views.policies import POLICIES, Policy
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
 
 
 class Data(Section):
@@ -37,7 +34,7 @@ class Views(Section):
     size: int = Field(64, ge=4)  # pixels; a policy may name its own
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of pixels in [0, 1]: ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    policies: dict[str, Policy] = {}  # view name -> policy (a name, or a mapping with optional `base`)
+    policies: dict[str, Policy] = Field({})  # view name -> policy (a name, or a mapping with optional `base`)
     device: Literal["trainer", "workers"] = "trainer"  # where views are made: the step's device, or Ray Data
 
     @model_validator(mode="before")
@@ -184,38 +181,3 @@ def policy_from(value: Any, view: str) -> Policy:
         return Policy.model_validate({**POLICIES[base].model_dump(), **settings})
     except ValidationError as error:
         raise InputError(sentence(error, Policy, f"views.policies.{view}.")) from None
-
-
-def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """The first problem of a validation error as one sentence that names the key and what is valid."""
-    problem = error.errors()[0]
-    location = [p for p in problem["loc"] if isinstance(p, str) and "[" not in p]  # without members of unions
-    key = prefix + ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        fields = list(_model_at(model, location[:-1]).model_fields)
-        near = difflib.get_close_matches(location[-1], fields, n=1)
-        hint = f"; did you mean {prefix}{'.'.join([*location[:-1], near[0]])}?" if near else ""
-        return f"unknown recipe key {key}{hint} (valid here: {', '.join(fields)})"
-    if problem["type"] == "missing":
-        return f"{key} is missing; name it"
-    text = problem["msg"].removeprefix("Value error, ")
-    return f"{key.rstrip('.')}={problem['input']!r} is not valid: {text[0].lower()}{text[1:]}"
-
-
-def _model_at(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel]:
-    """The model that holds the key after `location`; a member of a union is named by its `kind`."""
-    models = [model]
-    for key in location:
-        holders = [m for m in models if key in m.model_fields]
-        if holders:
-            inside = _models_in(holders[0].model_fields[key].annotation)
-        else:
-            inside = [m for m in models if "kind" in m.model_fields and key == m.model_fields["kind"].default]
-        models = inside or models
-    return models[0]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _models_in(part)]

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from raysurl.errors import InputError
-from raysurl.recipe import DEFAULT_METHOD, Recipe, read_recipe_file, recipe_from
+from raysurl.recipe import DEFAULT_METHOD, read_recipe_file, recipe_from
 from raysurl.report import page
 from raysurl.report.run import Run
 
@@ -80,6 +80,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def text_of(value: Any) -> str:
     """A value as it is written in an override."""
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -94,5 +96,5 @@ def _defaults(run: Run) -> dict[str, Any] | None:
     except (InputError, ValueError, TypeError):
         return None
     defaults = flatten(recipe.model_dump(mode="json"))
-    defaults["method.name"] = Recipe().method["name"]
+    defaults["method.name"] = DEFAULT_METHOD
     return defaults

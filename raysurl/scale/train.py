@@ -23,12 +23,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raysurl import distributed
 from raysurl.data.names import Samples
 from raysurl.errors import DivergedError, InputError, RunError
-from raysurl.memory.link import Record
+from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import decoding_progress, latest_step
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.scale import cluster, data, memory
 from raysurl.scale.cluster import Placement
 from raysurl.scale.line import Said
+from raysurl.scale.record import ActorRecord
 from raysurl.train import trainer
 from raysurl.train.run_directory import locked, write_atomic
 
@@ -48,7 +49,7 @@ class RayRuntime:
     rank: int
     world_size: int
     device: torch.device
-    record: Record | None
+    record: MemoryRecord | None
     run_dir: Path
     line: ActorHandle | None = None
     name: str = "ray"
@@ -144,7 +145,7 @@ def train_worker(config: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     record, line = None, config["line"]
     if rank == 0 and config["actor"] is not None:
-        record = memory.ActorRecord(config["actor"], timeout_s=recipe.scale.timeout_s)
+        record = ActorRecord(config["actor"], timeout_s=recipe.scale.timeout_s)
     runtime = RayRuntime(rank, world_size, ray.train.torch.get_device(), record, run_dir, line)
     # a trial whose process was killed is started again by itself, and the workers that it leaves die a moment later
     alone = locked(run_dir / ".workers.lock") if line and rank == 0 else contextlib.nullcontext()
@@ -170,10 +171,9 @@ def raise_failure(run_dir: Path) -> None:
 
 
 def _memory_actor(recipe: Recipe, num_samples: int) -> Any:
-    make = partial(
-        recipe.method_class().memory, recipe.method_config(), num_samples=num_samples, seed=recipe.seed
-    )
-    return None if make() is None else memory.create(make)
+    if recipe.method.remembers() is None:
+        return None
+    return memory.create(partial(recipe.method.memory, num_samples, recipe.seed))
 
 
 def _last_line(error: Exception) -> str:

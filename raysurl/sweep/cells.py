@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from raysurl import method as methods
+from raysurl import methods
 from raysurl.errors import InputError
-from raysurl.recipe import DEFAULT_METHOD, Recipe, read_recipe_file, recipe_from
+from raysurl.recipe import DEFAULT_METHOD, Recipe, nearest, read_recipe_file, recipe_from, typed
 from raysurl.sweep.space import (
     INACTIVE,
     Axis,
@@ -24,7 +24,6 @@ from raysurl.sweep.space import (
     as_settings,
     key_of,
     labels_of,
-    nearest,
     settings_of,
     text,
 )
@@ -154,9 +153,9 @@ def recipe_tree(name: str) -> dict[str, Any]:
     return read_recipe_file(name)
 
 
-def tree_of(space: Space, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def tree_of(space: Space, settings: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
     """Differences from the defaults: the recipe file, then the space's fixed settings, the cell's, the command's."""
-    layers = [space.fixed, settings, overrides]
+    layers = [space.fixed, settings, {key: text for key, text in overrides.items() if key == "recipe"}]
     name = next((layer["recipe"] for layer in reversed(layers) if "recipe" in layer), space.recipe)
     tree = copy.deepcopy(recipe_tree(str(name)))
     tree["recipe"] = str(name)
@@ -164,6 +163,10 @@ def tree_of(space: Space, settings: Mapping[str, Any], overrides: Mapping[str, A
         for key, value in layer.items():
             if key != "recipe":
                 _set(tree, key, value)
+    for key, text_given in overrides.items():
+        method = tree.get("method")
+        name = method.get("name") if isinstance(method, dict) else None
+        _set(tree, key, typed(key, text_given, str(name or DEFAULT_METHOD)))
     scale = tree.get("scale")
     workers = scale.get("workers") if isinstance(scale, dict) else None
     tree["runtime"] = "ray" if isinstance(workers, int) and workers > 1 else "local"
@@ -182,7 +185,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = copy.deepcopy(value)
 
 
-def recipe_of(space: Space, cell: Cell, seed: int, overrides: Mapping[str, Any], root: str | None) -> Recipe:
+def recipe_of(space: Space, cell: Cell, seed: int, overrides: Mapping[str, str], root: str | None) -> Recipe:
     """The whole recipe of a trial. Raises InputError where the recipe refuses it or `data_root=` is missing."""
     tree = tree_of(space, cell.settings, overrides)
     data = tree.get("data", {})
@@ -206,8 +209,8 @@ def trial_of(cell: Cell, recipe: Recipe) -> Trial:
         mode="json", exclude_defaults=True, exclude=FREE_ON_RESUME - {"eval"} | {"method"}
     )
     what["method"] = {
-        "name": recipe.method["name"],
-        **recipe.method_config().model_dump(mode="json", exclude_defaults=True),
+        "name": recipe.method.name,
+        **recipe.method.model_dump(mode="json", exclude_defaults=True, exclude={"name"}),
     }
     if (workers := recipe.scale.workers or 1) > 1:
         what["workers"] = workers
@@ -215,7 +218,7 @@ def trial_of(cell: Cell, recipe: Recipe) -> Trial:
     return Trial(f"{digest}-s{recipe.seed}", cell, recipe)
 
 
-def check_axes(space: Space, overrides: Mapping[str, Any]) -> None:
+def check_axes(space: Space, overrides: Mapping[str, str]) -> None:
     """Raises InputError for a key that is not in the recipe, naming the nearest, or an argument that is an axis."""
     known = known_keys(space)
     axes = {key_of(name, axis): name for name, axis in space.axes.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from raysurl.errors import InputError
-from raysurl.sweep.space import INACTIVE, Space, labels_of, nearest
+from raysurl.recipe import nearest
+from raysurl.sweep.space import INACTIVE, Space, labels_of
 
 
 def paper_numbers(space: Space) -> dict[tuple[str, ...], float]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raysurl.commands import pretrain
+from raysurl import build, run
 from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe
@@ -29,7 +29,7 @@ class Request:
     trials: int | None = None
     max_trials: int | None = None
     only: Mapping[str, tuple[str, ...]] | None = None
-    overrides: Mapping[str, Any] | None = None
+    overrides: Mapping[str, str] | None = None  # as they were typed
     data_root: str | None = None
 
 
@@ -51,7 +51,10 @@ class Plan:
         return len(self.trials) or self.space.trials
 
     def recipe_of(self, cell: Cell, seed: int) -> Recipe:
-        return cells_.recipe_of(self.space, cell, seed, self.request.overrides or {}, self.request.data_root)
+        request = self.request
+        recipe = cells_.recipe_of(self.space, cell, seed, request.overrides or {}, request.data_root)
+        splits = self.samples.get(data_key(recipe))
+        return recipe if splits is None else build.resolve(recipe, splits[0].width())
 
 
 def make_plan(request: Request) -> Plan:
@@ -95,8 +98,7 @@ def make_plan(request: Request) -> Plan:
 
 def _checked(request: Request, space: Space, cell: Cell, seed: int, opened: _Opened) -> Recipe:
     recipe = cells_.recipe_of(space, cell, seed, request.overrides or {}, request.data_root)
-    opened.check(recipe)
-    return recipe
+    return opened.check(recipe)
 
 
 def _apart(
@@ -126,11 +128,11 @@ def _raise_refused(space: Space, refused: list[str]) -> None:
         raise InputError(f"space {space.name}: the recipe refuses {len(refused)} cell(s): {shown}{more}")
 
 
-def _check_prune(space: Space, overrides: Mapping[str, Any]) -> None:
+def _check_prune(space: Space, overrides: Mapping[str, str]) -> None:
     if space.prune is None:
         return
     every = overrides.get("eval.every_epochs", space.fixed.get("eval.every_epochs"))
-    if every == 0:
+    if str(every) == "0":
         raise InputError(
             f"space {space.name}: prune watches {space.prune.signal}, which is computed at online evaluations; set"
             " eval.every_epochs above 0"
@@ -183,8 +185,9 @@ class _Opened:
         self._missing: dict[str, str] = {}
         self._checked: set[str] = set()
 
-    def check(self, recipe: Recipe) -> None:
-        """Raises MissingDataError where the data cannot be opened, InputError where the recipe cannot run on it."""
+    def check(self, recipe: Recipe) -> Recipe:
+        """The recipe, resolved. Raises MissingDataError where the data cannot be opened, InputError where the recipe
+        cannot run on it."""
         key = data_key(recipe)
         if key in self._missing:
             raise MissingDataError(self._missing[key])
@@ -197,12 +200,16 @@ class _Opened:
                 raise MissingDataError(str(error)) from None
             assert train is not None
             self.samples[key] = train, test
-        if (what := json.dumps([key, recipe.method], sort_keys=True)) not in self._checked:
-            recipe.method_class().check(recipe.method_config(), len(self.samples[key][0]))
+        recipe = build.resolve(recipe, self.samples[key][0].width())
+        if (
+            what := json.dumps([key, recipe.method.model_dump(mode="json")], sort_keys=True)
+        ) not in self._checked:
+            recipe.method.check(len(self.samples[key][0]))
             self._checked.add(what)
         policies = {view: policy.size for view, policy in recipe.view_policies().items()}
         looked_at = [key, recipe.encoder.model_dump(), recipe.views.size, policies, recipe.train.batch_size]
         looked_at += [recipe.eval.model_dump(), recipe.init_from, recipe.teacher.model_dump()]
         if (what := json.dumps(looked_at, sort_keys=True)) not in self._checked:
-            pretrain.check(recipe, *self.samples[key])
+            run.check(recipe, *self.samples[key])
             self._checked.add(what)
+        return recipe

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, read_mapping
-from raysurl.recipe.sections import Section, sentence
+from raysurl.recipe.schema import Section, nearest, sentence
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
@@ -273,9 +273,3 @@ def at_scale(space: Space, scale: str) -> tuple[Space, dict[str, set[str]]]:
 def _value(axis: Axis, label: str) -> Any:
     values = axis.values or []
     return values[label] if isinstance(values, dict) else next(v for v in values if text(v) == label)
-
-
-def nearest(name: str, known: Any, lead: str) -> str:
-    """`did you mean x?` where something is near, else what there is."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"{lead} {', '.join(known)}"

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from raysurl import health
 from raysurl.data.source import Source
 from raysurl.errors import DivergedError, InputError, RunError
-from raysurl.memory.link import Record
+from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import latest_step
 from raysurl.recipe import Recipe, dump
 from raysurl.sweep.space import Stop
@@ -150,7 +150,7 @@ class TrialRuntime:
     name: str = "local"
     rank: int = 0
     world_size: int = 1
-    record: Record | None = None
+    record: MemoryRecord | None = None
 
     def report(self, metrics: dict[str, Any]) -> None:
         self.watch(metrics, latest_step(self.run_dir / "metrics.jsonl"))

@@ -6,7 +6,7 @@ a teacher. As there, the student is its backbone with an MLP behind it, and the 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,42 +32,42 @@ from raysurl.nets.heads import mlp
 
 
 class DistilledConfig(MethodConfig):
+    couples_batch: ClassVar[bool] = True
+
     neck: bool = True  # an MLP behind the backbone; False: the loss sees the backbone's features
     hidden: int = Field(2048, ge=1)
     dim: int = Field(128, ge=1)
     ssl_weight: float = Field(0.0, ge=0)  # of InfoNCE between two views of the student
     ssl_tau: float = Field(0.2, gt=0)
 
+    def views(self) -> dict[str, str]:
+        return {"view": "mocov2"} | ({"view_2": "mocov2"} if self.ssl_weight else {})
+
+    def learns_from(self) -> Taught:
+        return "any"
+
 
 class Distilled(Method):
     """Base: the student's h and the teacher's t of one view go to `distil`; a second view serves the SSL term."""
 
     Config: ClassVar[type[MethodConfig]] = DistilledConfig
-    couples_batch: ClassVar[bool] = True
+    config: DistilledConfig
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view": "mocov2"} | ({"view_2": "mocov2"} if config.ssl_weight else {})
-
-    @classmethod
-    def takes_teacher(cls, config: Any) -> Taught:
-        return "any"
-
-    def __init__(self, config: Any, build: Build) -> None:
+    def __init__(self, config: DistilledConfig, build: Build) -> None:
         super().__init__()
         self.config = config
         self.encoder = build.encoder
         self.frozen = teacher_of(build)
-        width = self.neck_width(config, self.frozen)
+        width = self.neck_width(self.frozen)
         self.neck: nn.Module = nn.Identity()
         if config.neck:
             self.neck = mlp(build.dim, config.hidden, width, build.make_norm)
 
-    def neck_width(self, config: Any, frozen: FrozenTeacher) -> int:
-        return int(config.dim)
+    def neck_width(self, frozen: FrozenTeacher) -> int:
+        return self.config.dim
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
-        names = list(self.views(self.config))
+        names = list(self.config.views())
         both = self.neck(self.encoder(torch.cat([batch.views[name] for name in names]))).float()
         h = both.chunk(len(names))
         t = self.frozen.teach(batch, names[0]).views["teacher"]
@@ -97,7 +97,7 @@ def two_view_info_nce(h1: Tensor, h2: Tensor, *, tau: float) -> Tensor:
     z = [F.normalize(h, dim=1) for h in (h1, h2)]
     keys = [distributed.gather_with_gradient(x) for x in z]
     fn.check_two_rows(keys[0])
-    own = distributed.rank() * len(h1) + torch.arange(len(h1), device=h1.device)
+    own = distributed.own_rows(h1)
     return fn.mean_of([F.cross_entropy(fn.products(z[i], keys[1 - i]) / tau, own) for i in (0, 1)])
 
 

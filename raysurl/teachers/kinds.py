@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import distributed
+from raysurl.encoder import load_encoder
 from raysurl.errors import InputError
 from raysurl.method import Batch, FrozenTeacher
-from raysurl.teachers import networks as pretrained
-from raysurl.teachers import table as embeddings
-
-LABELS = "labels"
+from raysurl.recipe.sections import LABELS
+from raysurl.teachers import networks, table
 
 
 class Settings(Protocol):
@@ -150,7 +149,7 @@ def open_teacher(
     path = Path(settings.name).expanduser()
     if path.suffix == ".parquet":
         _check_table(settings)
-        return embeddings.open_table(path, num_samples, max_missing=max_missing)
+        return table.open_table(path, num_samples, max_missing=max_missing)
     found = _loader(settings)(True)
     net = found.net.eval().requires_grad_(False)
     scale, offset = _renormalise(views, settings.mean or found.mean, settings.std or found.std)
@@ -180,7 +179,7 @@ def width(settings: Settings) -> int:
         raise InputError("teacher.name=labels has no width before the data are read; name a network")
     path = Path(settings.name).expanduser()
     if path.suffix == ".parquet":
-        return embeddings.width_of_table(path)
+        return table.width_of_table(path)
     return _loader(settings)(False).dim
 
 
@@ -196,13 +195,13 @@ def _check_table(settings: Settings) -> None:
         )
 
 
-def _loader(settings: Settings) -> Callable[[bool], pretrained.Network]:
+def _loader(settings: Settings) -> Callable[[bool], networks.Network]:
     """A function (with its weights?) -> the network that `teacher.name` names."""
     name, weights = settings.name or "", settings.weights
     file = None if weights is None else Path(weights).expanduser()
     kind, separator, model = name.partition(":")
-    if separator and kind in pretrained.LIBRARIES:
-        return lambda loaded: pretrained.LIBRARIES[kind](model, file, settings.download, loaded)
+    if separator and kind in networks.LIBRARIES:
+        return lambda loaded: networks.LIBRARIES[kind](model, file, settings.download, loaded)
     path = Path(name).expanduser()
     if path.exists():
         if file is not None:
@@ -214,20 +213,18 @@ def _loader(settings: Settings) -> Callable[[bool], pretrained.Network]:
         raise InputError(
             f"teacher.name={name} does not exist; name a run directory or an encoder.safetensors"
         )
-    return lambda loaded: pretrained.torchvision_model(name, file, settings.download, loaded)
+    return lambda loaded: networks.torchvision_model(name, file, settings.download, loaded)
 
 
-def _own(path: Path) -> pretrained.Network:
+def _own(path: Path) -> networks.Network:
     """The encoder of one of our runs, fed as it was in training."""
-    from raysurl.train import encoder_file as trained
-
     try:
-        found, _ = trained.load([f"run={path}"])
+        found = load_encoder(str(path))
     except InputError as error:
         raise InputError(f"teacher.name={path} cannot be the teacher: {error}") from None
     v, dim = found.recipe.views, int(found.encoder.dim)  # type: ignore[arg-type]
     takes_vectors = found.recipe.encoder.name == "mlp"
-    return pretrained.Network(found.encoder, dim, v.size, v.mean, v.std, vectors=takes_vectors)
+    return networks.Network(found.encoder, dim, v.size, v.mean, v.std, vectors=takes_vectors)
 
 
 def _renormalise(views: Views, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:

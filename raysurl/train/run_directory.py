@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
-from torch import nn
 
 from raysurl import health, metrics
 from raysurl.data.source import Source
@@ -63,7 +61,7 @@ def default_directory(recipe: Recipe) -> Path:
         Path.home() / "raysurl-runs" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd() / "runs"
     )
     data = recipe.data.name.replace(":", "-").lower()
-    return root / f"{recipe.method['name']}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return root / f"{recipe.method.name}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _check_same(recipe: Recipe, stored: dict[str, Any], run_dir: Path) -> None:
@@ -118,16 +116,6 @@ def sinks(run_dir: Path, recipe: Recipe) -> list[Callable[[int, dict[str, float]
     if recipe.log.mlflow:
         found.append(metrics.mlflow_sink(run_dir, recipe.model_dump(mode="json")))
     return found
-
-
-def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe) -> Path:
-    """`encoder.safetensors`: the backbone alone, parameter names as torchvision gives them."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    described = {"encoder": recipe.encoder.model_dump_json(), "views": recipe.views.model_dump_json()}
-    partial = run_dir / ".encoder.partial"
-    save_file(tensors, partial, metadata=described)
-    os.replace(partial, run_dir / "encoder.safetensors")
-    return run_dir / "encoder.safetensors"
 
 
 def write_results(

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from raysurl import build, distributed
 from raysurl.data.source import Source
 from raysurl.embed import embed
+from raysurl.encoder import read_weights, write_encoder
 from raysurl.errors import DivergedError, InputError
-from raysurl.evaluate.evaluator import Evaluator, Trained
+from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.memory.link import MemoryLink, gather_push, indices_of, link
 from raysurl.method import Method, Output, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
@@ -88,14 +89,15 @@ def train(
     except NonFiniteError as error:
         index = run.plan.global_batch(error.step)
         raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
-    metrics = run.evaluator.final(trained(run), run.run_dir)
-    if run.record:
-        if run.memory and run.method.clusters_samples:
-            labels = run.method.clusters(run.memory.state_dict()["record"])
-            pictures.save_clusters(run_dir, recipe, source, labels)
-        run.record.write(run.step, metrics)
-        run_directory.write_encoder(run_dir, run.method.encoder, recipe)
-        run_directory.write_results(run_dir, recipe, runtime, source, metrics, seconds=run.seconds)
+    evaluated = run.evaluator.final(trained(run))
+    if run.record and evaluated.features is not None:
+        pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
+        pictures.save_scatter(run_dir, evaluated.features, source.class_names)
+        if run.memory and run.memory.has_clusters:
+            pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())
+        run.record.write(run.step, evaluated.metrics)
+        write_encoder(run_dir, run.method.encoder, recipe)
+        run_directory.write_results(run_dir, recipe, runtime, source, evaluated.metrics, seconds=run.seconds)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
@@ -104,9 +106,9 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     window = recipe.data.window if source.mode == "streaming" else None
     method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
     method = build.prepare(method, recipe, runtime.device)
-    state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method["name"])
+    state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
-        build.initialise_from(method, Path(recipe.init_from))
+        build.initialise(method, read_weights(Path(recipe.init_from), method.encoder))
     step = 0 if state is None else int(state["step"])
     is_first = runtime.rank == 0
     record = (
@@ -144,11 +146,11 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
 
 def refresh_memory(run: Run) -> None:
     """Before an epoch, where the method asks for it: memory is rebuilt from features of the whole data set."""
-    at_start, config = run.step % run.plan.steps_per_epoch == 0, run.recipe.method_config()
-    if not (run.memory and at_start and run.method.refreshes(config, run.progress)):
+    due = run.recipe.method.refresh(run.progress)
+    if not run.memory or run.step % run.plan.steps_per_epoch or due == "no":
         return
     source, began, found = run.loader.source, time.time(), None
-    if run.method.refresh_embeds(config):
+    if due == "features":
         readable = np.flatnonzero(source.readable)
         found = embed(run.method.embedder, source, run.recipe, run.runtime.device, readable)
     run.memory.refresh(found, torch.from_numpy(source.readable), run.progress)
@@ -168,7 +170,7 @@ def look_at_memory(run: Run) -> dict[str, float]:
 def follow_graph(run: Run) -> None:
     """Where the recipe asks for it, batches are of neighbours in the graph that memory holds."""
     if run.memory and run.recipe.train.sampler == "neighbours":
-        run.plan = replace(run.plan, graph=run.memory.neighbours(run.method.neighbours))
+        run.plan = replace(run.plan, graph=run.memory.neighbour_graph())
         run.loader = replace(run.loader, plan=run.plan)
         run.memory.follow(indices_of(run.plan))
 
@@ -232,13 +234,13 @@ def after_epoch(run: Run, epochs_done: int) -> None:
     run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
 
 
-def trained(run: Run) -> Trained:
+def trained(run: Run) -> Networks:
     """The networks to evaluate, as `eval.features` names them."""
     method, named = run.method, run.recipe.eval.features
     if named == "backbone":
-        return Trained(method.encoder)
+        return Networks(method.encoder)
     remembered = run.memory.mirror.snapshot()["features"] if run.memory and named == "memory" else None
-    return Trained(method.encoder, method.embedder, remembered)
+    return Networks(method.encoder, method.embedder, remembered)
 
 
 # -------------------------------------------------------------------- around the step
@@ -271,7 +273,7 @@ def save(run: Run, metric: float | None = None) -> None:
         "optimizer": run.optimizer.state_dict(),
         "memory": run.memory.state_dict() if run.memory else None,
     }
-    checkpoint.save(run.checkpoints, state, step=run.step, method=run.recipe.method["name"], metric=metric)
+    checkpoint.save(run.checkpoints, state, step=run.step, method=run.recipe.method.name, metric=metric)
     checkpoint.prune(run.checkpoints, keep=run.recipe.checkpoint.keep)
     run.saved_step = run.step
 
@@ -294,7 +296,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
 def _plan_sentence(run: Run) -> str:
     p, r = run.plan, run.runtime
     return (
-        f"{run.recipe.method['name']}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
+        f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
         f" {p.batch_size} on {r.world_size} × {r.device.type}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )

@@ -21,14 +21,12 @@ not the 1 of sec. V-B.e; losses are means over pairs, not sums; β falls with ea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -49,7 +47,7 @@ from raysurl.method import (
     detached,
 )
 from raysurl.methods.genurl.graphs import own_graph
-from raysurl.methods.genurl.memory import POSITION, GraphMemory, nearest_in
+from raysurl.methods.genurl.memory import POSITION, GraphMemory, Make
 from raysurl.methods.genurl.structures import (
     AnyStructure,
     Distance,
@@ -62,12 +60,13 @@ from raysurl.methods.genurl.structures import (
 )
 from raysurl.nets.ema import Teacher as Average
 from raysurl.nets.heads import mlp
-
-FOLLOWED = 16  # neighbours of a sample that train.sampler=neighbours puts beside it
+from raysurl.recipe.method_config import Refresh
 
 
 class GenURL(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         structures: tuple[AnyStructure, ...] = Field((Instance(),), min_length=1)
         pairs: Literal["cross", "all"] = "cross"  # of two views
         target: Literal["static", "dynamic"] = "dynamic"
@@ -118,54 +117,46 @@ class GenURL(Method):
             ]
             return self.model_copy(update={"structures": tuple(found)})
 
-    couples_batch: ClassVar[bool] = True
+        def views(self) -> dict[str, str]:
+            if any(isinstance(structure, Instance) for structure in self.structures):
+                return {"view_1": "mocov2", "view_2": "mocov2"}
+            return {"view": "plain"} if self.learns_from() == "no" else {"view_1": "mocov2"}
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        if any(isinstance(structure, Instance) for structure in config.structures):
-            return {"view_1": "mocov2", "view_2": "mocov2"}
-        return {"view": "plain"} if cls.takes_teacher(config) == "no" else {"view_1": "mocov2"}
+        def check(self, num_samples: int) -> None:
+            for structure in self.structures:
+                structure.check(num_samples)
 
-    @classmethod
-    def takes_teacher(cls, config: Any) -> Taught:
-        return "any" if any(isinstance(structure, Teacher) for structure in config.structures) else "no"
+        def remembers(self) -> type[Queue] | type[GraphMemory] | None:
+            if self.memory_size:
+                return Queue
+            return GraphMemory if any(structure.from_graph for structure in self.structures) else None
 
-    @classmethod
-    def check(cls, config: Any, num_samples: int) -> None:
-        for structure in config.structures:
-            structure.check(num_samples)
+        def memory(self, num_samples: int, seed: int) -> Queue | GraphMemory:
+            if self.memory_size:
+                assert self.teacher_dim is not None
+                return Queue(self.memory_size, self.teacher_dim + self.dim, seed=seed)
+            self.check(num_samples)
+            over_samples = [structure for structure in self.structures if structure.from_graph]
+            makers: dict[str, Make] = {
+                s.kind: partial(s.graph, num_samples=num_samples, nu=self.nu_x) for s in over_samples
+            }
+            return GraphMemory(makers, num_samples)
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> GraphMemory | Queue | None:
-        if config.memory_size:
-            return Queue(config.memory_size, config.teacher_dim + config.dim, seed=seed)
-        cls.check(config, num_samples)
-        over_samples = [structure for structure in config.structures if structure.from_graph]
-        makers = {s.kind: partial(s.graph, num_samples=num_samples, nu=config.nu_x) for s in over_samples}
-        return GraphMemory(makers, num_samples) if makers else None
+        def refresh(self, progress: Progress) -> Refresh:
+            """Once: the raw input does not change."""
+            if progress.step or self.remembers() is not GraphMemory:
+                return "no"
+            return (
+                "features" if any(structure.needs_features() for structure in self.structures) else "itself"
+            )
 
-    @classmethod
-    def has_graph(cls, config: Any) -> bool:
-        return any(structure.from_graph for structure in config.structures)
+        def largest_batch(self) -> int | None:
+            views = 1 if self.pairs == "cross" else len(self.views())
+            half = self.memory_size // 2  # (B + half)² − half² is B (B + K)
+            return (math.isqrt(self.max_pairs + half**2) - half) // views
 
-    @classmethod
-    def neighbours(cls, state: Mapping[str, Any]) -> NDArray[np.int64]:
-        return nearest_in(state, FOLLOWED)
-
-    @classmethod
-    def largest_batch(cls, config: Any) -> int | None:
-        views = 1 if config.pairs == "cross" else len(cls.views(config))
-        half = config.memory_size // 2  # (B + half)² − half² is B (B + K)
-        return (math.isqrt(config.max_pairs + half**2) - half) // views
-
-    @classmethod
-    def refreshes(cls, config: Any, progress: Progress) -> bool:
-        """Once: the raw input does not change."""
-        return progress.step == 0 and any(structure.from_graph for structure in config.structures)
-
-    @classmethod
-    def refresh_embeds(cls, config: Any) -> bool:
-        return any(structure.needs_features() for structure in config.structures)
+        def learns_from(self) -> Taught:
+            return "any" if any(isinstance(structure, Teacher) for structure in self.structures) else "no"
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -184,10 +175,10 @@ class GenURL(Method):
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         c = self.config
         if self.frozen:
-            batch = self.frozen.teach(batch, next(iter(self.views(c))))
+            batch = self.frozen.teach(batch, next(iter(c.views())))
         if self.average:
             return self.against_memory(self.average, batch, snapshot, progress)
-        z = [self.encoder(batch.views[name]) for name in self.views(c)]
+        z = [self.encoder(batch.views[name]) for name in c.views()]
         h = [self.neck(x).float() for x in z]
         latents = [distributed.gather(x.detach().float()) for x in z]
         embeddings = [distributed.gather_with_gradient(x) for x in h]
@@ -233,7 +224,7 @@ class GenURL(Method):
         known = _known(batch, snapshot)
         terms = [s.alpha(progress) * s.similarity(known, self.config.nu_x) for s in self.config.structures]
         p = torch.stack(terms).sum(dim=0)  # (B, B)
-        views = 1 if self._crosses else len(self.views(self.config))
+        views = 1 if self._crosses else len(self.config.views())
         return p.repeat(views, views)
 
     def target(self, static: Tensor, latents: Sequence[Tensor], progress: Progress) -> Tensor:
@@ -263,7 +254,7 @@ class GenURL(Method):
 
     @property
     def _crosses(self) -> bool:
-        return self.config.pairs == "cross" and len(self.views(self.config)) == 2
+        return self.config.pairs == "cross" and len(self.config.views()) == 2
 
 
 def _known(batch: Batch, snapshot: Snapshot) -> Known:

@@ -29,7 +29,15 @@ from raysurl.errors import InputError
 from raysurl.functional import log_student_kernel
 from raysurl.method import Progress
 from raysurl.methods.genurl.graphs import read_edges
-from raysurl.methods.genurl.memory import Edges, Rows, Scale, Symmetry, geodesics, lengths, similarity_graph
+from raysurl.methods.genurl.similarity import (
+    Edges,
+    Rows,
+    Scale,
+    Symmetry,
+    geodesics,
+    lengths,
+    similarity_graph,
+)
 from raysurl.neighbours import knn_graph
 
 Distance = Literal["1-cos", "chord", "literal", "l2"]

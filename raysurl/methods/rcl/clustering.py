@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raysurl.hierarchy import Hierarchy
@@ -69,18 +68,6 @@ class Clustering(MethodConfig):
 def make_clusters(settings: Clustering, num_samples: int, dim: int, seed: int) -> Clusters:
     """The clusters of a run, still without a sample in them."""
     return _KINDS[settings.kind](settings, num_samples, dim, seed)
-
-
-def labels_in(state: Mapping[str, Any] | None) -> NDArray[np.int64] | None:
-    """The stored state of clusters of any kind -> labels (levels, N) of all samples, finest first; None of None."""
-    if state is None or "bank" in state:
-        return None if state is None else np.asarray(state["bank"])
-    number, _, levels = state["shape"]
-    node, rows = np.arange(number), []
-    for layer in state["layers"][: levels - 1]:
-        node = np.asarray(layer["parent"])[node].astype(np.int64)
-        rows.append(node)
-    return np.array(rows, np.int64).reshape(-1, number)
 
 
 def _online(s: Clustering, num_samples: int, dim: int, seed: int) -> Clusters:

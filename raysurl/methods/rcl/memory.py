@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl.memory import Queue
-from raysurl.method import Answer, Memory, Progress, Snapshot
+from raysurl.memory.base import Memory
+from raysurl.method import Answer, Progress, Snapshot
 
 OWN = -1  # in place of a queue slot: the key is the sample's own other view
 
 
 class Clusters(Protocol):
     """What gives every sample a label under each criterion, coarser from one to the next."""
+
+    num_samples: int
 
     def fit(self, features: Any) -> Any: ...
 
@@ -41,7 +44,7 @@ class Clusters(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class ClusterMemory:
+class ClusterMemory(Memory):
     """Queue and clusters of one run. Until the first `refresh` there are no clusters and every key is the own one.
 
     `make` builds the clusters when they are first needed, so that a worker, which only mirrors the queue, never
@@ -49,6 +52,8 @@ class ClusterMemory:
     """
 
     answers: ClassVar[bool] = True
+    staleness: ClassVar[int] = 1  # the clustering is hidden behind the step
+    has_clusters: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -62,30 +67,30 @@ class ClusterMemory:
     ) -> None:
         self.queue, self.make, self.pick = queue, make, pick
         self.views, self.seed, self.instance_level = views, seed, instance_level
-        self.clusters: Clusters | None = None
+        self.partition: Clusters | None = None
         self.updates = 0
 
     def push(self, keys: Tensor, index: Tensor) -> None:
         """Keys (V·B, D): all go to the queue; a sample's feature in the clusters is the mean of its views'."""
         self.queue.push(keys, index)
         self.updates += 1
-        if self.clusters is not None:
+        if self.partition is not None:
             features = F.normalize(keys.view(self.views, -1, keys.shape[1]).mean(dim=0), dim=1)
-            self.clusters.update(index[: len(features)].numpy(), features.numpy(), step=self.updates)
+            self.partition.update(index[: len(features)].numpy(), features.numpy(), step=self.updates)
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
         assert features is not None
-        self.clusters = self.make()
-        self.clusters.fit(F.normalize(features, dim=1).numpy())
+        self.partition = self.make()
+        self.partition.fit(F.normalize(features, dim=1).numpy())
 
     def answer(self, index: Tensor, step: int) -> Answer:
         """`slots` (B, V, J) int64 queue slots, −1 = the own key; `same` (B, V, J, H) bool label comparisons."""
-        if self.clusters is None:
+        if self.partition is None:
             own = torch.full((len(index), self.views, 1), OWN)
             return {"slots": own, "same": torch.ones(*own.shape, 1, dtype=torch.bool)}
         filled = np.flatnonzero(self.queue.index.numpy() >= 0)
-        of_queue = np.asarray(self.clusters.labels(self.queue.index.numpy()[filled]))  # (H, filled)
-        of_batch = np.asarray(self.clusters.labels(index.numpy()))  # (H, B)
+        of_queue = np.asarray(self.partition.labels(self.queue.index.numpy()[filled]))  # (H, filled)
+        of_batch = np.asarray(self.partition.labels(index.numpy()))  # (H, B)
         slots, same = [], []
         for view in range(self.views):
             random = np.random.Generator(np.random.Philox(key=[self.seed, step * self.views + view]))
@@ -108,20 +113,25 @@ class ClusterMemory:
     def mirror(self, device: torch.device) -> Memory:
         return self.queue.mirror(device)
 
+    def cluster_labels(self) -> NDArray[np.int64] | None:
+        if self.partition is None:
+            return None
+        return self.partition.labels(np.arange(self.partition.num_samples))[1:]
+
     def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
-        return {} if self.clusters is None else self.clusters.health(labels)
+        return {} if self.partition is None else self.partition.health(labels)
 
     def state_dict(self) -> dict[str, Any]:
-        clusters = None if self.clusters is None else self.clusters.state_dict()
+        clusters = None if self.partition is None else self.partition.state_dict()
         return {"queue": self.queue.state_dict(), "updates": self.updates, "clusters": clusters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.queue.load_state_dict(state["queue"])
         self.updates = int(state["updates"])
-        self.clusters = None
+        self.partition = None
         if state["clusters"] is not None:
-            self.clusters = self.make()
-            self.clusters.load_state_dict(state["clusters"])
+            self.partition = self.make()
+            self.partition.load_state_dict(state["clusters"])
 
 
 Pick = Callable[[NDArray[np.int64], NDArray[np.int64], np.random.Generator], NDArray[np.int64]]

@@ -17,14 +17,11 @@ the queue and the clusters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -32,10 +29,11 @@ from raysurl import functional as fn
 from raysurl.memory import Queue
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
 from raysurl.methods.rcl import memory as cluster_memory
-from raysurl.methods.rcl.clustering import Clustering, labels_in, make_clusters
+from raysurl.methods.rcl.clustering import Clustering, make_clusters
 from raysurl.methods.rcl.memory import ClusterMemory
 from raysurl.nets.ema import Teacher, momentum_at
 from raysurl.nets.heads import mlp
+from raysurl.recipe.method_config import Refresh
 
 PICKS = {
     "per_level": cluster_memory.per_level,
@@ -45,9 +43,6 @@ PICKS = {
 
 
 class RCL(Method):
-    clusters_samples = True
-    staleness = 1  # the actor's clustering is hidden behind the step
-
     class Config(MethodConfig):
         hidden: int = Field(2048, ge=1)
         predictor_hidden: int = Field(4096, ge=1)
@@ -62,33 +57,29 @@ class RCL(Method):
         momentum: float = Field(0.99, ge=0, le=1)
         momentum_schedule: Literal["constant", "cosine"] = "cosine"
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "byol_1", "view_2": "byol_2"}
+        def views(self) -> dict[str, str]:
+            return {"view_1": "byol_1", "view_2": "byol_2"}
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> ClusterMemory:
-        clusters: Clustering = config.hierarchy
-        return ClusterMemory(
-            Queue(config.queue_size, config.dim, seed=seed),
-            partial(make_clusters, clusters, num_samples, config.dim, seed),
-            PICKS.get(config.key, cluster_memory.own),
-            views=2,
-            seed=seed,
-            instance_level=clusters.instance_level,
-        )
+        def remembers(self) -> type[ClusterMemory]:
+            return ClusterMemory
 
-    @classmethod
-    def refreshes(cls, config: Any, progress: Progress) -> bool:
-        """Once after the warm-up; the offline arms before each epoch from then on. Never without clusters."""
-        due = progress.epoch == config.warmup_epochs
-        if config.hierarchy.kind != "online":
-            due = progress.epoch >= config.warmup_epochs
-        return bool(config.hierarchy.depth) and due
+        def memory(self, num_samples: int, seed: int) -> ClusterMemory:
+            clusters: Clustering = self.hierarchy
+            return ClusterMemory(
+                Queue(self.queue_size, self.dim, seed=seed),
+                partial(make_clusters, clusters, num_samples, self.dim, seed),
+                PICKS.get(self.key, cluster_memory.own),
+                views=2,
+                seed=seed,
+                instance_level=clusters.instance_level,
+            )
 
-    @classmethod
-    def clusters(cls, state: Mapping[str, Any]) -> NDArray[np.int64] | None:
-        return labels_in(state["clusters"])
+        def refresh(self, progress: Progress) -> Refresh:
+            """Once after the warm-up; the offline arms before each epoch from then on. Never without clusters."""
+            due = progress.epoch == self.warmup_epochs
+            if self.hierarchy.kind != "online":
+                due = progress.epoch >= self.warmup_epochs
+            return "features" if self.hierarchy.depth and due else "no"
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

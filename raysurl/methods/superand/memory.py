@@ -16,7 +16,8 @@ from torch import Tensor
 
 from raysurl.errors import InputError
 from raysurl.memory import Bank
-from raysurl.method import Answer, Memory, Progress, Snapshot
+from raysurl.memory.base import Memory
+from raysurl.method import Answer, Progress, Snapshot
 
 INSTANCE = -1  # in place of a neighbour: the sample is no anchor
 CONSISTENCY = "health/neighbour_consistency"
@@ -100,7 +101,7 @@ def check_neighbours(num_neighbours: int, num_samples: int) -> None:
         )
 
 
-class NeighbourBank:
+class NeighbourBank(Memory):
     """A bank with a vector per sample, and the neighbours of its anchors as the last `refresh` found them.
 
     `neighbours` (N, k) int64 sample indices; the row of a sample that is no anchor holds INSTANCE. `fraction` gives
@@ -111,6 +112,7 @@ class NeighbourBank:
     """
 
     answers: ClassVar[bool] = True
+    per_sample: ClassVar[bool] = True
 
     def __init__(
         self, bank: Bank, *, num_neighbours: int, fraction: Callable[[Progress], float], from_features: bool

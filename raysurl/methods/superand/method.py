@@ -24,7 +24,7 @@ Letters: B global batch, b this device's part, N samples, D embedding, k neighbo
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,12 +37,15 @@ from raysurl.errors import InputError
 from raysurl.memory import Bank
 from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
 from raysurl.methods.superand.memory import INSTANCE, NeighbourBank, discover
+from raysurl.recipe.method_config import Refresh
 
 __all__ = ["SuperAND", "and_loss", "augmentation_loss", "discover", "unification_entropy"]
 
 
 class SuperAND(Method):
     class Config(MethodConfig):
+        couples_batch: ClassVar[bool] = True
+
         dim: int = Field(128, ge=1)
         tau: float = Field(0.1, gt=0)
         memory_momentum: float = Field(0.5, ge=0, le=1)
@@ -73,32 +76,26 @@ class SuperAND(Method):
                 return (progress.round + 1) / progress.rounds
             return progress.round / max(progress.rounds - 1, 1)
 
-    couples_batch: ClassVar[bool] = True
-    remembers_samples: ClassVar[bool] = True
+        def views(self) -> dict[str, str]:
+            return {"view_1": "superand", "view_2": "superand"}
 
-    @classmethod
-    def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "superand", "view_2": "superand"}
+        def remembers(self) -> type[NeighbourBank]:
+            return NeighbourBank
 
-    @classmethod
-    def memory(cls, config: Any, *, num_samples: int, seed: int) -> NeighbourBank:
-        bank = Bank(num_samples, config.dim, momentum=config.memory_momentum, tau=config.tau, seed=seed)
-        return NeighbourBank(
-            bank,
-            num_neighbours=config.num_neighbours,
-            fraction=config.fraction,
-            from_features=config.discover_from == "encoder",
-        )
+        def memory(self, num_samples: int, seed: int) -> NeighbourBank:
+            bank = Bank(num_samples, self.dim, momentum=self.memory_momentum, tau=self.tau, seed=seed)
+            return NeighbourBank(
+                bank,
+                num_neighbours=self.num_neighbours,
+                fraction=self.fraction,
+                from_features=self.discover_from == "encoder",
+            )
 
-    @classmethod
-    def refreshes(cls, config: Any, progress: Progress) -> bool:
-        """Before each round that has anchors."""
-        return config.and_loss and progress.step_in_round == 0 and config.fraction(progress) > 0
-
-    @classmethod
-    def refresh_embeds(cls, config: Any) -> bool:
-        """Before the first step only the untrained network can say what is near."""
-        return config.discover_from == "encoder" or config.init == "random"
+        def refresh(self, progress: Progress) -> Refresh:
+            """Before each round that has anchors; memory that is still noise cannot say what is near."""
+            if not self.and_loss or progress.step_in_round or not self.fraction(progress):
+                return "no"
+            return "features" if self.discover_from == "encoder" or self.init == "random" else "itself"
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -156,7 +153,7 @@ class SuperAND(Method):
             tau=c.aug_tau,
             negative_weight=c.negative_weight,
             everyone=everyone,
-            first=distributed.rank() * v.shape[1],
+            own=distributed.own_rows(v[0]),
         )
 
     def weight(self, progress: Progress) -> float:
@@ -208,29 +205,29 @@ def augmentation_loss(
     tau: float,
     negative_weight: float = 1.0,
     everyone: Tensor | None = None,
-    first: int = 0,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Eqs. 13-14 over rows R = logits / ‖logits‖ (2b, N): −[log P_i,i⁺ + w·Σ_{j≠i,i⁺} log(1 − P_ij)], mean over rows.
 
     P_ij ∝ exp(R_i·sg(R_j)/τ) over j ≠ i, i⁺ the other view of i; negatives count w = `negative_weight` ≥ 1 times in
-    the sum that divides. On several devices `everyone` (2B, N) are the rows of the global batch, of which this device's
-    samples are `first`, … of each view.
+    the sum that divides. On several devices `everyone` (2B, N) are the rows of the global batch, among whose B samples
+    this device's stand at `own` (b,).
     """
     r = F.normalize(logits.float(), dim=1)
     all_r = r.detach() if everyone is None else F.normalize(everyone.detach().float(), dim=1)
     batch = len(all_r) // 2
-    at = torch.arange(first, first + len(r) // 2, device=r.device)
-    own = torch.cat([at, at + batch])[:, None]
-    other = (own + batch) % (2 * batch)
+    at = torch.arange(len(r) // 2, device=r.device) if own is None else own
+    same = torch.cat([at, at + batch])[:, None]
+    other = (same + batch) % (2 * batch)
 
     log_s = r @ all_r.T / tau
     weight = torch.full_like(log_s, negative_weight).scatter(1, other, 1.0)
-    log_s = (log_s + weight.log()).scatter(1, own, -torch.inf)  # now with its weight
+    log_s = (log_s + weight.log()).scatter(1, same, -torch.inf)  # now with its weight
     s = (log_s - log_s.detach().amax(dim=1, keepdim=True)).exp()
     total = s.sum(dim=1, keepdim=True)
     top = s.argmax(dim=1, keepdim=True)  # for it alone 1 − P may lose all digits, so the others are added up
     without = (total - s).scatter(1, top, s.scatter(1, top, 0.0).sum(dim=1, keepdim=True))
     log_not = ((without + (1 - 1 / weight) * s) / total).clamp_min(torch.finfo(s.dtype).tiny).log()
     log_positive = log_s.gather(1, other) - log_s.logsumexp(dim=1, keepdim=True)
-    negatives = log_not.scatter(1, own, 0.0).scatter(1, other, 0.0).sum(dim=1, keepdim=True)
+    negatives = log_not.scatter(1, same, 0.0).scatter(1, other, 0.0).sum(dim=1, keepdim=True)
     return -(log_positive + negative_weight * negatives).mean()

@@ -1,0 +1,125 @@
+"""The encoder of a recipe: its untrained form, and `encoder.safetensors`, what is kept of a run.
+
+The file holds the backbone alone, and in its metadata the recipe's sections that say how to feed it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from raysurl.errors import InputError
+from raysurl.nets.encoders import MLP, build_encoder, check_size
+from raysurl.recipe import Recipe, overridden, read_mapping, recipe_from
+
+NAME = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    recipe: Recipe
+    encoder: nn.Module
+    where: Path  # the run directory, or the folder of the encoder file
+
+
+def encoder_of(recipe: Recipe) -> nn.Module:
+    """The recipe's encoder with its seeded initial weights: a fresh call gives the untrained baseline.
+
+    Raises InputError for an unknown name, and for views that are too small for the network.
+    """
+    torch.manual_seed(recipe.seed)
+    if recipe.encoder.name == "mlp":
+        return MLP(
+            recipe.encoder.inputs or 3 * recipe.views.size**2, recipe.encoder.widths, recipe.encoder.dropout
+        )
+    e, sizes = (
+        recipe.encoder,
+        [
+            policy.size or recipe.views.size
+            for view, policy in recipe.view_policies().items()
+            if view != "teacher"
+        ],
+    )
+    check_size(e.name, min([recipe.views.size, *sizes]), small_stem=e.small_stem)
+    return build_encoder(
+        e.name,
+        small_stem=e.small_stem,
+        maxpool=e.maxpool,
+        norm=recipe.norm,
+        with_sobel=e.sobel,
+        widths=e.channels,
+    )
+
+
+def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe) -> Path:
+    """Parameter names as torchvision gives them."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    described = {"encoder": recipe.encoder.model_dump_json(), "views": recipe.views.model_dump_json()}
+    partial = run_dir / ".encoder.partial"
+    save_file(tensors, partial, metadata=described)
+    os.replace(partial, run_dir / NAME)
+    return run_dir / NAME
+
+
+def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> TrainedEncoder:
+    """The encoder of a run directory or an encoder file, its recipe changed by `overrides` as they were typed.
+
+    Raises InputError if the run has no encoder yet, or the weights do not fit.
+    """
+    path = Path(run).expanduser().absolute()
+    stored = path / "recipe.yaml"
+    if stored.is_file():
+        tree = read_mapping(stored, str(stored), "recipe keys")
+    elif path.is_file():
+        tree = _described(path)
+    else:
+        raise InputError(f"run={path} is neither a run directory (with recipe.yaml) nor an {NAME}")
+    if path.is_dir() and not (path / NAME).is_file():
+        raise InputError(f"run={path} has no {NAME} yet; finish it with resume=true output={path}")
+    recipe = recipe_from(overridden(tree, overrides or {}))
+    encoder = encoder_of(recipe)
+    encoder.load_state_dict(read_weights(path, encoder))
+    return TrainedEncoder(recipe, encoder, path if path.is_dir() else path.parent)
+
+
+def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors of a run's encoder or an encoder file, checked against the names and shapes of `encoder`."""
+    file = path / NAME if path.is_dir() else path
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError):
+        raise InputError(f"{file} is not a readable {NAME} file or run directory") from None
+    wanted = encoder.state_dict()
+    for name in sorted(set(wanted) | set(tensors)):
+        have, want = tensors.get(name), wanted.get(name)
+        if have is None or want is None or have.shape != want.shape:
+            raise InputError(
+                f"{file} does not fit the recipe's encoder: {name} is {_shape(have)} in the file and {_shape(want)}"
+                " in the recipe; set encoder.name and encoder.small_stem as they were in training"
+            )
+    return tensors
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What an encoder file says of itself: its network and how its images are prepared."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
+        raise InputError(f"run={path} is not a readable {NAME} file") from None
+    tree = {key: json.loads(metadata[key]) for key in ("encoder", "views") if key in metadata}
+    tree.get("views", {}).pop("policies", None)
+    return tree
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "absent" if tensor is None else str(tuple(tensor.shape))

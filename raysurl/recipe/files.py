@@ -1,0 +1,142 @@
+"""YAML files: recipes, the bases they share, and any other mapping that a person writes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raysurl.errors import InputError
+
+BASES = "bases"  # of the packaged recipes: what they share, by data set
+DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what they stand for
+
+
+def read_recipe_file(name: str) -> dict[str, Any]:
+    """A packaged recipe by name, or a YAML file: what it differs in, upon what its `base` differs in."""
+    packaged = _root() / f"{name}.yaml"
+    path = Path(name)
+    if packaged.is_file():
+        path = packaged
+    elif not (path.suffix in {".yaml", ".yml"} and path.is_file()):
+        known = packaged_recipes()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"recipe={name} is neither a YAML file nor one of {', '.join(known)}{hint}")
+    return _with_base(read_mapping(path, f"recipe={name}", "recipe keys"), f"recipe={name}")
+
+
+def _with_base(tree: dict[str, Any], named: str) -> dict[str, Any]:
+    """`base: cifar10` of a recipe begins with a file of recipes/bases, or with another packaged recipe."""
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    found = [_root() / BASES / f"{base}.yaml", _root() / f"{base}.yaml"]
+    path = next((p for p in found if p.is_file()), None)
+    if path is None:
+        bases = sorted(p.stem for p in (_root() / BASES).glob("*.yaml"))
+        raise InputError(f"{named}: base={base} is neither a packaged recipe nor one of {', '.join(bases)}")
+    under = _with_base(read_mapping(path, f"base={base}", "recipe keys"), f"base={base}")
+    merge(under, tree)
+    return under
+
+
+def packaged_recipes() -> list[str]:
+    files = [p.relative_to(_root()) for p in _root().rglob("*.yaml")]
+    return sorted(str(p.with_suffix("")) for p in files if p.parts[0] != BASES)
+
+
+def _root() -> Path:
+    return Path(str(resources.files("raysurl") / "recipes"))
+
+
+def merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Merge `changes` into `tree` in place, mapping by mapping."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+# -------------------------------------------------------------------- YAML
+
+
+def read_mapping(path: Path, named: str, of: str) -> dict[str, Any]:
+    """The mapping in a YAML file, an empty file being an empty one. Raises InputError, which calls the file `named`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # not there, or not text
+        raise InputError(f"{named} cannot be read as text: {str(error).splitlines()[0]}") from None
+    tree = parse_yaml(text, named)
+    if tree is not None and not isinstance(tree, dict):
+        raise InputError(f"{named} must hold a mapping of {of}")
+    return tree or {}
+
+
+def parse_yaml(text: str, named: str) -> Any:
+    """Plain values of a YAML text. Raises InputError, which calls the text `named`: not YAML, a key given twice, a
+    tag that names a type, or more than a person writes."""
+    try:
+        return yaml.load(text, _PlainLoader)
+    except _RefusedError as error:
+        raise InputError(f"{named}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{named} is not valid YAML: {error.problem or error.context}{line}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{named} is not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+class _RefusedError(Exception):
+    """Valid YAML that no recipe needs."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, without keys given twice, tags, or trees that grow by aliases."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}  # of nodes already composed, by identity
+        self._total = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        tag = getattr(event, "tag", None)
+        if tag is not None and tag != "!":
+            line = event.start_mark.line + 1
+            raise _RefusedError(f"line {line} has the tag {tag}; give plain values without tags")
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise _RefusedError(f"it is nested more than {DEEPEST} deep; no recipe is")
+        before = self._total
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent):
+            self._count(self._sizes.get(id(node), 1))
+        else:
+            self._count(1)
+            self._sizes[id(node)] = self._total - before
+        return node
+
+    def _count(self, nodes: int) -> None:
+        self._total += nodes
+        if self._total > MOST_NODES:
+            raise _RefusedError(f"it unfolds to more than {MOST_NODES:,} values; no recipe does")
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in lines:
+                    raise _RefusedError(
+                        f"the key {key.value} is given twice, in lines {lines[key.value]} and {line}; keep one"
+                    )
+                lines[key.value] = line
+        return super().construct_mapping(node, deep=deep)

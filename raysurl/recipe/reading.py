@@ -1,0 +1,111 @@
+"""From `key=value` arguments to a recipe, and from a recipe to YAML.
+
+A recipe is the defaults, changed by a YAML file of differences and then by overrides with dots (`train.epochs=200`).
+Without a recipe and without data the embedded recipe `ressl/digits` runs. An override is read by the type that its
+setting has: text as it stands, anything else as YAML.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from raysurl import methods
+from raysurl.errors import InputError
+from raysurl.recipe.files import merge, parse_yaml, read_recipe_file
+from raysurl.recipe.model import DEFAULT_METHOD, Recipe, recipe_from
+from raysurl.recipe.schema import models_at
+
+EMBEDDED = "ressl/digits"  # what runs when nothing is asked for: data and recipe come with the package
+
+
+def load_recipe(arguments: Sequence[str]) -> Recipe:
+    """Build a recipe from `key=value` arguments; `recipe=<name>` starts from a packaged or given YAML file.
+
+    Raises InputError, one sentence, for an unknown key (the nearest valid one named) or a bad value.
+    """
+    given = dict(split_argument(argument) for argument in arguments)
+    tree: dict[str, Any] = {}
+    name = given.pop("recipe", None if _names_data(given) else EMBEDDED)
+    if name:
+        merge(tree, read_recipe_file(name))
+        tree["recipe"] = name
+    return recipe_from(overridden(tree, given))
+
+
+def overridden(tree: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """A tree of differences from the defaults, changed in place by overrides as they were typed."""
+    method = tree.get("method")
+    name = given.get("method.name") or (method.get("name") if isinstance(method, dict) else None)
+    for key, text in given.items():
+        changes: Any = typed(key, text, str(name or DEFAULT_METHOD))
+        for part in reversed(key.split(".")):
+            changes = {part: changes}
+        merge(tree, changes)
+    return tree
+
+
+def _names_data(given: Iterable[str]) -> bool:
+    return any(key in ("data", "data.name", "data.path") for key in given)
+
+
+def split_argument(argument: str) -> tuple[str, str]:
+    """`key=value` -> (key, value), the value as it was typed but for one pair of quotes around it."""
+    key, separator, text = argument.partition("=")
+    if not separator or not key:
+        raise InputError(f"argument {argument!r} is not of the form key=value, for example train.epochs=200")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    return key, text
+
+
+def yaml_argument(argument: str) -> tuple[str, Any]:
+    """`key=value` -> (key, value) where the key is no setting of a recipe, so that the value is read as YAML."""
+    key, text = split_argument(argument)
+    return key, parse_yaml(text, argument)
+
+
+def typed(key: str, text: str, method: str) -> Any:
+    """The value of an override, read by the type of its setting; of a key that is none, as YAML."""
+    section, _, rest = key.partition(".")
+    if section == "method" and rest and rest != "name":
+        annotation = _annotation(methods.load(method).Config, rest)
+    else:
+        annotation = _annotation(Recipe, key)
+    options = _options(annotation)
+    if text == "" and type(None) in options:
+        return None
+    if str in options:
+        return text
+    for literal in options:
+        if not isinstance(literal, type) and str(literal) == text:
+            return literal
+    value = parse_yaml(text, f"{key}={text}")
+    return text if value is None and type(None) not in options and options else value
+
+
+def _annotation(model: Any, dotted: str) -> Any:
+    """The annotation of the setting at a dotted key; None where there is none."""
+    *path, last = dotted.split(".")
+    holders = [m for m in models_at(model, path) if last in m.model_fields]
+    return holders[0].model_fields[last].annotation if holders else None
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The members of a union, and the values of literals, one by one."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return [option for part in get_args(annotation) for option in _options(part)]
+    if origin is Literal:
+        return list(get_args(annotation))
+    if origin is Annotated:
+        return _options(get_args(annotation)[0])
+    return [] if annotation is None else [annotation]
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; reading it again gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,58 @@
+"""The base of every section of a recipe, and what can be asked of the sections' types."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Section(BaseModel):
+    """Frozen, an unknown key is an error, and so is a number that is not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def nearest(name: str, known: Iterable[str], others: str) -> str:
+    """`did you mean X?`, or where nothing is near `others` with all that is known."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"{others} {', '.join(names)}"
+
+
+def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first problem of a validation error as one sentence that names the key and what is valid."""
+    problem = error.errors()[0]
+    location = [p for p in problem["loc"] if isinstance(p, str) and "[" not in p]  # without members of unions
+    key = prefix + ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        fields = list(models_at(model, location[:-1])[0].model_fields)
+        near = difflib.get_close_matches(location[-1], fields, n=1)
+        hint = f"; did you mean {prefix}{'.'.join([*location[:-1], near[0]])}?" if near else ""
+        return f"unknown recipe key {key}{hint} (valid here: {', '.join(fields)})"
+    if problem["type"] == "missing":
+        return f"{key} is missing; name it"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{key.rstrip('.')}={problem['input']!r} is not valid: {text[0].lower()}{text[1:]}"
+
+
+def models_at(model: type[BaseModel], location: Sequence[str]) -> list[type[BaseModel]]:
+    """The models that hold the key after `location`; a member of a union is named by its `kind`."""
+    models = [model]
+    for key in location:
+        holders = [m for m in models if key in m.model_fields]
+        if holders:
+            inside = models_in(holders[0].model_fields[key].annotation)
+        else:
+            inside = [m for m in models if "kind" in m.model_fields and key == m.model_fields["kind"].default]
+        models = inside or models
+    return models
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the types of an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in models_in(part)]

@@ -1,0 +1,96 @@
+"""A run as a library function: everything checkable is checked, then it is trained, evaluated and reported."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from raysurl import build, evaluate, teachers
+from raysurl.data.names import Samples, open_samples
+from raysurl.encoder import encoder_of, read_weights
+from raysurl.errors import InputError
+from raysurl.evaluate import Division, divide
+from raysurl.recipe import Recipe
+from raysurl.report import write_report
+from raysurl.report.progress import watching
+from raysurl.train import run_directory
+
+RUNTIMES = {
+    "local": "raysurl.train.local",
+    "ray": "raysurl.scale.train",
+}  # Ray is imported only when it is used
+
+
+def pretrain(recipe: Recipe) -> Path:
+    """Train and evaluate as the recipe says; returns the run directory. Raises InputError or RunError."""
+    samples = open_samples(recipe.data, "train", seed=recipe.seed)
+    eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)
+    assert samples is not None
+    recipe = build.resolve(recipe, samples.width())
+    check(recipe, samples, eval_samples)
+    runtime = importlib.import_module(RUNTIMES[recipe.runtime])
+    runtime.check(recipe)
+    recipe, run_dir = run_directory.claim(recipe)
+    try:
+        with watching(run_dir):
+            runtime.run(recipe, samples, eval_samples, run_dir)
+    except InputError:
+        if not recipe.resume and not (run_dir / "checkpoints").exists():
+            shutil.rmtree(run_dir)  # ours and empty but for notes: the next try may have the name
+        raise
+    write_report(run_dir)
+    return run_dir
+
+
+def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> None:
+    """What can be known of a resolved recipe before any worker starts. Raises InputError."""
+    if len(samples) < 2:
+        raise InputError(f"data.path={recipe.data.path} holds one sample; training needs two or more")
+    if recipe.train.batch_size > len(samples):
+        raise InputError(
+            f"train.batch_size={recipe.train.batch_size} is larger than the data, {len(samples)} samples;"
+            f" use at most {len(samples)}"
+        )
+    recipe.method.check(len(samples))
+    samples.nbytes_estimate()  # decodes a few: a data set of which nothing can be read is refused here
+    encoder = encoder_of(recipe)
+    if recipe.init_from:
+        read_weights(Path(recipe.init_from), encoder)
+    if teacher := build.teacher_of(recipe, len(samples), samples.labels):
+        teachers.check_input(teacher, str(recipe.teacher.name), samples.width(), recipe.views.size)
+    if (name := recipe.teacher.name) and name.endswith(".parquet"):
+        teachers.check_names(Path(name), samples)
+    _check_evaluation(recipe, samples, eval_samples)
+
+
+def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> None:
+    """What the protocols will ask of the data, so that no run is trained that cannot be judged."""
+    if eval_samples is not None and eval_samples.width() != samples.width():
+        here, there = (
+            f"vectors of {width} values" if width else "images"
+            for width in (samples.width(), eval_samples.width())
+        )
+        raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
+    test = None if eval_samples is None else np.arange(len(eval_samples))
+    division = divide(samples.labels, np.arange(len(samples)), samples.split, test)
+    asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
+    if needing := [name for name in asked if "labels" in evaluate.needs(name)]:
+        _check_labels(recipe, division, eval_samples, needing)
+    evaluate.check(division, recipe.eval)
+
+
+def _check_labels(
+    recipe: Recipe, division: Division, eval_samples: Samples | None, protocols: Sequence[str]
+) -> None:
+    named = f"eval.protocols={','.join(protocols)}"
+    if not len(division.test):
+        few = "none" if division.labels is None or not (division.labels >= 0).any() else "too few"
+        raise InputError(
+            f"{named} needs labels and {recipe.data.name} has {few}; use eval.protocols=[rankme] or data with labels"
+        )
+    if eval_samples is not None and eval_samples.labels is None:
+        raise InputError(f"{named} needs labels and data.eval_path={recipe.data.eval_path} has none")
