@@ -10,8 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from scipy.stats import rankdata, spearmanr
 
 NOISE = 2.0  # standard errors of a difference from which on two cells differ for certain
 
@@ -67,21 +66,11 @@ class Agreement:
         return f"{where}over {self.cells} cells {verdict}; {pairs}{clear}."
 
 
-def ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    """Ranks 1 … n, the mean rank for ties; −inf is a value like any other."""
-    array = np.asarray(values, np.float64)
-    below = (array[None, :] < array[:, None]).sum(1)
-    equal = (array[None, :] == array[:, None]).sum(1)
-    return np.asarray(below + (equal + 1) / 2, np.float64)
-
-
 def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Pearson correlation of the ranks; None for fewer than three values or where one side is constant."""
-    if len(a) < 3:
+    """Rank correlation, −inf being a value like any other; None for fewer than three or where one side is constant."""
+    if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
-    norm = math.sqrt(float((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum()) / norm if norm else None
+    return float(spearmanr(rankdata(a), rankdata(b)).statistic)
 
 
 def agree(group: str, pairs: Sequence[Pair], *, higher_is_better: bool = True) -> Agreement:

@@ -29,7 +29,8 @@ from raysurl.sweep.space import (
 )
 from raysurl.train.run_directory import FREE_ON_RESUME
 
-ROOT = "{root}"  # in a data path of a space: what the command names as data_root=
+ROOT = "{root}"  # in a path of a space: what the command names as data_root=
+PATHS = (("data", "path"), ("data", "eval_path"), ("teacher", "name"), ("teacher", "weights"))
 SHOWN = 12  # refused cells that an error names
 LISTED = 10_000  # cells that are listed to count them
 
@@ -188,13 +189,13 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
 def recipe_of(space: Space, cell: Cell, seed: int, overrides: Mapping[str, str], root: str | None) -> Recipe:
     """The whole recipe of a trial. Raises InputError where the recipe refuses it or `data_root=` is missing."""
     tree = tree_of(space, cell.settings, overrides)
-    data = tree.get("data", {})
-    for key in ("path", "eval_path") if isinstance(data, dict) else ():
-        if isinstance(data.get(key), str) and ROOT in data[key]:
+    for section, key in PATHS:
+        inside = tree.get(section)
+        if isinstance(inside, dict) and isinstance(inside.get(key), str) and ROOT in inside[key]:
             if root is None:
-                raise MissingDataError("its data is looked for under data_root=, which is not given")
-            data[key] = data[key].replace(ROOT, root)
-    return recipe_from({**tree, "data": data, "seed": seed})
+                raise MissingDataError(f"its {section} is looked for under data_root=, which is not given")
+            inside[key] = inside[key].replace(ROOT, root)
+    return recipe_from({**tree, "seed": seed})
 
 
 class MissingDataError(InputError):

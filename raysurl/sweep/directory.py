@@ -21,7 +21,7 @@ from raysurl.sweep.trial import FINAL, Outcome, read_outcome, write_outcome
 from raysurl.train.run_directory import commit, write_atomic
 
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
-FREE = {"title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "group", "cpu"}
+FREE = {"title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "shown", "group", "cpu"}
 FILE = "sweep.json"
 WRITTEN = {"identity", "space", "published", "stands_in", "cells", "paper", "starts"}  # in it, see `describe`
 

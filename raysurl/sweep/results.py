@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ class Entry:
     asked: int  # seeds
     paper: float | None = None
     why: str = ""
+
+    def of(self, metric: str) -> Entry:
+        """The same cell, judged by another metric."""
+        return replace(self, metric=metric)
 
     @cached_property
     def values(self) -> list[float]:

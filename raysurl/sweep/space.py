@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from raysurl.errors import InputError
 from raysurl.recipe import Recipe, read_mapping
 from raysurl.recipe.schema import Section, nearest, sentence
 
-SPACES = Path(__file__).parents[2] / "search_spaces"
+SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
 Settings = dict[str, Any]  # dotted recipe key -> value
 
@@ -97,6 +98,7 @@ class Space(Section):
         {"eval/linear_top1": "max"}
     )  # the first: the headline
     columns: str | None = None  # the axis that makes a table's columns; None: the last
+    shown: dict[str, str] = Field({})  # heading -> metric, of a table of one axis; {}: the headline alone
     group: str = "dataset"  # cells are ranked within each label of this axis, where the space has it
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     trials: int = Field(24, ge=1)  # optuna only

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 
+from raysurl.evaluate import prefixed
 from raysurl.sweep.results import Entry, Sweep, left_out, rows
 from raysurl.sweep.space import INACTIVE
+
+BASELINES = {"untrained": "untrained", "raw pixels": "pixels"}
 
 
 def markdown(sweep: Sweep) -> str:
@@ -23,21 +26,33 @@ def grid(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text."""
     names, column, found = rows(sweep)
     if column is None:
-        paper = any(entry and entry.paper is not None for _, cells in found for entry in cells)
-        head = [
-            *map(sweep.short, names),
-            f"ours ({sweep.space.metric})",
-            *(["paper"] if paper else []),
-            "time",
-        ]
-        lines = []
-        for labels, (entry,) in found:
-            assert entry is not None
-            number = [] if not paper else ["" if entry.paper is None else f"{entry.paper:g}"]
-            lines.append([*_shown(labels), entry.text(), *number, f"{entry.seconds:.0f} s"])
-        return head, lines
+        return _list(sweep, names, [(labels, entry) for labels, (entry,) in found if entry is not None])
     head = [*map(sweep.short, names), *(f"{sweep.short(column)} = {label}" for label in sweep.labels(column))]
     return head, [[*_shown(labels), *map(beside, cells)] for labels, cells in found]
+
+
+def _list(
+    sweep: Sweep, names: list[str], found: list[tuple[tuple[str, ...], Entry]]
+) -> tuple[list[str], list[list[str]]]:
+    """A line per cell, with all metrics that the space shows; below them the baselines that some cell has."""
+    paper = any(entry.paper is not None for _, entry in found)
+    shown = sweep.space.shown or {f"ours ({sweep.space.metric})": sweep.space.metric}
+    head = [*map(sweep.short, names), *shown, *(["paper"] if paper else []), "time"]
+    lines = []
+    for labels, entry in found:
+        number = [] if not paper else ["" if entry.paper is None else f"{entry.paper:g}"]
+        values = [entry.of(metric).text() for metric in shown.values()]
+        lines.append([*_shown(labels), *values, *number, f"{entry.seconds:.0f} s"])
+    for name, prefix in BASELINES.items():
+        values = [_baseline(found, prefixed(metric, prefix)) for metric in shown.values()]
+        if any(values):
+            lines.append([name, *[""] * (len(names) - 1), *values, *([""] if paper else []), ""])
+    return head, lines
+
+
+def _baseline(found: list[tuple[tuple[str, ...], Entry]], metric: str) -> str:
+    """Of the first cell that has it: cells of one table share data and encoder."""
+    return next((e.of(metric).text() for _, e in found if e.of(metric).values), "")
 
 
 def beside(entry: Entry | None) -> str:

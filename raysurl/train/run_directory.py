@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import importlib.metadata
 import json
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from raysurl import health, metrics
 from raysurl.data.source import Source
@@ -90,20 +90,11 @@ def write_atomic(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """One process at a time: one that a killed driver has left behind may take a moment to die. Raises TimeoutError."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
     try:
-        deadline = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"another process is running in {path.parent}") from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
+        with FileLock(path, timeout=LOCK_S):
+            yield
+    except Timeout:
+        raise TimeoutError(f"another process is running in {path.parent}") from None
 
 
 def sinks(run_dir: Path, recipe: Recipe) -> list[Callable[[int, dict[str, float]], None]]:
