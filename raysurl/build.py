@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raysurl import methods, teachers
+from raysurl import method as methods
+from raysurl import teachers
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.method import Build, FrozenTeacher, Method

@@ -19,6 +19,11 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def joined_rows(x: Tensor) -> int:
+    """How many rows `gather` makes of this rank's rows x (b, …)."""
+    return len(x) * world_size()
+
+
 def own_rows(x: Tensor) -> Tensor:
     """Where this rank's rows x (b, …) stand among those that `gather` joins: (b,) int64 on x's device."""
     return rank() * len(x) + torch.arange(len(x), device=x.device)

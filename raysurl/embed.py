@@ -10,7 +10,9 @@ from raysurl import distributed
 from raysurl.data.source import Images, Source
 from raysurl.recipe import Recipe
 from raysurl.sampler import Request
-from raysurl.views import POLICIES, apply, draw
+from raysurl.views import POLICIES
+from raysurl.views.augment import apply
+from raysurl.views.draws import draw
 
 
 def plain_images(recipe: Recipe, images: Images, device: torch.device) -> Tensor:

@@ -91,6 +91,13 @@ def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> Traine
     return TrainedEncoder(recipe, encoder, path if path.is_dir() else path.parent)
 
 
+def named_encoder(given: Mapping[str, str]) -> TrainedEncoder:
+    """The encoder that `run=` names among the arguments of a command, its recipe changed by the others."""
+    if not given.get("run"):
+        raise InputError("name what to use: run=DIR of a finished run, or run=FILE of an encoder.safetensors")
+    return load_encoder(given["run"], {key: text for key, text in given.items() if key != "run"})
+
+
 def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
     """Tensors of a run's encoder or an encoder file, checked against the names and shapes of `encoder`."""
     file = path / NAME if path.is_dir() else path

@@ -31,8 +31,7 @@ from torch import Tensor
 
 from raysurl import functional
 from raysurl.errors import InputError
-from raysurl.evaluate.features import evenly_spaced
-from raysurl.evaluate.rankme import rankme
+from raysurl.functional import evenly_spaced, rankme
 
 SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly spaced
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from raysurl.recipe.method_config import MethodConfig, Taught
+from raysurl.recipe.method_config import MethodConfig, Taught, available, method_module
 
 __all__ = [
     "Answer",
@@ -26,7 +26,9 @@ __all__ = [
     "Push",
     "Snapshot",
     "Taught",
+    "available",
     "detached",
+    "load",
 ]
 
 
@@ -145,6 +147,16 @@ class Method(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Called after each optimizer step, without gradient (EMA updates)."""
+
+
+def load(name: str) -> type[Method]:
+    """The class of the method of this name. Raises InputError, which names the methods there are."""
+    module = method_module(name)
+    own = [
+        c for c in vars(module).values() if isinstance(c, type) and c.__module__.startswith(module.__name__)
+    ]
+    (found,) = [c for c in own if issubclass(c, Method)]
+    return found
 
 
 def detached(**terms: Tensor) -> dict[str, Tensor]:

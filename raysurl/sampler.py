@@ -21,8 +21,6 @@ from raysurl.errors import InputError
 
 Index = NDArray[np.int64]
 
-SAMPLERS = ("permutation", "neighbours")
-
 _WINDOWS, _SAMPLES, _GROUPS = 0, 1, 2  # purposes of random numbers within an epoch
 
 
@@ -115,18 +113,13 @@ def plan(
     *,
     batch_size: int,
     seed: int,
-    name: str = "permutation",
     window: int | None = None,
     graph: Index | None = None,
 ) -> Plan:
-    """The plan called `name` over the readable samples (a mask (N,), their indices, or just their number).
+    """The plan over the readable samples (a mask (N,), their indices, or just their number).
 
-    Raises InputError for an unknown name, a missing graph, or fewer readable samples than one batch.
+    Raises InputError for fewer readable samples than one batch.
     """
-    if name not in SAMPLERS:
-        raise InputError(f"sampler {name!r} is not known; choose one of {', '.join(SAMPLERS)}")
-    if (name == "neighbours") != (graph is not None):
-        raise InputError("the sampler neighbours, and only it, needs a neighbour graph of the samples")
     index = _indices(readable)
     if len(index) < batch_size:
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from raysurl import build, methods
+from raysurl import build, method
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.encoder import encoder_of, write_encoder
@@ -34,7 +34,7 @@ SMALL = {
 
 def recipe_for(name: str, **changes: Any) -> Recipe:
     """Digits, the small network, batch 16: sizes of `SMALL` where the method has such a setting."""
-    config = methods.load(name).Config
+    config = method.load(name).Config
     settings = {k: v for k, v in SMALL.items() if k in config.model_fields} | changes.pop("method", {})
     with contextlib.suppress(ValidationError):  # the recipe judges wrong settings, not this
         takes = config.model_validate(settings).learns_from()

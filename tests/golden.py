@@ -1,12 +1,10 @@
 """Where the golden values and the small real data sets are, if they are at hand."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-SHARED = Path(os.environ.get("RAYSURL_SHARED", Path(__file__).parents[2] / "shared"))
+from places import SHARED
 
 
 def load(name: str) -> dict[str, np.ndarray]:

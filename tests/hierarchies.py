@@ -8,6 +8,11 @@ import torch
 from raysurl.hierarchy import Hierarchy
 
 
+def feature_rows(h):
+    """The latest feature of every sample (N, D), as it is kept: in half precision."""
+    return h._features.bits.view(np.float16).astype(np.float32)
+
+
 def unit(rows):
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
@@ -36,7 +41,7 @@ def flat(state, prefix=""):
 def check_forest(h: Hierarchy) -> None:
     """Nesting, counts, sums, child lists and free ids, each recomputed from the parent pointers alone."""
     layers, number = h._layers, h.num_samples
-    rows = h.feature_rows().astype(np.float64)
+    rows = feature_rows(h).astype(np.float64)
     labels = h.labels(np.arange(number))
     for finer, coarser in pairwise(labels):
         pairs = {(a, b) for a, b in zip(finer.tolist(), coarser.tolist(), strict=True)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from places import SHARED
 
-SHARED = Path(os.environ.get("RAYSURL_SHARED", Path(__file__).parents[2] / "shared"))
 needs_shared = pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="the shared data are not here")
 
 RED, BLUE = (200, 30, 40), (20, 40, 210)

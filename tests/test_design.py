@@ -1,35 +1,55 @@
 """The design rules that can be checked by reading the code."""
 
 import ast
+import re
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "raysurl").rglob("*.py"))
 CODE = PACKAGE + sorted((ROOT / "pipelines").rglob("*.py"))
 everywhere = pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
 
 
-def imported(tree):
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> list[str]:
+    """Dotted names of all that is imported, also inside functions, but for what only type checkers see."""
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: list[str] = []
     for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 @everywhere
 def test_ray_is_imported_in_scale_only(path):
     if "scale" not in path.relative_to(ROOT).parts:
-        assert not [name for name in imported(ast.parse(path.read_text())) if name.split(".")[0] == "ray"]
+        assert not [name for name in imported(parsed(path)) if name.split(".")[0] == "ray"]
 
 
 @everywhere
 def test_files_and_functions_stay_readable(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 320  # about 300: one thought is not split to meet a number
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
     assert path.name not in ("utils.py", "helpers.py", "common.py")
@@ -37,21 +57,143 @@ def test_files_and_functions_stay_readable(path):
 
 @everywhere
 def test_nothing_branches_on_a_methods_name(path):
-    from raysurl import methods
+    from raysurl import method
 
-    names = set(methods.available()) - {"seed"}  # a key of every recipe too
-    for node in ast.walk(ast.parse(path.read_text())):
+    names = set(method.available()) - {"seed"}  # a key of every recipe too
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Compare):
             values = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
             assert not names & {v for v in values if isinstance(v, str)}, ast.unparse(node)
 
 
-def test_methods_see_no_ranks_files_or_optimizers():
-    for path in sorted((ROOT / "raysurl" / "methods").glob("*.py")):
-        names = set(imported(ast.parse(path.read_text())))
-        assert not names & {"torch.distributed", "pathlib", "os", "torch.optim"}, path.name
+# -------------------------------------------------------------------- layers
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def modules() -> dict[str, set[str]]:
+    """Module -> the modules of the package that it imports."""
+    names = {module_name(path): path for path in PACKAGE}
+    return {
+        name: {found for found in imported(parsed(path)) if found in names and found != name}
+        for name, path in names.items()
+    }
+
+
+def unit(module: str) -> str:
+    """The package or loose module below raysurl."""
+    return module.split(".")[1]
+
+
+def layers() -> list[list[str]]:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    return [
+        line.split() for line in text.partition("<!-- layers -->\n```\n")[2].partition("```")[0].splitlines()
+    ]
+
+
+def test_layers_import_what_stands_below_them_alone():
+    place = {name: i for i, layer in enumerate(layers()) for name in layer}
+    there = {unit(module) for module in modules() if module != "raysurl"}
+    assert set(place) == there - {"__main__"}
+    for module, others in modules().items():
+        for other in others - {"raysurl"}:
+            if module not in ("raysurl", "raysurl.__main__") and unit(module) != unit(other):
+                assert place[unit(module)] < place[unit(other)], f"{module} imports {other}"
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Paths of a directed graph that come back to where they began, one per way back that a walk meets."""
+    found, done, path = [], set(), []
+
+    def walk(node: str) -> None:
+        if node in path:
+            found.append(path[path.index(node) :])
+        elif node not in done:
+            path.append(node)
+            for other in sorted(graph.get(node, ())):
+                walk(other)
+            done.add(path.pop())
+
+    for node in sorted(graph):
+        walk(node)
+    return found
+
+
+def test_no_module_imports_itself_by_others():
+    packages = {module.rpartition(".")[0] for module in modules()}
+    # a package's __init__ is imported with every module of it, and imports some of them: that is no circle
+    graph = {m: {o for o in others if o not in packages} for m, others in modules().items()}
+    assert circles(graph) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+# -------------------------------------------------------------------- methods
+
+HIDDEN = {"torch.distributed", "pathlib", "os", "torch.optim"}
+RANKS = {"rank", "world_size", "get_rank", "get_world_size"}
+METHODS = sorted((ROOT / "raysurl" / "methods").rglob("*.py"))
+
+
+def what_a_method_must_not_see(tree: ast.Module) -> set[str]:
+    called = {
+        node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    return set(imported(tree)) & HIDDEN | called & RANKS
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_methods_see_no_ranks_files_or_optimizers(path):
+    assert not what_a_method_must_not_see(parsed(path))
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "x = distributed.rank()",
+        "from torch import distributed as d\nd.get_rank()",
+        "import torch.optim",
+        "rank()",
+    ],
+)
+def test_a_planted_rank_is_found(planted):
+    assert what_a_method_must_not_see(ast.parse(planted))
+
+
+def test_no_setting_of_a_method_is_untyped():
+    for path in PACKAGE:
+        assert not re.search(r"\bconfig: Any\b", path.read_text()), path
+
+
+# -------------------------------------------------------------------- what a person sees
 
 
 def test_pipelines_are_thin():
     for path in sorted((ROOT / "pipelines").glob("*.py")):
         assert len(path.read_text().splitlines()) < 80, path.name
+
+
+def test_the_recipe_needs_no_torch():
+    heavy = "[m for m in ('torch', 'pyarrow', 'ray', 'numpy') if m in sys.modules]"
+    code = f"import sys, raysurl.recipe, raysurl.cli; print({heavy})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_readmes_tree_is_the_real_one():
+    text = (ROOT / "README.md").read_text()
+    tree = text.partition("## Where things are\n")[2].partition("```\n")[2].partition("```")[0]
+    entries = [re.split(r"\s{2,}|(?<=\.md) ", line.strip())[0].split() for line in tree.splitlines()]
+    named = {word for entry in entries for word in entry}
+    real = {
+        p.name if p.suffix else f"{p.name}/" for p in (ROOT / "raysurl").iterdir() if p.name[0] not in "_."
+    }
+    real -= {"py.typed"}
+    assert real <= named, f"not in README's tree: {sorted(real - named)}"
+    for word in named - real:
+        assert (ROOT / word).exists(), f"README's tree has {word}, which is not there"

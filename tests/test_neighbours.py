@@ -86,6 +86,7 @@ def test_approximate_graph_says_how_much_it_has_found():
     np.testing.assert_array_equal(graph.indices, knn_graph(rows, 10, exact=False, seed=1).indices)
 
 
+@pytest.mark.slow
 def test_large_sets_are_searched_in_cells_and_exactly_where_cells_do_not_help(monkeypatch):
     exact = []
     search = neighbours.faiss.knn

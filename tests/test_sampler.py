@@ -96,7 +96,7 @@ def test_the_tail_left_out_differs_by_epoch() -> None:
 def test_neighbours_stand_together_and_nothing_is_repeated() -> None:
     n = 60
     graph = np.stack([np.arange(n) ^ 1, np.full(n, -1)], axis=1)  # samples 2i and 2i+1 are neighbours
-    p = plan(n, batch_size=10, seed=0, name="neighbours", graph=graph)
+    p = plan(n, batch_size=10, seed=0, graph=graph)
     order = p.order(0)
     assert sorted(order.tolist()) == list(range(n))
     assert (order[0::2] ^ 1 == order[1::2]).all()
@@ -107,9 +107,5 @@ def test_neighbours_stand_together_and_nothing_is_repeated() -> None:
 def test_bad_plans_are_refused() -> None:
     with pytest.raises(InputError, match="5 readable samples"):
         plan(5, batch_size=8, seed=0)
-    with pytest.raises(InputError, match="permutation, neighbours"):
-        plan(5, batch_size=2, seed=0, name="random")
-    with pytest.raises(InputError, match="graph"):
-        plan(5, batch_size=2, seed=0, name="neighbours")
     with pytest.raises(InputError, match="multiple"):
         list(plan(9, batch_size=9, seed=0).requests(0, 1, world_size=2))

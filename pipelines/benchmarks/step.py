@@ -19,7 +19,7 @@ from raysurl.method import Batch, Progress
 from raysurl.recipe import Recipe, load_recipe, yaml_argument
 from raysurl.sampler import Request
 from raysurl.train import optim
-from raysurl.views import Augment
+from raysurl.views.augmenter import Augment
 
 SETTINGS = (
     "recipe=ressl/cifar10", "data.name=npz", "encoder.small_stem=false", "train.batch_size=128",

@@ -37,7 +37,9 @@ from torchvision.transforms import v2
 
 from raysurl.data.decode import decode
 from raysurl.errors import InputError
-from raysurl.views import POLICIES, apply, draw
+from raysurl.views import POLICIES
+from raysurl.views.augment import apply
+from raysurl.views.draws import draw
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 POLICY = POLICIES["contrastive"]

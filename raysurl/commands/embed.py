@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysurl.commands.arguments import take, trained_encoder
 from raysurl.data.names import open_samples
 from raysurl.embed import embed
+from raysurl.encoder import named_encoder
 from raysurl.errors import InputError
+from raysurl.recipe import take
 from raysurl.runtime import default_device
 from raysurl.train import local
 
@@ -20,7 +21,7 @@ from raysurl.train import local
 def main(arguments: Sequence[str]) -> None:
     """`embed.py run=DIR|FILE to=FILE.parquet [data.…]`: columns index, name, label, embedding (D float32)."""
     mine, rest = take(arguments, "to")
-    found = trained_encoder(rest)
+    found = named_encoder(rest)
     recipe, device = found.recipe, default_device()
     if not mine.get("to", "").endswith(".parquet"):
         raise InputError("name the file to write: to=FILE.parquet")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from raysurl.commands.arguments import take, trained_encoder
 from raysurl.data.names import open_samples
+from raysurl.encoder import named_encoder
 from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
 from raysurl.train import local
@@ -16,7 +17,7 @@ from raysurl.train.run_directory import write_atomic
 
 def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
-    found = trained_encoder(take(arguments)[1])
+    found = named_encoder(take(arguments)[1])
     recipe, device = found.recipe, default_device()
     samples = open_samples(recipe.data, "train", seed=recipe.seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from raysurl.commands.arguments import take
 from raysurl.errors import InputError
+from raysurl.recipe import take
 
 
 def main(arguments: Sequence[str]) -> None:

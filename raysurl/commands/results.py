@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from raysurl.commands.arguments import take
 from raysurl.errors import InputError
+from raysurl.recipe import take
 from raysurl.report.recipe import command
 from raysurl.report.run import read_run
 from raysurl.sweep import directory as sweep_directory

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raysurl.evaluate.division import Division, divide
-from raysurl.evaluate.features import Features, Nodes, evenly_spaced, pixel_features
+from raysurl.evaluate.features import Features, Nodes, pixel_features
 from raysurl.evaluate.knn import knn_classify
 from raysurl.recipe import Evaluation
 
@@ -24,7 +24,6 @@ __all__ = [
     "check",
     "divide",
     "evaluate",
-    "evenly_spaced",
     "knn_classify",
     "needs",
     "of_pixels",

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from raysurl.errors import InputError
 from raysurl.evaluate.division import Division
-from raysurl.evaluate.features import Features, evenly_spaced
+from raysurl.evaluate.features import Features
+from raysurl.functional import evenly_spaced
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"inputs"})

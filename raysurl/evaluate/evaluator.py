@@ -24,11 +24,11 @@ from raysurl.evaluate import (
     Nodes,
     divide,
     evaluate,
-    evenly_spaced,
     needs,
     of_pixels,
     pixel_features,
 )
+from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 

@@ -115,10 +115,3 @@ def check_labels(labels: Tensor, num_classes: int, name: str, *, unknown: bool =
 def top1(predictions: Tensor, labels: Tensor) -> float:
     """Share of predictions (Q,) that equal labels (Q,), in percent."""
     return 100.0 * float((predictions == labels).double().mean())
-
-
-def evenly_spaced(rows: Tensor, limit: int) -> Tensor:
-    """At most `limit` of the rows (N, D), evenly spaced over the order: the same ones each time."""
-    if len(rows) <= limit:
-        return rows
-    return rows[torch.arange(limit, device=rows.device) * len(rows) // limit]

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor
-
-from raysurl.evaluate.features import Features, evenly_spaced
+from raysurl.evaluate.features import Features
+from raysurl.functional import evenly_spaced, rankme
 from raysurl.recipe import Evaluation
 
 NEEDS: frozenset[str] = frozenset()
 OF_PIXELS = False
 SAMPLES = 4096
-EPSILON = 1e-7
 
 
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
@@ -28,16 +25,3 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     rank = rankme(rows)
     yield "health/rankme", rank
     yield "health/rank_share", rank / min(rows.shape)
-
-
-def rankme(rows: Tensor) -> float:
-    """RankMe of rows (N, D), in [1, min(N, D)]; 1.0 where all rows are zero."""
-    rows = rows.double() if rows.device.type != "mps" else rows.float()
-    if rows.shape[0] > 2 * rows.shape[1]:  # R of a QR has the same singular values, and is D × D
-        rows = torch.linalg.qr(rows, mode="r").R
-    values = torch.linalg.svdvals(rows)
-    total = values.sum()
-    if not total > 0:
-        return 1.0
-    p = values / total + EPSILON
-    return min(float((-p * p.log()).sum().exp()), float(len(values)))

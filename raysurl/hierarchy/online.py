@@ -188,10 +188,6 @@ class Hierarchy:
         """Samples of each of `clusters(level)`."""
         return self._layers[level - 1].samples[self.clusters(level)]
 
-    def feature_rows(self) -> NDArray[np.float32]:
-        """The latest feature of every sample (N, D), as it is kept: in half precision."""
-        return self._features.bits.view(np.float16).astype(np.float32)
-
     def health(self, truth: NDArray[np.int64] | None = None) -> dict[str, float]:
         """Signals per level (raysurl.hierarchy.signals); `truth` (N,) labels judge the clusters and change nothing."""
         now = self.labels(np.arange(self.num_samples))[1:]

@@ -22,7 +22,6 @@ from raysurl.memory.base import Memory
 from raysurl.memory.record import LocalRecord, MemoryRecord
 from raysurl.method import Answer, Output, Progress, Snapshot
 from raysurl.recipe import Recipe
-from raysurl.runtime import Runtime
 from raysurl.sampler import Plan
 
 POLL_S = 0.5
@@ -149,17 +148,21 @@ class MemoryLink:
         return answer
 
 
-def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> MemoryLink | None:
-    """The link of this rank to the memory of the recipe's method; None where it remembers nothing."""
+def link(
+    recipe: Recipe, the_plan: Plan, num_samples: int, *, device: torch.device, record: MemoryRecord | None
+) -> MemoryLink | None:
+    """This rank's link to the memory of the recipe's method, mirrored on `device`; None where it remembers nothing.
+
+    `record`: the memory actor, on rank 0 under Ray. Without one rank 0 keeps the memory itself.
+    """
     if recipe.method.remembers() is None:
         return None
     memory = recipe.method.memory(num_samples, recipe.seed)
-    record = runtime.record
-    if record is None and memory.answers and runtime.rank == 0:
+    if record is None and memory.answers and distributed.rank() == 0:
         record = LocalRecord(memory)
     return MemoryLink(
         memory,
-        memory.mirror(runtime.device),
+        memory.mirror(device),
         record=record,
         staleness=recipe.staleness,
         plan=indices_of(the_plan),

@@ -3,7 +3,7 @@
 from raysurl.recipe.files import merge, packaged_recipes, parse_yaml, read_mapping, read_recipe_file
 from raysurl.recipe.method_config import MethodConfig
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_from
-from raysurl.recipe.reading import dump, load_recipe, overridden, split_argument, typed, yaml_argument
+from raysurl.recipe.reading import dump, load_recipe, overridden, split_argument, take, typed, yaml_argument
 from raysurl.recipe.schema import Section, nearest
 from raysurl.recipe.sections import Data, Evaluation, Optimizer, Schedule, Train, Views
 
@@ -30,6 +30,7 @@ __all__ = [
     "read_recipe_file",
     "recipe_from",
     "split_argument",
+    "take",
     "typed",
     "yaml_argument",
 ]

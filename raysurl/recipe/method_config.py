@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import pkgutil
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+from raysurl.errors import InputError
 from raysurl.recipe.schema import Section
 
 if TYPE_CHECKING:
@@ -16,6 +22,24 @@ Taught = Literal["no", "any", "network", "labels"]
 
 Refresh = Literal["no", "itself", "features"]
 """Whether memory is rebuilt now, and of what: what it holds, or the features of the whole data set."""
+
+
+def available() -> list[str]:
+    """Names of all methods: the modules of raysurl.methods, of which none is imported."""
+    return sorted(module.name for module in pkgutil.iter_modules(_package().submodule_search_locations))
+
+
+def method_module(name: str) -> ModuleType:
+    """The module of a method, and with it torch. InputError names the methods there are."""
+    if name not in available():
+        raise InputError(f"method.name={name!r} is not a method; choose one of {', '.join(available())}")
+    return importlib.import_module(f"{_package().name}.{name}")
+
+
+def _package() -> ModuleSpec:
+    found = importlib.util.find_spec("raysurl.methods")
+    assert found is not None
+    return found
 
 
 class MethodConfig(Section):
@@ -59,3 +83,14 @@ class MethodConfig(Section):
     def for_teacher(self, dim: Callable[[], int]) -> Self:
         """These settings for the recipe's teacher, whose embeddings have `dim()` values, where some follow from it."""
         return self
+
+
+def config_class(name: str) -> type[MethodConfig]:
+    """The Config of the method class that the module of this name defines."""
+    module = method_module(name)
+    own = [
+        c for c in vars(module).values() if isinstance(c, type) and c.__module__.startswith(module.__name__)
+    ]
+    configs: list[type] = [getattr(c, "Config", object) for c in own]
+    (found,) = [config for config in configs if issubclass(config, MethodConfig)]
+    return found

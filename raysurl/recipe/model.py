@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
-from raysurl import methods
 from raysurl.errors import InputError
-from raysurl.recipe.method_config import MethodConfig
+from raysurl.recipe.method_config import MethodConfig, config_class
 from raysurl.recipe.schema import Section, sentence
 from raysurl.recipe.sections import (
     LABELS,
@@ -82,7 +81,7 @@ def method_config(settings: Any) -> MethodConfig:
     if not isinstance(settings, dict):
         raise InputError(f"method={settings!r} holds no settings; name a method with method.name=")
     settings = {"name": DEFAULT_METHOD, **settings}
-    config = methods.load(str(settings["name"])).Config
+    config = config_class(str(settings["name"]))
     try:
         return config.model_validate(settings)
     except ValidationError as error:

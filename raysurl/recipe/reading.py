@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from raysurl import methods
 from raysurl.errors import InputError
 from raysurl.recipe.files import merge, parse_yaml, read_recipe_file
+from raysurl.recipe.method_config import config_class
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, recipe_from
 from raysurl.recipe.schema import models_at
 
@@ -62,6 +62,12 @@ def split_argument(argument: str) -> tuple[str, str]:
     return key, text
 
 
+def take(arguments: Sequence[str], *keys: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The arguments whose keys are a command's own, and all others; of a key that is given twice the last."""
+    given = dict(split_argument(a) for a in arguments)
+    return {key: given.pop(key) for key in keys if key in given}, given
+
+
 def yaml_argument(argument: str) -> tuple[str, Any]:
     """`key=value` -> (key, value) where the key is no setting of a recipe, so that the value is read as YAML."""
     key, text = split_argument(argument)
@@ -72,7 +78,7 @@ def typed(key: str, text: str, method: str) -> Any:
     """The value of an override, read by the type of its setting; of a key that is none, as YAML."""
     section, _, rest = key.partition(".")
     if section == "method" and rest and rest != "name":
-        annotation = _annotation(methods.load(method).Config, rest)
+        annotation = _annotation(config_class(method), rest)
     else:
         annotation = _annotation(Recipe, key)
     options = _options(annotation)

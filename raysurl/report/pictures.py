@@ -18,7 +18,7 @@ from raysurl.recipe import Recipe
 from raysurl.report import scatter
 from raysurl.report.contact_sheet import sheet
 from raysurl.sampler import Plan, Request
-from raysurl.views import Augment
+from raysurl.views.augmenter import Augment
 
 SHOWN_VIEWS, SHOWN_ROWS, SHOWN_NEIGHBOURS = 8, 10, 10
 BANK_LIMIT = 20_000  # neighbours for the report are looked for among so many samples

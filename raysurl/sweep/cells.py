@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from raysurl import methods
 from raysurl.errors import InputError
 from raysurl.recipe import DEFAULT_METHOD, Recipe, nearest, read_recipe_file, recipe_from, typed
+from raysurl.recipe.method_config import config_class
 from raysurl.sweep.space import (
     INACTIVE,
     Axis,
@@ -272,7 +272,7 @@ def known_keys(space: Space) -> dict[str, bool]:
     keys: dict[str, bool] = {}
     _walk(Recipe, "", keys)
     for name in sorted(names):
-        _walk(methods.load(name).Config, "method.", keys)
+        _walk(config_class(name), "method.", keys)
     return {**keys, "method": False, "method.name": False}
 
 

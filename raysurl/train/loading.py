@@ -15,7 +15,7 @@ from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, Request
-from raysurl.views import Augment
+from raysurl.views.augmenter import Augment
 
 Loaded = tuple[Request, Any]  # a request with its raw images or, with views.device=workers, its views
 

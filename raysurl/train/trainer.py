@@ -30,7 +30,7 @@ from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, plan
 from raysurl.train import checkpoint, optim, run_directory
 from raysurl.train.loading import Loaded, Loader
-from raysurl.views import Augment
+from raysurl.views.augmenter import Augment
 
 
 @dataclass
@@ -125,7 +125,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         method=method,
         model=distributed.wrap(method, runtime.device, runtime.world_size),
         optimizer=optim.build_optimizer(method, recipe.train.optimizer),
-        memory=link(recipe, runtime, the_plan, len(source.readable)),
+        memory=link(recipe, the_plan, len(source.readable), device=runtime.device, record=runtime.record),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
         block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),

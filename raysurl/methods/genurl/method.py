@@ -267,7 +267,7 @@ def _known(batch: Batch, snapshot: Snapshot) -> Known:
         graphs = {name: block[:, position] for name, block in rows.items()}
     teacher = batch.views.get("teacher")
     teacher = None if teacher is None else distributed.gather(teacher)
-    return Known(len(batch.index) * distributed.world_size(), device, graphs, teacher)
+    return Known(distributed.joined_rows(batch.index), device, graphs, teacher)
 
 
 def _nothing_to_remember(batch: Batch) -> Push:

@@ -17,8 +17,9 @@ from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from raysurl.errors import InputError
 from raysurl.sampler import Request
-from raysurl.views import POLICIES, Augment, Draws, Policy, draw
-from raysurl.views.draws import LEVELS, OPERATIONS
+from raysurl.views import POLICIES, Policy
+from raysurl.views.augmenter import Augment
+from raysurl.views.draws import LEVELS, OPERATIONS, Draws, draw
 from raysurl.views.geometry import crop_boxes
 
 SETTINGS = SimpleNamespace(size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -8,19 +8,17 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
 from citations import PARTS, citation_files
+from places import SHARED
 
 from raysurl.commands import pretrain
 from raysurl.data import planetoid
 from raysurl.data.names import open_samples
 from raysurl.errors import InputError
 from raysurl.recipe import Data
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def test_raw_files_of_planetoid_become_nodes_edges_and_a_split(tmp_path):
@@ -75,9 +73,9 @@ def same_as_torch_geometric(root, name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHARED / "Planetoid").exists(), reason="the citation graph is not there")
+@pytest.mark.skipif(not ((SHARED / "data") / "Planetoid").exists(), reason="the citation graph is not there")
 def test_cora_is_what_torch_geometric_reads(tmp_path):
-    shutil.copytree(SHARED / "Planetoid" / "Cora" / "raw", tmp_path / "Cora" / "raw")
+    shutil.copytree((SHARED / "data") / "Planetoid" / "Cora" / "raw", tmp_path / "Cora" / "raw")
     ours = same_as_torch_geometric(tmp_path, "Cora")
     assert ours.features.shape == (2708, 1433)
     assert np.bincount(ours.split).tolist() == [1068, 140, 500, 1000]

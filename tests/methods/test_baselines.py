@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from raysurl import functional as fn
-from raysurl import methods
+from raysurl import method
 from raysurl.errors import InputError
 from raysurl.methods import barlow, byol, simclr, swav, vicreg
 from raysurl.nets.heads import mlp
@@ -243,7 +243,7 @@ def usual_losses(tmp_path_factory):
 
 def test_every_setting_is_tried():
     assert {name: set(changes) for name, changes in CHANGES.items()} == {
-        name: set(methods.load(name).Config.model_fields) - {"name"} for name in NAMES
+        name: set(method.load(name).Config.model_fields) - {"name"} for name in NAMES
     }
 
 

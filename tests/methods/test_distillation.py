@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import t as student_t
 
-from raysurl import build, methods
+from raysurl import build, method
 from raysurl.errors import InputError
 from raysurl.functional import distance_correlation
 from raysurl.method import Batch, Progress
@@ -17,7 +17,7 @@ from raysurl.train import trainer
 
 TAUGHT = [
     name
-    for name in methods.available()
+    for name in method.available()
     if contract.recipe_for(name).method.learns_from() in ("any", "network")
 ]
 GENURL_KD = {"structures": [{"kind": "teacher"}], "target": "static", "kind": "bce", "sigma": 1.0}

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 from killing import kill_holder_once_saved
+from places import ROOT
 
 from raysurl.commands import sweep
 from raysurl.errors import InputError
@@ -17,7 +17,6 @@ from raysurl.sweep.results import read_sweep
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 SPACE = {
     "title": "Small and quick",
     "recipe": "ressl/digits",

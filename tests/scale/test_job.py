@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
 
 

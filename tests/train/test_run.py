@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import contract
 import pytest
 import torch
+from places import ROOT
 
 from raysurl import cli, metrics
 from raysurl.commands import pretrain
@@ -18,8 +18,6 @@ from raysurl.encoder import encoder_of, read_weights
 from raysurl.errors import InputError, RunError
 from raysurl.runtime import LocalRuntime
 from raysurl.train import checkpoint, trainer
-
-ROOT = Path(__file__).parents[1]
 
 
 def run_cli(*arguments, cwd):
@@ -206,6 +204,7 @@ def _newest_step(run_dir):
     return max((stored.step for stored in checkpoint.listing(run_dir / "checkpoints")), default=0)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
     settings = [
         "runtime=local", "method.hidden=32", "train.epochs=12", "data.limit=256", "train.batch_size=32",

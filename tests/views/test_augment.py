@@ -12,7 +12,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from raysurl.errors import InputError
-from raysurl.views import POLICIES, Policy, apply, colour, geometry
+from raysurl.views import POLICIES, Policy, colour, geometry
+from raysurl.views.augment import apply
 from raysurl.views.draws import Draws, draw
 from raysurl.views.randaugment import POOL, operate
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from places import SHARED
 from torch import Tensor
 
 from raysurl.errors import InputError
 from raysurl.evaluate import Features, knn, knn_classify
-
-SHARED = Path(os.environ.get("RAYSURL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 def features_of(spread: float) -> Features:

@@ -1,12 +1,12 @@
 """The online hierarchy finds planted trees again, and says so where its thresholds cannot."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
-sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
+sys.path.append(str(ROOT / "pipelines"))
 from benchmarks.recovery import DEFAULT, Shape, recover
 
 EASY, NOISY = Shape(0.65, 0.6, 64), Shape(0.60, 1.5, 128)

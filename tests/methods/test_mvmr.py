@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysurl import methods
+from raysurl import method
 from raysurl.errors import InputError
 from raysurl.functional import centred_distances, correlation_of_distances, distance_correlation
 from raysurl.method import Batch, Progress
@@ -240,7 +240,7 @@ def test_recipes_have_the_papers_settings():
         assert policies["original"].is_identity
         assert policies["augmented"].blur_p == 1
     stl = load_recipe(["recipe=mvmr/stl10"])
-    config = methods.load("mvmr").Config(name="mvmr")
+    config = method.load("mvmr").Config(name="mvmr")
     assert stl.method == config
     assert config.projector == (8192, 8192, 8192)
     assert (stl.train.epochs, stl.train.batch_size) == (1000, 256)

@@ -3,7 +3,7 @@
 import hierarchies
 import numpy as np
 import pytest
-from hierarchies import check_forest, planted, unit
+from hierarchies import check_forest, feature_rows, planted, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
@@ -62,14 +62,14 @@ def test_a_forest_stays_a_forest(updates, levels, mode, literal, max_clusters, m
     options = {"relocate": False, "correct_noise": False, "prototypes": 2} if literal else {}
     h = begun(levels=levels, mode=mode, max_clusters=max_clusters, max_units=max_units, **options)
     check_forest(h)
-    current = h.feature_rows()
+    current = feature_rows(h)
     for count, seed, kind in updates:
         index = np.random.default_rng(seed).permutation(24)[:count]
         rows = features_of(kind, count, seed)
         assert h.update(index, rows)
         current[index] = rows
         check_forest(h)
-        np.testing.assert_allclose(h.feature_rows(), current, atol=1e-3)
+        np.testing.assert_allclose(feature_rows(h), current, atol=1e-3)
 
 
 def test_the_order_and_the_seed_alone_decide():

@@ -9,11 +9,11 @@ import pytest
 import torch
 from ranks import on_ranks
 
-from raysurl import distributed, methods
+from raysurl import distributed, method
 from raysurl.nets.ema import Teacher
 from raysurl.train import trainer
 
-METHODS = methods.available()
+METHODS = method.available()
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
@@ -115,7 +115,9 @@ def test_two_ranks_equal_one_in_loss_gradient_and_memory(name, on_one_and_two_ra
     scale = max(float(change.detach().abs().max()) for change in alone["change"].values())
     assert scale > 0
     for result in ranks:
-        torch.testing.assert_close(result["loss"], alone["loss"], rtol=1e-5, atol=1e-7)  # near 0: rounding
+        torch.testing.assert_close(
+            result["loss"], alone["loss"], rtol=1e-5, atol=5e-7
+        )  # near 0: its terms' rounding
         for key, change in alone["change"].items():
             error = (result["change"][key] - change).norm()
             allowed = 1e-5 * change.norm() + 1e-6 * scale * change.numel() ** 0.5

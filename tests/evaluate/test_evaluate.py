@@ -12,7 +12,8 @@ from torch import Tensor
 
 from raysurl import evaluate as package
 from raysurl.errors import InputError, RunError
-from raysurl.evaluate import Features, evaluate, knn_classify, lbfgs, linear, pixel_features, rankme
+from raysurl.evaluate import Features, evaluate, knn_classify, lbfgs, linear, pixel_features
+from raysurl.functional import rankme
 from raysurl.recipe import Evaluation
 
 
@@ -143,16 +144,16 @@ def test_lbfgs_needs_two_samples() -> None:
 
 def test_rankme_known_ranks() -> None:
     basis, _ = torch.linalg.qr(torch.randn(64, 16, generator=torch.Generator().manual_seed(0)))
-    assert rankme.rankme(basis) == pytest.approx(16, abs=1e-3)  # equal singular values: full
-    assert rankme.rankme(basis[:, :1] @ torch.randn(1, 16)) == pytest.approx(1, abs=1e-3)
-    assert rankme.rankme(torch.zeros(5, 3)) == 1.0
+    assert rankme(basis) == pytest.approx(16, abs=1e-3)  # equal singular values: full
+    assert rankme(basis[:, :1] @ torch.randn(1, 16)) == pytest.approx(1, abs=1e-3)
+    assert rankme(torch.zeros(5, 3)) == 1.0
 
 
 def test_rankme_matches_the_papers_formula() -> None:
     rows = torch.randn(50, 20, generator=torch.Generator().manual_seed(1)) * torch.logspace(0, -3, 20)
     singular = np.linalg.svd(rows.double().numpy(), compute_uv=False)
     p = singular / singular.sum() + 1e-7
-    assert rankme.rankme(rows) == pytest.approx(math.exp(-(p * np.log(p)).sum()), rel=1e-6)
+    assert rankme(rows) == pytest.approx(math.exp(-(p * np.log(p)).sum()), rel=1e-6)
 
 
 # ------------------------------------------------------------------ running protocols

@@ -1,0 +1,5 @@
+"""`python -m raysurl` is `raysurl`."""
+
+from raysurl.cli import main
+
+main()
