@@ -30,7 +30,7 @@ Search = Callable[[NDArray[np.int64], int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Graph:
+class KnnGraph:
     """The k nearest neighbours of every sample, itself excluded.
 
     `distances` (N, k) float32: Euclidean, ascending; with the metric "cosine" those of unit rows, √(2−2 cos).
@@ -50,7 +50,7 @@ def knn_graph(
     exact: bool | None = None,
     metric: Literal["cosine", "euclidean"] = "cosine",
     seed: int = 0,
-) -> Graph:
+) -> KnnGraph:
     """The k nearest neighbours of each row of `features` (N, D), of any floating type.
 
     `exact`: None means exact for fewer than 50,000 rows. The approximate search is an inverted file (Jégou et al.
@@ -67,7 +67,7 @@ def knn_graph(
     values = rows if metric == "cosine" else features  # centring rounds; distances are of the rows as given
     everywhere: Search = lambda which, k: faiss.knn(rows[which], rows, k)[1]  # noqa: E731
     if exact if exact is not None else len(rows) < EXACT_BELOW:
-        return Graph(*_graph_of(values, k, everywhere), recall=1.0)
+        return KnnGraph(*_graph_of(values, k, everywhere), recall=1.0)
     index = _inverted_file(rows, seed)
     in_cells = _cell_search(index, rows, everywhere)
     sample = np.random.default_rng(seed).permutation(len(rows))[:RECALL_QUERIES]
@@ -75,9 +75,9 @@ def knn_graph(
     most = max(1, int(LARGEST_SHARE * index.nlist))
     while (reached := _recall(truth, _neighbours(values, sample, k, in_cells)[0])) < RECALL_WANTED:
         if index.nprobe >= most:
-            return Graph(*_graph_of(values, k, everywhere), recall=1.0)
+            return KnnGraph(*_graph_of(values, k, everywhere), recall=1.0)
         index.nprobe = min(2 * index.nprobe, most)
-    return Graph(*_graph_of(values, k, in_cells), recall=reached)
+    return KnnGraph(*_graph_of(values, k, in_cells), recall=reached)
 
 
 def _check(features: NDArray[Any], k: int, metric: str) -> None:

@@ -13,7 +13,7 @@ from raysurl import neighbours
 from raysurl.errors import InputError
 from raysurl.hierarchy.dbscan import NOISE, dbscan, nested_labels, singletons
 from raysurl.methods.rcl.offline import DensityLabels
-from raysurl.neighbours import Graph, knn_graph
+from raysurl.neighbours import KnnGraph, knn_graph
 
 few = settings(max_examples=40, deadline=None)
 # A coarse grid gives what is hard: duplicates, equal distances, and distances that equal the radius.
@@ -173,7 +173,7 @@ def test_fewer_neighbours_split_clusters_but_never_join_them(rows, radius, k):
     k = min(k, len(rows) - 1)
     whole = knn_graph(rows, len(rows) - 1, metric="euclidean")
     full, part = (
-        dbscan(g, radius=radius) for g in (whole, Graph(whole.distances[:, :k], whole.indices[:, :k], 1.0))
+        dbscan(g, radius=radius) for g in (whole, KnnGraph(whole.distances[:, :k], whole.indices[:, :k], 1.0))
     )
     core = (whole.distances <= radius).sum(axis=1) + 1 >= 4
     for label in set(part[core].tolist()):

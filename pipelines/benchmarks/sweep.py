@@ -18,7 +18,7 @@ from typing import Any
 from raysurl.recipe import yaml_argument
 from raysurl.scale import share, tune
 from raysurl.sweep import directory as sweep_directory
-from raysurl.sweep.plan import Request, make_plan
+from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.search import Grid
 from raysurl.sweep.space import space_from
 from raysurl.sweep.trial import read_outcome
@@ -59,10 +59,10 @@ def _measure(trials: int, epochs: int, concurrent: int) -> dict[str, Any]:
             "seeds": [0],
         }
     )
-    plan = make_plan(Request(space, "full"))
+    plan = make_plan(SweepRequest(space, "full"))
     directory = Path(tempfile.mkdtemp()) / "sweep"
     began = time.perf_counter()
-    placed = share.check(plan, share.Share(max_concurrent=concurrent))
+    placed = share.check(plan, share.Resources(max_concurrent=concurrent))
     ray_s = time.perf_counter() - began
     sweep_directory.claim(directory, plan)
     starts: list[float] = []

@@ -20,7 +20,7 @@ from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.directory import known, outcomes, remaining, remember
 from raysurl.sweep.display import Display
 from raysurl.sweep.paper import paper_numbers
-from raysurl.sweep.plan import Plan, Request, make_plan
+from raysurl.sweep.plan import SweepPlan, SweepRequest, make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.search import Grid, OpenSearch, Search
 from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space
@@ -36,7 +36,7 @@ MAY_BE_ZERO = ("cpus", "gpus")  # of which a trial may take the one and not the 
 
 @dataclass(frozen=True)
 class Asked:
-    request: Request
+    request: SweepRequest
     output: Path
     print_only: bool
     share: dict[str, Any]
@@ -57,11 +57,11 @@ def main(arguments: Sequence[str]) -> None:
     print(write_report(asked.output))
 
 
-def run(plan: Plan, asked: Asked) -> None:
+def run(plan: SweepPlan, asked: Asked) -> None:
     """Run what has not ended yet; the same command goes on where a killed one stopped."""
     share, tune = (importlib.import_module(name) for name in (SHARE, RUNNER))
     directory = asked.output
-    placed = share.check(plan, share.Share(**asked.share))
+    placed = share.check(plan, share.Resources(**asked.share))
     sweep_directory.claim(directory, plan)
     search, earlier = search_of(plan, directory)
     if earlier == plan.total:
@@ -76,7 +76,7 @@ def run(plan: Plan, asked: Asked) -> None:
         )  # fmt: skip
 
 
-def search_of(plan: Plan, directory: Path) -> tuple[Search, int]:
+def search_of(plan: SweepPlan, directory: Path) -> tuple[Search, int]:
     """What names the trials, and how many of those that are asked for have ended before."""
     if plan.space.search == "grid":
         left = remaining(directory, plan)
@@ -103,7 +103,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         raise InputError(
             f"trials= is for an open search, and space {space.name} is a grid; use only.AXIS= or seeds="
         )
-    request = Request(
+    request = SweepRequest(
         space=space,
         scale=scale,
         seeds=_seeds(mine.get("seeds")),
@@ -174,7 +174,7 @@ def _number(mine: dict[str, str], key: str, kind: type) -> Any:
 # -------------------------------------------------------------------- --print
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: SweepPlan) -> None:
     """All trials, what is not run and why; starts nothing."""
     space, console = plan.space, Console()
     console.print(f"{space.title} ({plan.request.scale})", highlight=False)

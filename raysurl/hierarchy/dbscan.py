@@ -19,12 +19,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from raysurl.errors import InputError
-from raysurl.neighbours import Graph
+from raysurl.neighbours import KnnGraph
 
 NOISE = -1
 
 
-def dbscan(graph: Graph, *, radius: float, min_points: int = 4) -> NDArray[np.int64]:
+def dbscan(graph: KnnGraph, *, radius: float, min_points: int = 4) -> NDArray[np.int64]:
     """Labels (N,) int64, clusters numbered by their first core sample, −1 = noise.
 
     A core sample has at least `min_points` samples, itself included, within `radius` (Euclidean, as in the graph).
@@ -59,7 +59,7 @@ def singletons(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     return fresh
 
 
-def nested_labels(graph: Graph, radii: Sequence[float], min_points: int = 4) -> NDArray[np.int64]:
+def nested_labels(graph: KnnGraph, radii: Sequence[float], min_points: int = 4) -> NDArray[np.int64]:
     """Labels (L, N) int64 by DBSCAN at ascending `radii`: samples equal at one level are equal at all after it.
 
     Noise becomes clusters of one sample. From the second level on, all members of a cluster of the level before

@@ -16,7 +16,7 @@ from raysurl.evaluate import prefixed
 from raysurl.report import figures, page, tree
 from raysurl.report.charts import number
 from raysurl.report.recipe import recipe_section
-from raysurl.report.run import BASELINES, Run, is_of_clusters, label, read_run, shown
+from raysurl.report.run import BASELINES, StoredRun, is_of_clusters, label, read_run, shown
 
 __all__ = ["write_report"]
 
@@ -62,7 +62,7 @@ def write_report(run_dir: Path) -> Path:
 # -------------------------------------------------------------------- head
 
 
-def _head(run: Run) -> str:
+def _head(run: StoredRun) -> str:
     state = (
         '<span class="pill">finished</span>'
         if run.finished
@@ -71,7 +71,7 @@ def _head(run: Run) -> str:
     return f'<h1>{escape(run.title)}{state}</h1><p class="soft"><code>{escape(str(run.directory.name))}</code></p>'
 
 
-def _verdict(run: Run) -> str:
+def _verdict(run: StoredRun) -> str:
     value = run.final.get(HEADLINE)
     baselines = {
         name: run.final[metric]
@@ -91,7 +91,7 @@ def _verdict(run: Run) -> str:
     )
 
 
-def _sentence(run: Run, value: float | None, baselines: dict[str, float]) -> str:
+def _sentence(run: StoredRun, value: float | None, baselines: dict[str, float]) -> str:
     """The run in one line."""
     if value is None:
         text = "No accuracy: the data has no labels, or kNN was left out of eval.protocols."
@@ -128,7 +128,7 @@ def _bars(values: dict[str, float]) -> str:
     return f'<div class="bars">{rows}</div>'
 
 
-def _health(run: Run) -> str:
+def _health(run: StoredRun) -> str:
     latest = run.steps[max(run.steps)] if run.steps else {}
     measured = health.combined({n: v for n, v in run.final.items() if n.startswith("health/")}, latest)
     findings = run.results.get("health")
@@ -159,7 +159,7 @@ _SIGNALS = {
 }
 
 
-def _tiles(run: Run) -> str:
+def _tiles(run: StoredRun) -> str:
     results = run.results
     samples, world, skipped = results.get("num_samples"), results.get("world_size"), results.get("skipped")
     speeds = sorted(v for _, v in run.points(run.steps, "speed/images_per_s"))
@@ -200,7 +200,7 @@ def duration(seconds: Any) -> str | None:
 # -------------------------------------------------------------------- tables
 
 
-def _results(run: Run) -> str:
+def _results(run: StoredRun) -> str:
     own = [n for n in run.final if n.startswith(("eval/", "health/", "train/loss")) and _base(n) == n]
     own = [n for n in own if not is_of_clusters(n)]
     order = {"eval": 0, "health": 1, "train": 2}
@@ -224,7 +224,7 @@ def _results(run: Run) -> str:
     return f'<div class="card scroll"><table><tr>{header}</tr>{body}</table></div>'
 
 
-def _results_note(run: Run) -> str:
+def _results_note(run: StoredRun) -> str:
     if not run.results.get("best"):
         return ""
     return (
@@ -240,7 +240,7 @@ def _base(name: str) -> str:
     return f"{group}/{rest}"
 
 
-def _best(run: Run, name: str, entry: Any) -> str:
+def _best(run: StoredRun, name: str, entry: Any) -> str:
     if not isinstance(entry, dict) or not isinstance(entry.get("value"), int | float):
         return "–"
     step = entry.get("step")
@@ -248,7 +248,7 @@ def _best(run: Run, name: str, entry: Any) -> str:
     return shown(name, float(entry["value"])) + at
 
 
-def _environment(run: Run) -> str:
+def _environment(run: StoredRun) -> str:
     results = run.results
     rows = [(words, str(results[key])) for key, words in _PLACES.items() if results.get(key) is not None]
     if (took := duration(results.get("seconds"))) is not None:
@@ -267,7 +267,7 @@ _PLACES = {
 }
 
 
-def _skipped(run: Run) -> str:
+def _skipped(run: StoredRun) -> str:
     skipped = run.results.get("skipped")
     entries = [s for s in skipped if isinstance(s, dict)] if isinstance(skipped, list) else []
     rows = [(str(s.get("index", "")), str(s.get("name", "")), str(s.get("reason", ""))) for s in entries]
@@ -276,6 +276,6 @@ def _skipped(run: Run) -> str:
     return page.table(["index", "name", "why"], rows) if rows else ""
 
 
-def _events(run: Run) -> str:
+def _events(run: StoredRun) -> str:
     rows = [(number(e["step"]), str(e["event"])) for e in run.events]
     return page.table(["step", "event"], rows) if rows else ""

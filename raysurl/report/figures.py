@@ -13,7 +13,7 @@ from PIL import Image
 from raysurl.evaluate import prefixed
 from raysurl.report import page
 from raysurl.report.charts import Level, Series, line_chart
-from raysurl.report.run import BASELINES, NOTES, Run, is_of_clusters, is_percent, is_share, label
+from raysurl.report.run import BASELINES, NOTES, StoredRun, is_of_clusters, is_percent, is_share, label
 
 MAX_SAMPLES = 10  # columns of the table of views
 SPEED = ("train/lr", "speed/images_per_s", "speed/data_wait")
@@ -24,7 +24,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 # -------------------------------------------------------------------- curves
 
 
-def curves(run: Run) -> str:
+def curves(run: StoredRun) -> str:
     """Loss and accuracy large; loss terms, health and speed small."""
     large = line_chart(
         "Training loss",
@@ -57,7 +57,7 @@ def _grid(title: str, charts: str, kind: str = "charts") -> str:
     return f'{head}<div class="{kind}">{charts}</div>'
 
 
-def _accuracy(run: Run) -> str:
+def _accuracy(run: StoredRun) -> str:
     names = [n for n in run.names(run.evaluations) if n.startswith("eval/") and is_percent(n)]
     names = [n for n in names if not _is_baseline(n)]
     series = [Series.of(label(n), run.points(run.evaluations, n)) for n in names]
@@ -83,11 +83,11 @@ def _is_baseline(name: str) -> bool:
     return any(name.partition("/")[2].startswith(f"{prefix}_") for prefix in BASELINES)
 
 
-def _step_chart(run: Run, name: str) -> str:
+def _step_chart(run: StoredRun, name: str) -> str:
     return _small(name, run.points(run.steps, name), run.x_name, smooth=name != "train/lr")
 
 
-def _evaluation_chart(run: Run, name: str) -> str:
+def _evaluation_chart(run: StoredRun, name: str) -> str:
     points = run.points(run.evaluations, name)
     return "" if len(points) < 2 or _is_baseline(name) else _small(name, points, run.x_name, smooth=False)
 
@@ -102,7 +102,7 @@ def _small(name: str, points: list[tuple[float, float]], x_name: str, *, smooth:
 # -------------------------------------------------------------------- samples
 
 
-def views(run: Run) -> str:
+def views(run: StoredRun) -> str:
     """A column per image: the original, and below it each view that the method saw of it."""
     arrays = load(run.directory / "samples" / "views.npz")
     shown = {n: a for n, a in arrays.items() if a.ndim == 4 and a.shape[-1] == 3 and a.dtype == np.uint8}
@@ -117,7 +117,7 @@ def views(run: Run) -> str:
     return f'<div class="card scroll"><table class="images">{rows}</table></div>' if rows else ""
 
 
-def embedding(run: Run) -> str:
+def embedding(run: StoredRun) -> str:
     """The points of a two-dimensional embedding."""
     try:
         with Image.open(run.directory / "samples" / "embedding.png") as image:
@@ -127,7 +127,7 @@ def embedding(run: Run) -> str:
     return f'<div class="card scroll plot">{page.image(pixels, "the embedded training samples")}</div>'
 
 
-def neighbours(run: Run) -> str:
+def neighbours(run: StoredRun) -> str:
     """Rows of an image and its nearest neighbours, framed by whether the label agrees."""
     arrays = load(run.directory / "samples" / "neighbours.npz")
     images, labels, similarity = (arrays.get(n) for n in ("images", "labels", "similarity"))

@@ -10,12 +10,12 @@ from typing import Any
 from raysurl.errors import InputError
 from raysurl.recipe import DEFAULT_METHOD, read_recipe_file, recipe_from
 from raysurl.report import page
-from raysurl.report.run import Run
+from raysurl.report.run import StoredRun
 
 PLACE = ("output", "resume", "recipe")  # where a run is, not what it is
 
 
-def recipe_section(run: Run) -> str:
+def recipe_section(run: StoredRun) -> str:
     """What differs from the defaults, the command to repeat the run, and all settings; "" without a recipe."""
     if not run.recipe:
         return ""
@@ -49,7 +49,7 @@ def _all(settings: dict[str, Any], changed: set[str]) -> str:
     return f'<div class="card recipe">{"".join(sections)}</div>'
 
 
-def command(run: Run) -> str:
+def command(run: StoredRun) -> str:
     """The command that repeats the run: its recipe's name and what differs from that recipe; "" if unreadable."""
     name = run.recipe.get("recipe")
     try:
@@ -88,7 +88,7 @@ def text_of(value: Any) -> str:
 _MISSING = object()
 
 
-def _defaults(run: Run) -> dict[str, Any] | None:
+def _defaults(run: StoredRun) -> dict[str, Any] | None:
     """Dotted key -> default, the method's own settings included; None if the method is unknown here."""
     method = run.get("method", "name")
     try:

@@ -21,7 +21,7 @@ BASELINES = {
 
 
 @dataclass(frozen=True)
-class Run:
+class StoredRun:
     """`steps` and `evaluations`: optimizer step -> metrics, the last record of a step; `results` may be {}."""
 
     directory: Path
@@ -85,7 +85,7 @@ class Run:
         return [(self.x(step), lines[step][name]) for step in sorted(lines) if name in lines[step]]
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path) -> StoredRun:
     """Read a run directory; a missing or damaged file counts as empty.
 
     Raises InputError if the directory has neither a recipe nor metrics: it is none of a run.
@@ -108,7 +108,7 @@ def read_run(directory: Path) -> Run:
             steps[line["step"]] = numbers(line)
         else:
             evaluations[line["step"]] = evaluations.get(line["step"], {}) | numbers(line)
-    return Run(
+    return StoredRun(
         directory, _mapping(recipe_path), steps, evaluations, events, _mapping(directory / "results.json")
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from raysurl.report import page
 from raysurl.report.charts import Series, line_chart, number
 from raysurl.report.figures import Arrays, load
-from raysurl.report.run import Run
+from raysurl.report.run import StoredRun
 
 SIGNAL = re.compile(r"health/level(\d+)_(\w+)")
 COLUMNS = {
@@ -37,7 +37,7 @@ NOTE = "Level 1 is the sample itself; a level groups the clusters of the level b
 CHOSEN = {"largest": "the largest", "median": "of median size", "random": "at random"}
 
 
-def numbers(run: Run) -> str:
+def numbers(run: StoredRun) -> str:
     """A table of the last signals, a row for each level."""
     rows = []
     for level in levels_of(run.final):
@@ -55,7 +55,7 @@ def levels_of(names: Iterable[str]) -> list[int]:
     return sorted({int(m[1]) for name in names if (m := SIGNAL.fullmatch(name))})
 
 
-def charts(run: Run) -> str:
+def charts(run: StoredRun) -> str:
     """A chart for each signal, a line for each level."""
     levels = levels_of(run.names(run.evaluations))
     drawn = ""
@@ -69,7 +69,7 @@ def charts(run: Run) -> str:
     return f'<div class="charts three">{drawn}</div>' if drawn else ""
 
 
-def sheets(run: Run) -> str:
+def sheets(run: StoredRun) -> str:
     """Rows of images: some clusters of the coarsest level, below each its largest children, level by level."""
     arrays = load(run.directory / "samples" / "clusters.npz")
     names = ("images", "labels", "line", "chosen", "level", "size", "children", "common", "share")

@@ -20,7 +20,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-Said = (
+EpochReport = (
     tuple[dict[str, Any], dict[str, float]] | None
 )  # an epoch's report and its last step; None: training starts
 LOOK_S = 1.0  # between two looks at whether the trial's process lives
@@ -28,27 +28,27 @@ SETTLE_S = 10  # that what a dead process has left behind may still ask for reso
 
 
 class Line:
-    """All calls but `hear` and `say` return at once. `trial`: the actor whose death it waits for, if any."""
+    """All calls but `next_report` and `report` return at once. `trial`: the actor whose death it waits for, if any."""
 
     def __init__(self, trial: ActorHandle | None, mark: int) -> None:
-        self._said: asyncio.Queue[tuple[Said, asyncio.Future[bool]]] = asyncio.Queue()
+        self._reports: asyncio.Queue[tuple[EpochReport, asyncio.Future[bool]]] = asyncio.Queue()
         self._unanswered: asyncio.Future[bool] | None = None
         self._open = True
         self._ended = threading.Event()
         # from the constructor, which runs even where the trial has died before it could call anything
         threading.Thread(target=_guard, args=(trial, mark, self._ended), daemon=True).start()
 
-    async def say(self, what: Said) -> bool:
+    async def report(self, what: EpochReport) -> bool:
         """By rank 0; returns whether to go on. A rank 0 that is replaced while it waits is answered in vain."""
         if not self._open:
             return False
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        await self._said.put((what, answer))
+        await self._reports.put((what, answer))
         return await answer
 
-    async def hear(self) -> Said:
+    async def next_report(self) -> EpochReport:
         """By the trial: the next thing said, to be answered before the next call."""
-        what, self._unanswered = await self._said.get()
+        what, self._unanswered = await self._reports.get()
         return what
 
     async def go_on(self) -> None:
@@ -58,8 +58,8 @@ class Line:
         """No to what is not yet answered, and to all that will be said."""
         self._open = False
         _set(self._unanswered, False)
-        while not self._said.empty():
-            _set(self._said.get_nowait()[1], False)
+        while not self._reports.empty():
+            _set(self._reports.get_nowait()[1], False)
 
     async def end(self) -> None:
         """The trial's training is over, well or not: its process may be ending with it."""

@@ -52,18 +52,18 @@ def on_workers(prepared: data.Splits, placement: Placement) -> Train:
 
 def _follow(line: ActorHandle, group: Future[None], watch: Watch) -> None:
     """Show the watch every epoch, in this thread, until the workers have ended."""
-    heard = line.hear.remote()
+    coming = line.next_report.remote()
     while not group.done():
-        ready, _ = ray.wait([heard], timeout=LOOK_S)
+        ready, _ = ray.wait([coming], timeout=LOOK_S)
         if not ready:
             continue
-        said = ray.get(heard)
-        if said is None:
+        report = ray.get(coming)
+        if report is None:
             watch.start()
         else:
-            watch(*said)
+            watch(*report)
         line.go_on.remote()
-        heard = line.hear.remote()
+        coming = line.next_report.remote()
 
 
 def _in_thread(work: Callable[[], None]) -> Future[None]:

@@ -10,7 +10,7 @@ from raysurl.errors import InputError
 from raysurl.recipe import Recipe
 from raysurl.scale import cluster
 from raysurl.scale.cluster import Placement
-from raysurl.sweep.plan import Plan
+from raysurl.sweep.plan import SweepPlan
 
 PROCESS_BYTES = 600 * 2**20  # of a training process without the shared data, on CPU
 _ENVIRONMENT = {  # of Tune
@@ -23,7 +23,7 @@ _ENVIRONMENT = {  # of Tune
 
 
 @dataclass(frozen=True)
-class Share:
+class Resources:
     """What each trial takes of a node, or each of its workers where it has several, and how many trials at most run at
     once (None: as many as fit)."""
 
@@ -33,7 +33,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Placed:
+class TrialPlacement:
     """`cpus` and `gpus` of each process that trains."""
 
     cpus: float
@@ -44,7 +44,7 @@ class Placed:
         return Placement(recipe.scale.workers or 1, self.cpus, self.gpus)
 
 
-def check(plan: Plan, share: Share) -> Placed:
+def check(plan: SweepPlan, share: Resources) -> TrialPlacement:
     """Connect, and see that the cluster can hold a trial, for Tune and Ray Train would wait for ever.
 
     Every trial counts as the largest one, and every process takes the same, so that any mixture of as many trials as
@@ -77,7 +77,7 @@ def check(plan: Plan, share: Share) -> Placed:
         processes = workers + 1 if workers > 1 else 1  # the trial's own process watches its workers
         memory = int(available_memory() / STORE_SHARE * (1 - STORE_SHARE))
         bounds.append(max(memory // (processes * PROCESS_BYTES), 1))
-    return Placed(cpus, gpus, min(bounds))
+    return TrialPlacement(cpus, gpus, min(bounds))
 
 
 def _room(nodes: list[dict[str, float]], cpus: float, gpus: float) -> int:

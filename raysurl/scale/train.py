@@ -28,7 +28,7 @@ from raysurl.metrics import decoding_progress, latest_step
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.scale import cluster, data, memory
 from raysurl.scale.cluster import Placement
-from raysurl.scale.line import Said
+from raysurl.scale.line import EpochReport
 from raysurl.scale.record import ActorRecord
 from raysurl.train import trainer
 from raysurl.train.run_directory import locked, write_atomic
@@ -56,17 +56,17 @@ class RayRuntime:
 
     def begin(self) -> None:
         if self.line:
-            self._say(None)
+            self._ask_trial(None)
 
     def report(self, metrics: dict[str, Any]) -> None:
         if self.line:
-            self._say((metrics, latest_step(self.run_dir / "metrics.jsonl")))
+            self._ask_trial((metrics, latest_step(self.run_dir / "metrics.jsonl")))
         else:
             ray.train.report(metrics)
 
-    def _say(self, what: Said) -> None:
+    def _ask_trial(self, what: EpochReport) -> None:
         """Rank 0 waits for the trial's answer, and the others for rank 0. Raises EndedError."""
-        goes_on = ray.get(self.line.say.remote(what)) if self.line and self.rank == 0 else None
+        goes_on = ray.get(self.line.report.remote(what)) if self.line and self.rank == 0 else None
         if not distributed.broadcast_object(goes_on):
             raise EndedError
 

@@ -31,10 +31,10 @@ from raysurl.data.source import decode_all, settle
 from raysurl.recipe import Data, recipe_from
 from raysurl.scale import data, nested
 from raysurl.scale.blocks import to_table
-from raysurl.scale.share import Placed
+from raysurl.scale.share import TrialPlacement
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.cells import Trial
-from raysurl.sweep.plan import Plan, data_key
+from raysurl.sweep.plan import SweepPlan, data_key
 from raysurl.sweep.search import Search
 from raysurl.sweep.space import Prune, Stop
 from raysurl.sweep.trial import Outcome, in_process, run_trial
@@ -44,10 +44,10 @@ RESTARTS = 2  # of a trial whose process died
 
 
 def run(
-    plan: Plan,
+    plan: SweepPlan,
     search: Search,
     directory: Path,
-    placed: Placed,
+    placed: TrialPlacement,
     *,
     max_hours: float | None,
     started: Callable[[Trial], None],
@@ -88,14 +88,14 @@ def run(
     shutil.rmtree(experiment, ignore_errors=True)
 
 
-def _resources(placed: Placed, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+def _resources(placed: TrialPlacement, config: dict[str, Any]) -> tune.PlacementGroupFactory:
     """What the trial's own process holds."""
     if (config["recipe"]["scale"]["workers"] or 1) > 1:
         return tune.PlacementGroupFactory([{"memory": 1}])
     return tune.PlacementGroupFactory([{"CPU": placed.cpus, "GPU": placed.gpus}])
 
 
-def _prepare(plan: Plan) -> dict[str, data.Splits]:
+def _prepare(plan: SweepPlan) -> dict[str, data.Splits]:
     """Each data set decoded once into the object store, where every trial reads it without a copy."""
     prepared: dict[str, data.Splits] = {}
     taken = 0
@@ -119,7 +119,7 @@ def _split(settings: Data, samples: Samples, taken: int) -> data.Prepared:
     return data.Prepared([ray.put(to_table(s)) for s in shards], ray.put(samples), ray.put(facts), nbytes)
 
 
-def _scheduler(prune: Prune | None, plan: Plan) -> Any:
+def _scheduler(prune: Prune | None, plan: SweepPlan) -> Any:
     if prune is None:
         return FIFOScheduler()
     common = {
@@ -195,7 +195,7 @@ def _trial(
     prepared: dict[str, data.Splits],
     directory: str,
     stop: dict[str, Any],
-    placed: Placed,
+    placed: TrialPlacement,
     signal: str | None,
 ) -> dict[str, Any]:
     """What a trial process runs for each trial."""

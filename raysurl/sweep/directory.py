@@ -15,8 +15,8 @@ from typing import Any
 from raysurl.errors import InputError
 from raysurl.sweep.cells import Trial
 from raysurl.sweep.paper import paper_numbers
-from raysurl.sweep.plan import Plan
-from raysurl.sweep.search import Known
+from raysurl.sweep.plan import SweepPlan
+from raysurl.sweep.search import PastTrial
 from raysurl.sweep.trial import FINAL, Outcome, read_outcome, write_outcome
 from raysurl.train.run_directory import commit, write_atomic
 
@@ -26,7 +26,7 @@ FILE = "sweep.json"
 WRITTEN = {"identity", "space", "published", "stands_in", "cells", "paper", "starts"}  # in it, see `describe`
 
 
-def claim(directory: Path, plan: Plan) -> None:
+def claim(directory: Path, plan: SweepPlan) -> None:
     """Make the directory, or check that it holds this sweep; the plan is written down. Raises InputError."""
     path = directory / FILE
     described = describe(plan)
@@ -60,7 +60,7 @@ def read(directory: Path) -> dict[str, Any]:
     return found
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def describe(plan: SweepPlan) -> dict[str, Any]:
     published, at_scale = (s.model_dump(mode="json") for s in (plan.request.space, plan.space))
     identity = {
         "scale": plan.request.scale,
@@ -134,7 +134,7 @@ def ended(directory: Path, trial: Trial, ending: Outcome) -> Outcome:
     return outcome
 
 
-def remaining(directory: Path, plan: Plan) -> list[Trial]:
+def remaining(directory: Path, plan: SweepPlan) -> list[Trial]:
     """The trials of a grid that have not ended; those that began before come first."""
     left = []
     for trial in plan.trials:
@@ -144,13 +144,13 @@ def remaining(directory: Path, plan: Plan) -> list[Trial]:
     return sorted(left, key=lambda trial: not trial_directory(directory, trial).exists())
 
 
-def known(directory: Path) -> list[Known]:
+def known(directory: Path) -> list[PastTrial]:
     """Trials of earlier starts of an open search, in the order in which they began."""
     found = []
     for path in _begun(directory):
         outcome = read_outcome(path.parent)
         final = outcome if outcome and outcome.state in FINAL else None
-        found.append(Known(_cell(path)["values"], final))
+        found.append(PastTrial(_cell(path)["values"], final))
     return found
 
 

@@ -20,7 +20,7 @@ Splits = tuple[Samples, Samples | None]
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """What a person asked for: a space, at a scale, with which values, seeds and recipe settings."""
 
     space: Space  # as published
@@ -34,11 +34,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """`space`: at its scale. `trials`: of a grid, each once; none for an open search. `ids`: cell labels -> its trials.
     `not_run`: cell labels -> why. `recipes`: of all trials; of an open search, those of its corners."""
 
-    request: Request
+    request: SweepRequest
     space: Space
     recipes: tuple[Recipe, ...]
     trials: tuple[Trial, ...]
@@ -57,7 +57,7 @@ class Plan:
         return recipe if splits is None else build.resolve(recipe, splits[0].width())
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: SweepRequest) -> SweepPlan:
     """Check everything that can be checked. Raises InputError, one sentence; a data set that is not there is no error
     unless nothing remains."""
     space, missing = at_scale(request.space, request.scale)
@@ -93,10 +93,10 @@ def make_plan(request: Request) -> Plan:
         reasons = "; ".join(dict.fromkeys(not_run.values())) or "only. leaves none"
         raise InputError(f"space {space.name}: no cell can be run here: {reasons}")
     recipes = tuple(trial.recipe for trial in trials.values())
-    return Plan(request, space, recipes, tuple(trials.values()), ids, not_run, opened.samples)
+    return SweepPlan(request, space, recipes, tuple(trials.values()), ids, not_run, opened.samples)
 
 
-def _checked(request: Request, space: Space, cell: Cell, seed: int, opened: _Opened) -> Recipe:
+def _checked(request: SweepRequest, space: Space, cell: Cell, seed: int, opened: _Opened) -> Recipe:
     recipe = cells_.recipe_of(space, cell, seed, request.overrides or {}, request.data_root)
     return opened.check(recipe)
 
@@ -139,7 +139,7 @@ def _check_prune(space: Space, overrides: Mapping[str, str]) -> None:
         )
 
 
-def _open_search(request: Request, space: Space, opened: _Opened) -> Plan:
+def _open_search(request: SweepRequest, space: Space, opened: _Opened) -> SweepPlan:
     """An open search has no list of trials; its corners are checked, and its data opened, once."""
     if space.trials * len(space.seeds[:1]) > space.max_trials:
         raise InputError(
@@ -153,7 +153,7 @@ def _open_search(request: Request, space: Space, opened: _Opened) -> Plan:
         except InputError as error:
             refused.append(f"{cell}: {error}")
     _raise_refused(space, refused)
-    return Plan(request, space, tuple(recipes), (), {}, {}, opened.samples)
+    return SweepPlan(request, space, tuple(recipes), (), {}, {}, opened.samples)
 
 
 def corners(space: Space) -> list[dict[str, Any]]:

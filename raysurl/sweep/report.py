@@ -68,7 +68,7 @@ def html(sweep: Sweep) -> str:
         page.section(
             "Importance",
             f'<div class="card">{plots.bars(importance)}</div>' if importance else "",
-            f"Share of the variance of {sweep.space.metric} that an axis explains (fANOVA); rough for few trials.",
+            f"Resources of the variance of {sweep.space.metric} that an axis explains (fANOVA); rough for few trials.",
         ),
     ]
     return page.document(sweep.space.title, "".join(parts))

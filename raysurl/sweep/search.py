@@ -17,7 +17,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raysurl.sweep.cells import Trial, active, cell_of, trial_of
-from raysurl.sweep.plan import Plan
+from raysurl.sweep.plan import SweepPlan
 from raysurl.sweep.space import Axis, Space, labels_of
 from raysurl.sweep.trial import Outcome
 
@@ -42,11 +42,11 @@ class Grid:
         return self.trials.pop(0) if self.trials else None
 
     def tell(self, trial: Trial, outcome: Outcome) -> None:
-        """A grid does not mind."""
+        """A grid is fixed: no outcome changes what comes next."""
 
 
 @dataclass(frozen=True)
-class Known:
+class PastTrial:
     """A trial of an earlier start: what was sampled, axis -> label or number; no outcome where it was interrupted."""
 
     values: Mapping[str, Any]
@@ -55,11 +55,11 @@ class Known:
 
 @dataclass
 class OpenSearch:
-    """Optuna's TPE over a space. Known outcomes are told to a new study at each start, and interrupted trials come
+    """Optuna's TPE over a space. PastTrial outcomes are told to a new study at each start, and interrupted trials come
     first. Trials that collapsed, diverged or failed have no values: they are told as failures."""
 
-    plan: Plan
-    known: Sequence[Known]
+    plan: SweepPlan
+    known: Sequence[PastTrial]
     save: Callable[[Trial, Mapping[str, Any]], None]  # called with each new trial's values before it starts
     _study: Any = None
     _open: dict[str, Any] = field(default_factory=dict)  # trial id -> Optuna's trial

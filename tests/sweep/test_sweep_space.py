@@ -9,7 +9,7 @@ from raysurl.commands import sweep
 from raysurl.errors import InputError
 from raysurl.sweep.cells import cell_of, cells, recipe_of
 from raysurl.sweep.paper import paper_numbers
-from raysurl.sweep.plan import Request, make_plan
+from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.space import SPACES, at_scale, labels_of, read_space, space_from
 
 BASE = {
@@ -26,7 +26,7 @@ def space(**changes):
 
 
 def plan(given, scale="full", **asked):
-    return make_plan(Request(space=given, scale=scale, **asked))
+    return make_plan(SweepRequest(space=given, scale=scale, **asked))
 
 
 def refused(match, **changes):

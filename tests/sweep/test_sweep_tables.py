@@ -18,7 +18,7 @@ from raysurl.recipe import dump
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep import tables
 from raysurl.sweep.agreement import Pair, agree, spearman
-from raysurl.sweep.plan import Request, make_plan
+from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.results import read_sweep
 from raysurl.sweep.search import Grid, OpenSearch
@@ -101,7 +101,7 @@ def outcome_of(trial):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     where = tmp_path_factory.mktemp("sweep") / "small"
-    fill(where, make_plan(Request(space_from(BASE), "full")), outcome_of)
+    fill(where, make_plan(SweepRequest(space_from(BASE), "full")), outcome_of)
     return where
 
 
@@ -132,7 +132,7 @@ def test_the_page_has_curves_heat_maps_and_the_best_recipe_is_ready(directory):
 
 def test_what_is_missing_failed_or_not_run_is_never_filled(tmp_path):
     axes = {"dataset": {"grid": {"digits": {}, "other": {"data.name": "folder", "data.path": "{root}/x"}}}}
-    plan = make_plan(Request(space_from({**BASE, "axes": axes, "paper": [80, 70]}), "full"))
+    plan = make_plan(SweepRequest(space_from({**BASE, "axes": axes, "paper": [80, 70]}), "full"))
     bad = {
         0: Outcome("finished", "", {"eval/knn_top1": 50.0}, 1.0),
         1: Outcome("failed", "out of memory: x"),
@@ -147,14 +147,14 @@ def test_what_is_missing_failed_or_not_run_is_never_filled(tmp_path):
 
 
 def test_a_directory_of_another_sweep_or_of_none_is_refused(directory, tmp_path):
-    other = make_plan(Request(space_from({**BASE, "fixed": {"train.epochs": 3}}), "full"))
+    other = make_plan(SweepRequest(space_from({**BASE, "fixed": {"train.epochs": 3}}), "full"))
     with pytest.raises(InputError, match="space small has since changed its fixed"):
         sweep_directory.claim(directory, other)
-    named = make_plan(Request(space_from({**BASE, "name": "else"}), "full"))
+    named = make_plan(SweepRequest(space_from({**BASE, "name": "else"}), "full"))
     with pytest.raises(InputError, match="holds another sweep: space=small, not else"):
         sweep_directory.claim(directory, named)
     sweep_directory.claim(
-        directory, make_plan(Request(space_from(BASE), "full", seeds=(0,)))
+        directory, make_plan(SweepRequest(space_from(BASE), "full", seeds=(0,)))
     )  # fewer seeds are fine
     (tmp_path / "x").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no sweep"):
@@ -184,7 +184,7 @@ def test_what_has_been_damaged_is_named_or_run_anew(directory, tmp_path, capsys)
 
 
 def test_a_sweep_of_which_nothing_has_begun_has_a_report(tmp_path, capsys):
-    sweep_directory.claim(tmp_path / "s", make_plan(Request(space=space_from(BASE), scale="full")))
+    sweep_directory.claim(tmp_path / "s", make_plan(SweepRequest(space=space_from(BASE), scale="full")))
     report_command.main([f"sweep={tmp_path / 's'}"])
     assert "0 trials (none has begun)" in capsys.readouterr().out
 
@@ -204,7 +204,7 @@ def test_reproduced_means_within_the_band_at_full_scale_and_in_order_at_the_smal
 
 
 def test_a_grid_goes_on_with_what_has_not_ended_and_what_had_begun_first(tmp_path):
-    plan = make_plan(Request(space_from(BASE), "full"))
+    plan = make_plan(SweepRequest(space_from(BASE), "full"))
     fill(tmp_path / "s", plan, lambda t: None if t.seed == 1 else outcome_of(t))
     begun = sweep_directory.remaining(tmp_path / "s", plan)
     assert {t.seed for t in begun} == {1}
@@ -257,7 +257,7 @@ def played(plan, directory, rounds):
 
 
 def test_an_open_search_goes_on_to_the_requested_count_and_repeats_nothing(tmp_path):
-    plan = make_plan(Request(space_from(OPEN), "full"))
+    plan = make_plan(SweepRequest(space_from(OPEN), "full"))
     sweep_directory.claim(tmp_path, plan)
     first = played(plan, tmp_path, 5)
     interrupted = search(plan, tmp_path).next()  # began, and never ended
@@ -279,7 +279,7 @@ def test_an_open_search_goes_on_to_the_requested_count_and_repeats_nothing(tmp_p
 
 def test_a_search_with_two_objectives_takes_both(tmp_path):
     given_space = space_from({**OPEN, "objectives": {"eval/knn_top1": "max", "seconds": "min"}, "trials": 6})
-    plan = make_plan(Request(given_space, "full"))
+    plan = make_plan(SweepRequest(given_space, "full"))
     sweep_directory.claim(tmp_path, plan)
     assert len(played(plan, tmp_path, 99)) == 6
     assert (
@@ -289,7 +289,7 @@ def test_a_search_with_two_objectives_takes_both(tmp_path):
 
 
 def test_lost_trials_do_not_end_an_open_search(tmp_path):
-    plan = make_plan(Request(space_from({**OPEN, "trials": 4}), "full"))
+    plan = make_plan(SweepRequest(space_from({**OPEN, "trials": 4}), "full"))
     sweep_directory.claim(tmp_path, plan)
     asked, states = search(plan, tmp_path), ["collapsed", "diverged", "failed", "pruned"]
     for state in states:

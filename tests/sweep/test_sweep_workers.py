@@ -75,14 +75,14 @@ def test_more_workers_than_the_nodes_hold_is_an_error_not_a_hang(ray_session, sp
 
 def test_room_is_counted_in_workers(ray_session, space):
     from raysurl.scale import share
-    from raysurl.sweep.plan import Request, make_plan
+    from raysurl.sweep.plan import SweepRequest, make_plan
     from raysurl.sweep.space import read_space
 
-    plan = make_plan(Request(read_space(str(space)), "full"))
-    assert share.check(plan, share.Share()).concurrent == 1
-    assert share.check(plan, share.Share(cpus=0.5)).concurrent == 2
-    only_one = make_plan(Request(read_space(str(space)), "full", only={"scale.workers": ("1",)}))
-    assert share.check(only_one, share.Share()).concurrent == 2
+    plan = make_plan(SweepRequest(read_space(str(space)), "full"))
+    assert share.check(plan, share.Resources()).concurrent == 1
+    assert share.check(plan, share.Resources(cpus=0.5)).concurrent == 2
+    only_one = make_plan(SweepRequest(read_space(str(space)), "full", only={"scale.workers": ("1",)}))
+    assert share.check(only_one, share.Resources()).concurrent == 2
     assert [trial.recipe.runtime for trial in plan.trials] == ["local", "ray"]
     assert plan.trials[0].id != plan.trials[1].id
 
@@ -136,9 +136,11 @@ def test_the_watch_sees_each_epoch_and_ends_the_workers(ray_session, tmp_path, m
 
     def fit(recipe, placement, prepared, run_dir, *, line):
         for said in [None, None, *(({"epoch": i + 1}, {"step": i}) for i in range(epochs))]:
-            answers.append(ray.get(line.say.remote(said)))
+            answers.append(ray.get(line.report.remote(said)))
             if not answers[-1]:
-                answers.append(ray.get(line.say.remote(None)))  # a group that starts again is sent away too
+                answers.append(
+                    ray.get(line.report.remote(None))
+                )  # a group that starts again is sent away too
                 return
         raise RunError("a worker failed")
 
