@@ -105,7 +105,7 @@ def _vector_norm(kind: str, width: int) -> nn.Module:
 def prepare(method: Method, recipe: Recipe, device: torch.device) -> Method:
     """Move to the device, set the memory format, compile the networks where asked."""
     method.to(device)
-    if recipe.train.channels_last:
+    if recipe.channels_last(device):
         method.to(memory_format=torch.channels_last)
     if recipe.train.compile:
         method.encoder.compile()

@@ -52,7 +52,7 @@ class Loader:
         if self.recipe.views.device == "trainer":
             data = self.augment(request, data, device)
         views = {name: x.to(device, non_blocking=True) for name, x in data.items()}
-        if self.recipe.train.channels_last:
+        if self.recipe.channels_last(device):
             views = {
                 name: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
                 for name, x in views.items()

@@ -33,7 +33,9 @@ class Queue:
         generator = torch.Generator().manual_seed(seed)
         self.features = F.normalize(torch.randn(size, dim, generator=generator), dim=1).to(device)
         self.index = torch.full((size,), -1, dtype=torch.int64, device=device)
-        self.pointer = 0  # where the next key goes
+        self.pointer: int | Tensor = (
+            0  # where the next key goes; on a GPU a tensor, for steps that are recorded
+        )
 
     @torch.no_grad()
     def push(self, keys: Tensor, index: Tensor | None = None) -> None:
@@ -51,7 +53,13 @@ class Queue:
         slots = (start + torch.arange(len(keys), device=self.features.device)) % size
         self.features[slots] = keys.to(self.features)
         self.index[slots] = index.to(self.index)
-        self.pointer = (start + len(keys)) % size
+        self._move_to((start + len(keys)) % size)
+
+    def _move_to(self, pointer: int | Tensor) -> None:
+        if isinstance(self.pointer, Tensor):
+            self.pointer.copy_(torch.as_tensor(pointer))
+        else:
+            self.pointer = int(pointer)
 
     def snapshot(self) -> Snapshot:
         return {"features": self.features, "index": self.index}
@@ -69,14 +77,14 @@ class Queue:
         """A queue of the same content on `device`."""
         copy = Queue(1, self.features.shape[1])
         copy.features, copy.index = self.features.to(device, copy=True), self.index.to(device, copy=True)
-        copy.pointer = self.pointer
+        copy.pointer = self.pointer if device.type == "cpu" else torch.tensor(int(self.pointer)).to(device)
         return copy
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "features": self.features.cpu().clone(),
             "index": self.index.cpu().clone(),
-            "pointer": self.pointer,
+            "pointer": int(self.pointer),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -86,7 +94,7 @@ class Queue:
             )
         self.features.copy_(state["features"])
         self.index.copy_(state["index"])
-        self.pointer = int(state["pointer"])
+        self._move_to(int(state["pointer"]))
 
 
 class Bank:
@@ -120,16 +128,19 @@ class Bank:
 
     @torch.no_grad()
     def update(self, index: Tensor, v: Tensor) -> None:
-        """m ← normalise(momentum·m + (1 − momentum)·v) at rows `index` (B,); of a repeated index the last row wins."""
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self.features)):
+        """m ← normalise(momentum·m + (1 − momentum)·v) at rows `index` (B,); of a repeated index the last row wins.
+
+        Raises InputError for an index outside the bank; on a GPU, where looking would wait, torch's own assertion does.
+        """
+        outside = index.device.type == "cpu" and index.numel()
+        if outside and (int(index.min()) < 0 or int(index.max()) >= len(self.features)):
             raise InputError(f"a sample index lies outside the bank's 0 … {len(self.features) - 1}")
         index, v = index.to(self.features.device), v.to(self.features)
         rows = torch.arange(len(index), device=index.device)
         last = torch.full((len(self.features),), -1, device=index.device).scatter_reduce_(
             0, index, rows, "amax"
         )
-        keep = last[index] == rows  # scatter with repeated indices has no defined order on CUDA
-        index, v = index[keep], v[keep]
+        v = v[last[index]]  # so that repeated rows write the same, as scatter has no defined order on CUDA
         mixed = self.momentum * self.features[index] + (1 - self.momentum) * v
         self.features[index] = F.normalize(mixed, dim=1)
 

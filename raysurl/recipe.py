@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from pydantic import Field, ValidationError
 
@@ -85,6 +86,17 @@ class Recipe(Section):
     def staleness(self) -> int:
         chosen = self.memory.staleness
         return self.method_class().staleness if chosen is None else chosen
+
+    def precision(self, device: torch.device) -> str:
+        """fp32 or bf16, what `train.precision` means on `device`."""
+        if self.train.precision != "auto":
+            return self.train.precision
+        return "bf16" if device.type == "cuda" and self.encoder.name != "mlp" else "fp32"
+
+    def channels_last(self, device: torch.device) -> bool:
+        """Whether images are kept channels last on `device`."""
+        chosen = self.train.channels_last
+        return device.type == "cuda" if chosen == "auto" else chosen
 
     def method_class(self) -> type[methods.Method]:
         return methods.load(self.method["name"])

@@ -5,7 +5,6 @@ Read it from `train`: start or restore, then per epoch the steps and what follow
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,12 +20,13 @@ from raysurl.embed import embed
 from raysurl.errors import DivergedError, InputError
 from raysurl.evaluation import Evaluator, Trained
 from raysurl.loading import Loaded, Loader
-from raysurl.memory_link import MemoryLink, gather_push, indices_of, link
-from raysurl.method import Method, Output, Progress
+from raysurl.memory_link import MemoryLink, indices_of, link
+from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, plan
+from raysurl.step import RecordedStep, Step, step_of
 from raysurl.views import Augment
 
 
@@ -42,6 +42,7 @@ class Run:
     method: Method
     model: nn.Module  # the method, under DDP where there are several ranks
     optimizer: torch.optim.Optimizer
+    one_step: Step | RecordedStep
     memory: MemoryLink | None
     evaluator: Evaluator
     record: Record | None  # metrics.jsonl, rank 0 only
@@ -112,6 +113,10 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     )
     the_plan = plan(source.readable, batch_size=recipe.train.batch_size, seed=recipe.seed, window=window)
     augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, recipe.train.batch_size)
+    model = distributed.wrap(method, runtime.device, runtime.world_size)
+    optimizer = optim.build_optimizer(method, recipe.train.optimizer)
+    said: list[str] = []  # before there is a run whose record could hold it
+    one_step = step_of(recipe, runtime, method, model, optimizer, said.append)
     run = Run(
         recipe=recipe,
         runtime=runtime,
@@ -119,16 +124,19 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         plan=the_plan,
         loader=Loader(recipe, runtime, source, the_plan, augment),
         method=method,
-        model=distributed.wrap(method, runtime.device, runtime.world_size),
-        optimizer=optim.build_optimizer(method, recipe.train.optimizer),
+        model=model,
+        optimizer=optimizer,
+        one_step=one_step,
         memory=link(recipe, runtime, the_plan, len(source.readable)),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
         block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
     )
-    for sentence in [*damaged, source.describe(), *run.evaluator.notes]:
+    for sentence in [*damaged, source.describe(), *run.evaluator.notes, *said]:
         run.event(sentence)
+    if isinstance(one_step, RecordedStep):
+        one_step.say = run.event
     run.event(_plan_sentence(run), total_steps=run.total_steps)
     if state is not None:
         restore(run, state)
@@ -191,28 +199,15 @@ def train_epoch(run: Run) -> None:
 
 def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     """One optimizer step on this rank's part of the global batch; returns its logs."""
-    progress, outputs = run.progress, []
     torch.manual_seed((run.recipe.seed * 1_000_003 + run.step) * 1_009 + run.runtime.rank)  # dropout only
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr_of(run)
-    # ------------------------------------------------------------------ one step
-    for i, loaded in enumerate(micro_batches):
-        batch = run.loader.to_batch(loaded)
-        snapshot = run.memory.snapshot(loaded[0].rows) if run.memory else {}
-        with distributed.gradients_meet(run.model, last=i == len(micro_batches) - 1), autocast(run):
-            output: Output = run.model(batch, snapshot, progress)
-        (output.loss / len(micro_batches)).backward()
-        outputs.append(output)
-    if run.recipe.train.clip:
-        nn.utils.clip_grad_norm_(run.method.parameters(), run.recipe.train.clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    run.method.after_step(progress)
-    if run.memory:
-        run.memory.push(*gather_push(outputs))
-    # ---------------------------------------------------------------------------
-    terms = [{"loss": o.loss.detach(), **o.logs} for o in outputs]
-    return {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+    parts = (
+        (run.loader.to_batch(loaded), run.memory.snapshot(loaded[0].rows) if run.memory else {})
+        for loaded in micro_batches
+    )
+    stepped = run.one_step(parts, len(micro_batches), run.progress, lr_of(run))
+    if run.memory and stepped.push:
+        run.memory.push(*stepped.push)
+    return stepped.logs
 
 
 def after_epoch(run: Run, epochs_done: int) -> None:
@@ -246,12 +241,6 @@ def lr_of(run: Run) -> float:
     return optim.learning_rate(run.base_lr, run.recipe.train.schedule, run.progress)
 
 
-def autocast(run: Run) -> contextlib.AbstractContextManager[Any]:
-    """bf16 for the networks; losses compute in fp32 by themselves."""
-    enabled = run.recipe.train.precision == "bf16"
-    return torch.autocast(run.runtime.device.type, torch.bfloat16, enabled=enabled)
-
-
 # -------------------------------------------------------------------- checkpoints
 
 
@@ -266,7 +255,7 @@ def save(run: Run, metric: float | None = None) -> None:
         "step": run.step,
         "seconds": run.seconds,
         "model": run.method.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        "optimizer": optim.state_of(run.optimizer),
         "memory": run.memory.state_dict() if run.memory else None,
     }
     checkpoint.save(run.checkpoints, state, step=run.step, method=run.recipe.method["name"], metric=metric)
@@ -278,7 +267,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     """Put a checkpoint's state into the run. Raises InputError when its shapes are another recipe's."""
     try:
         run.method.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
+        optim.restore(run.optimizer, state["optimizer"])
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the checkpoint in {run.checkpoints} does not fit this recipe: {first}") from None

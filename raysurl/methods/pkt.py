@@ -18,7 +18,7 @@ from torch import Tensor
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.distillation import Distilled, DistilledConfig, others
-from raysurl.method import Batch, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Moment, Output, Snapshot, detached
 
 EPS = 1e-7  # below every probability: that of opposite rows is 0
 
@@ -27,7 +27,7 @@ class PKT(Distilled):
     class Config(DistilledConfig):
         kd_weight: float = Field(1.0, gt=0)
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)
         fn.check_two_rows(student)
         divergence = neighbour_divergence(student, teacher)

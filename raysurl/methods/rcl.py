@@ -35,7 +35,18 @@ from raysurl.clustering import Clustering, labels_in, make_clusters
 from raysurl.ema import Teacher, momentum_at
 from raysurl.heads import mlp
 from raysurl.memory import Queue
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Progress,
+    Push,
+    Snapshot,
+    detached,
+)
 
 PICKS = {
     "per_level": cluster_memory.per_level,
@@ -114,7 +125,7 @@ class RCL(Method):
         q = F.normalize(torch.stack([predictor(z) for predictor in self.predictors]).float(), dim=2)
         return q.expand(self.criteria, -1, -1)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         first, second = batch.views["view_1"], batch.views["view_2"]
         keys = [F.normalize(self.teacher(x, progress).float(), dim=1) for x in (first, second)]
         losses = [
@@ -150,6 +161,9 @@ class RCL(Method):
             queries, key, queue, same, tau=self.config.tau, negatives_mask=left_out
         )
 
-    def after_step(self, progress: Progress) -> None:
-        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
-        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        return {"momentum": momentum_at(self.config.momentum, self.config.momentum_schedule, progress)}
+
+    def after_step(self, progress: Moment) -> None:
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher.follow(student, self.scheduled(progress)["momentum"])

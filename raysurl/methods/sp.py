@@ -16,14 +16,14 @@ from torch import Tensor
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.distillation import Distilled, DistilledConfig
-from raysurl.method import Batch, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Moment, Output, Snapshot, detached
 
 
 class SP(Distilled):
     class Config(DistilledConfig):
         kd_weight: float = Field(3000.0, gt=0)
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)
         fn.check_two_rows(student)
         difference = (similarities(teacher) - similarities(student)).square().mean()

@@ -14,7 +14,17 @@ from torch import nn
 
 from raysurl import functional as fn
 from raysurl.distillation import teacher_of
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Snapshot,
+    Taught,
+    detached,
+)
 
 
 class Supervised(Method):
@@ -36,7 +46,7 @@ class Supervised(Method):
         self.frozen = teacher_of(build)
         self.classifier = nn.Linear(build.dim, self.frozen.dim)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         z = self.encoder(batch.views["view"])
         t = self.frozen.teach(batch, "view").views["teacher"]  # (b, classes), rows of zeros without a label
         smooth = self.config.smoothing
