@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from raysurl.data.source import Images, Source
+from raysurl.device_views import DeviceViews, Prepared
 from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
@@ -29,6 +30,7 @@ class Loader:
     source: Source
     plan: Plan
     augment: Augment
+    on_device: DeviceViews | None = None  # makes the views on a GPU
 
     def steps(self, first: int, last: int) -> Iterator[tuple[list[Loaded], float]]:
         """The micro-batches of each of the steps first … last−1, with the seconds spent waiting for them."""
@@ -36,7 +38,13 @@ class Loader:
         requests = self.plan.requests(
             first, last, rank=self.runtime.rank, world_size=self.runtime.world_size, accumulate=accumulate
         )
-        items = self.source.batches(requests, partial(_with_views, self.augment) if in_workers else _as_read)
+        items: Iterator[Loaded]
+        if self.on_device:
+            items = self.on_device.batches(requests)
+        else:
+            items = self.source.batches(
+                requests, partial(_with_views, self.augment) if in_workers else _as_read
+            )
         loaded: list[Loaded] = []
         since = time.perf_counter()
         for item in items:
@@ -46,9 +54,13 @@ class Loader:
                 loaded, since = [], time.perf_counter()
 
     def to_batch(self, loaded: Loaded) -> Batch:
-        """Views and indices on the trainer's device."""
+        """Views and indices on the trainer's device, which may stand where those of the last batch stood."""
         request, data = loaded
         device = self.runtime.device
+        if self.on_device and isinstance(data, Prepared):
+            batch = self.on_device.batch(data)
+            split = self.recipe.train.accumulate > 1  # indices of all parts are used at the end of the step
+            return replace(batch, index=batch.index.clone()) if split else batch
         if self.recipe.views.device == "trainer":
             data = self.augment(request, data, device)
         views = {name: x.to(device, non_blocking=True) for name, x in data.items()}

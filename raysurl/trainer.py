@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from raysurl import build, checkpoint, distributed, optim, pictures, run_directory
 from raysurl.data.source import Source
+from raysurl.device_views import DeviceViews, device_views
 from raysurl.embed import embed
 from raysurl.errors import DivergedError, InputError
 from raysurl.evaluation import Evaluator, Trained
@@ -117,12 +118,13 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     optimizer = optim.build_optimizer(method, recipe.train.optimizer)
     said: list[str] = []  # before there is a run whose record could hold it
     one_step = step_of(recipe, runtime, method, model, optimizer, said.append)
+    on_device = device_views(recipe, runtime.device, source, augment, said.append)
     run = Run(
         recipe=recipe,
         runtime=runtime,
         run_dir=run_dir,
         plan=the_plan,
-        loader=Loader(recipe, runtime, source, the_plan, augment),
+        loader=Loader(recipe, runtime, source, the_plan, augment, on_device),
         method=method,
         model=model,
         optimizer=optimizer,
@@ -135,8 +137,9 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     )
     for sentence in [*damaged, source.describe(), *run.evaluator.notes, *said]:
         run.event(sentence)
-    if isinstance(one_step, RecordedStep):
-        one_step.say = run.event
+    for speaker in (one_step, on_device):
+        if isinstance(speaker, RecordedStep | DeviceViews):
+            speaker.say = run.event
     run.event(_plan_sentence(run), total_steps=run.total_steps)
     if state is not None:
         restore(run, state)
