@@ -17,6 +17,7 @@ from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, Request
 from raysurl.views import Augment
+from raysurl.views.colour import to_device
 
 Loaded = tuple[Request, Any]  # a request with its raw images or, with views.device=workers, its views
 
@@ -63,13 +64,13 @@ class Loader:
             return replace(batch, index=batch.index.clone()) if split else batch
         if self.recipe.views.device == "trainer":
             data = self.augment(request, data, device)
-        views = {name: x.to(device, non_blocking=True) for name, x in data.items()}
+        views = {name: to_device(x, device) for name, x in data.items()}
         if self.recipe.channels_last(device):
             views = {
                 name: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
                 for name, x in views.items()
             }
-        return Batch(torch.from_numpy(request.index).to(device, non_blocking=True), views)
+        return Batch(to_device(request.index, device), views)
 
 
 def _as_read(request: Request, images: Images) -> Loaded:

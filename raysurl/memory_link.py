@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from raysurl import distributed
 from raysurl.method import Answer, Memory, Output, Progress, Snapshot
 from raysurl.recipe import Recipe
 from raysurl.sampler import Plan
+from raysurl.views.colour import to_device
 
 if TYPE_CHECKING:
     from raysurl.runtime import Runtime  # which names Record, of this module
@@ -56,22 +58,31 @@ class Record(Protocol):
 
 
 class LocalRecord:
-    """The memory in this process, for runtime=local."""
+    """The memory in this process, for runtime=local: a thread follows the updates, one after the other."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self._answer: Answer = {}
+        self._thread = ThreadPoolExecutor(1, "memory")
+        self._update: Future[Answer] | None = None
 
     def restore(self, version: int, state: dict[str, Any] | None) -> None:
         if state is not None:
             self.memory.load_state_dict(state)
 
     def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None) -> None:
-        self.memory.push(keys.cpu(), index.cpu())
-        self._answer = self.memory.answer(*ask) if ask else {}
+        self.collect()
+        host, arrived = _to_host(keys, index)
+        self._update = self._thread.submit(self._follow, host, arrived, ask)
+
+    def _follow(
+        self, host: tuple[Tensor, ...], arrived: Callable[[], None], ask: tuple[Tensor, int] | None
+    ) -> Answer:
+        arrived()
+        self.memory.push(*host)
+        return self.memory.answer(*ask) if ask else {}
 
     def collect(self) -> Answer:
-        return self._answer
+        return self._update.result() if self._update else {}
 
     def answer(self, index: Tensor, step: int) -> Answer:
         return self.memory.answer(index, step)
@@ -99,8 +110,17 @@ class MemoryLink:
     """
 
     def __init__(
-        self, memory: Memory, mirror: Memory, *, record: Record | None, staleness: int, plan: Indices
+        self,
+        memory: Memory,
+        mirror: Memory,
+        *,
+        record: Record | None,
+        staleness: int,
+        plan: Indices,
+        device: torch.device | None = None,
     ) -> None:
+        """`device`: where answers are handed out; None: on the CPU."""
+        self.device = device or torch.device("cpu")
         self.asks, self.mirror, self.record = memory.answers, mirror, record
         self.staleness, self.plan = staleness, plan
         self.version = 0
@@ -144,7 +164,8 @@ class MemoryLink:
             return self.mirror.snapshot()
         if not self._answers:
             self.drain()  # staleness 0 waits here for the call of the step before
-        return {**self.mirror.snapshot(), **{name: value[rows] for name, value in self._answers[0].items()}}
+        answer = {name: to_device(value[rows], self.device) for name, value in self._answers[0].items()}
+        return {**self.mirror.snapshot(), **answer}
 
     def push(self, keys: Tensor, index: Tensor) -> None:
         """The update of this step: keys (V·B, D) and indices (V·B,) of the global batch, by (view, position)."""
@@ -216,11 +237,24 @@ def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> 
         record=record,
         staleness=recipe.staleness,
         plan=indices_of(the_plan),
+        device=runtime.device,
     )
 
 
 def indices_of(the_plan: Plan) -> Indices:
     return lambda step: torch.from_numpy(the_plan.global_batch(step))
+
+
+def _to_host(*given: Tensor) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+    """Copies on the host, complete once the function returns, which another thread may call; nobody else waits."""
+    if not given[0].is_cuda:
+        return tuple(given), lambda: None
+    host = tuple(torch.empty_like(x, device="cpu", pin_memory=True) for x in given)
+    for there, x in zip(host, given, strict=True):
+        there.copy_(x, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived.synchronize
 
 
 def _row_per_sample(features: Tensor, readable: Tensor) -> Tensor:

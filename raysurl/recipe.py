@@ -8,6 +8,7 @@ recipe `ressl/digits` runs.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from functools import partial
 from importlib import resources
@@ -52,6 +53,7 @@ __all__ = [
     "load_recipe",
 ]
 
+MOST_THREADS = 8  # that the host's part of a step on a GPU can use
 DEFAULT_METHOD = "ressl"
 EMBEDDED = "ressl/digits"  # what runs when nothing is asked for: data and recipe come with the package
 
@@ -92,6 +94,13 @@ class Recipe(Section):
         if self.train.precision != "auto":
             return self.train.precision
         return "bf16" if device.type == "cuda" and self.encoder.name != "mlp" else "fp32"
+
+    def threads(self, device: torch.device) -> int:
+        """CPU threads of a process that trains on `device`."""
+        if self.scale.threads or device.type != "cuda":
+            return self.scale.threads or 1
+        share = (os.cpu_count() or 1) // max(1, torch.cuda.device_count())
+        return max(1, min(share, MOST_THREADS))
 
     def channels_last(self, device: torch.device) -> bool:
         """Whether images are kept channels last on `device`."""

@@ -160,7 +160,9 @@ class Evaluation(Section):
 
 class Scale(Section):
     workers: int | None = Field(None, ge=1)  # None: from the cluster's GPUs, else two on CPU
-    threads: int = Field(1, ge=1)  # CPU threads of each worker
+    threads: int | None = Field(
+        None, ge=1
+    )  # CPU threads of each worker; None: 1, beside a GPU its share of cores
     timeout_s: float = Field(300, gt=0)  # no collective or memory call waits longer
     max_failures: int = Field(3, ge=0)  # worker-group restarts
 

@@ -45,6 +45,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     one_step: Step | RecordedStep
     memory: MemoryLink | None
+    writer: checkpoint.Writer
     evaluator: Evaluator
     record: Record | None  # metrics.jsonl, rank 0 only
     block: StepBlock
@@ -88,19 +89,21 @@ def train(
     except NonFiniteError as error:
         index = run.plan.global_batch(error.step)
         raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
+    run.writer.wait()
     metrics = run.evaluator.final(trained(run), run.run_dir)
     if run.record:
         if run.memory and run.method.clusters_samples:
             labels = run.method.clusters(run.memory.state_dict()["record"])
             pictures.save_clusters(run_dir, recipe, source, labels)
         run.record.write(run.step, metrics)
+        run.record.flush()
         run_directory.write_encoder(run_dir, run.method.encoder, recipe)
         run_directory.write_results(run_dir, recipe, runtime, source, metrics, seconds=run.seconds)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
-    torch.set_num_threads(recipe.scale.threads)
+    torch.set_num_threads(recipe.threads(runtime.device))
     window = recipe.data.window if source.mode == "streaming" else None
     method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
     method = build.prepare(method, recipe, runtime.device)
@@ -116,7 +119,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, recipe.train.batch_size)
     model = distributed.wrap(method, runtime.device, runtime.world_size)
     optimizer = optim.build_optimizer(method, recipe.train.optimizer)
-    said: list[str] = []  # before there is a run whose record could hold it
+    said = build.tune(runtime.device)  # and more, before there is a run whose record could hold it
     one_step = step_of(recipe, runtime, method, model, optimizer, said.append)
     on_device = device_views(recipe, runtime.device, source, augment, said.append)
     run = Run(
@@ -130,6 +133,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         optimizer=optimizer,
         one_step=one_step,
         memory=link(recipe, runtime, the_plan, len(source.readable)),
+        writer=checkpoint.Writer(run_dir / "checkpoints", recipe.method["name"], recipe.checkpoint.keep),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
         block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),
@@ -223,8 +227,10 @@ def after_epoch(run: Run, epochs_done: int) -> None:
             run.record.write(run.step, evaluated)
         metrics |= evaluated
     done = epochs_done == recipe.total_epochs
-    if done or (recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0):
-        save(run, metrics.get("eval/knn_top1"))
+    due = recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0
+    best = metrics.get("eval/knn_top1")
+    if done or (due and (best is not None or not run.writer.busy)):
+        save(run, best)
     run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
 
 
@@ -261,8 +267,7 @@ def save(run: Run, metric: float | None = None) -> None:
         "optimizer": optim.state_of(run.optimizer),
         "memory": run.memory.state_dict() if run.memory else None,
     }
-    checkpoint.save(run.checkpoints, state, step=run.step, method=run.recipe.method["name"], metric=metric)
-    checkpoint.prune(run.checkpoints, keep=run.recipe.checkpoint.keep)
+    run.writer.write(state, run.step, metric)
     run.saved_step = run.step
 
 
@@ -283,8 +288,9 @@ def restore(run: Run, state: dict[str, Any]) -> None:
 
 def _plan_sentence(run: Run) -> str:
     p, r = run.plan, run.runtime
+    precision = run.recipe.precision(r.device)
     return (
         f"{run.recipe.method['name']}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
-        f" {p.batch_size} on {r.world_size} × {r.device.type}, lr {run.base_lr:.4g};"
+        f" {p.batch_size} on {r.world_size} × {r.device.type} in {precision}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )

@@ -284,7 +284,7 @@ def _known(batch: Batch, snapshot: Snapshot) -> Known:
     device = batch.index.device
     graphs = {}
     if snapshot:
-        rows = {name: distributed.gather(value.to(device)) for name, value in snapshot.items()}
+        rows = {name: distributed.gather(value) for name, value in snapshot.items()}
         position = rows.pop(POSITION)  # where these rows stand among the columns: a batch may come in parts
         graphs = {name: block[:, position] for name, block in rows.items()}
     teacher = batch.views.get("teacher")

@@ -134,7 +134,7 @@ class RCL(Method):
         ]
         loss = fn.mean_of(losses)
         signals = {"health/std": fn.embedding_std(keys[0])}
-        chosen = (snapshot["slots"] >= 0).float().mean().to(loss.device, non_blocking=True)
+        chosen = (snapshot["slots"] >= 0).float().mean()
         return Output(
             loss,
             detached(relative=loss, retrieved=chosen) | signals,
@@ -145,8 +145,8 @@ class RCL(Method):
         """Eq. 2 for queries (H, b, D) of one view and the keys ẑ' (b, D) of the other."""
         device = queries.device
         queue, empty = snapshot["features"], snapshot["index"] < 0
-        slots = snapshot["slots"][:, direction].T.to(device)  # (J, b)
-        same = snapshot["same"][:, direction].permute(1, 2, 0).to(device)  # (J, H, b)
+        slots = snapshot["slots"][:, direction].T  # (J, b)
+        same = snapshot["same"][:, direction].permute(1, 2, 0)  # (J, H, b)
         if self.config.key == "nearest":
             nearest = fn.products(own_key, queue).masked_fill(empty, -2).argmax(dim=1)
             slots = torch.where(empty.all(), torch.full_like(nearest, -1), nearest)[None]

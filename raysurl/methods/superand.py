@@ -138,7 +138,7 @@ class SuperAND(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 6 for the embeddings v (2, b, D) of the samples `index` (b,)."""
         c, bank = self.config, snapshot["features"]
-        neighbours = snapshot["neighbours"].to(index.device)
+        neighbours = snapshot["neighbours"]
         logits = v.flatten(0, 1) @ bank.T / c.tau
         instance_only = self.in_phase(progress)
         logs = {"anchors": (neighbours[:, 0] != INSTANCE).float().mean()}
