@@ -9,6 +9,8 @@ Letters: B global batch, V views, J keys, H criteria (criterion 0 is the sample 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -64,6 +66,11 @@ class ClusterMemory:
         self.views, self.seed, self.instance_level = views, seed, instance_level
         self.clusters: Clusters | None = None
         self.updates = 0
+        self._compiling: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Have the clusters' code compiled by a process of its own, while there are none yet."""
+        self._compiling = subprocess.Popen([sys.executable, "-m", "raysurl.hierarchy.compiling"])
 
     def push(self, keys: Tensor, index: Tensor) -> None:
         """Keys (V·B, D): all go to the queue; a sample's feature in the clusters is the mean of its views'."""
@@ -75,6 +82,8 @@ class ClusterMemory:
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
         assert features is not None
+        if self._compiling:
+            self._compiling.wait()
         self.clusters = self.make()
         self.clusters.fit(F.normalize(features, dim=1).numpy())
 

@@ -65,6 +65,10 @@ class LocalRecord:
         self._thread = ThreadPoolExecutor(1, "memory")
         self._update: Future[Answer] | None = None
 
+    def prepare(self) -> None:
+        """What a memory has to do once, early and beside the first steps (`prepare`, where it has one)."""
+        getattr(self.memory, "prepare", lambda: None)()
+
     def restore(self, version: int, state: dict[str, Any] | None) -> None:
         if state is not None:
             self.memory.load_state_dict(state)
@@ -231,6 +235,8 @@ def link(recipe: Recipe, runtime: Runtime, the_plan: Plan, num_samples: int) -> 
     record = runtime.record
     if record is None and memory.answers and runtime.rank == 0:
         record = LocalRecord(memory)
+        if runtime.device.type == "cuda":  # where the host has cores to spare
+            record.prepare()
     return MemoryLink(
         memory,
         memory.mirror(runtime.device),
