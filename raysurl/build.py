@@ -78,10 +78,23 @@ def _vector_norm(kind: str, width: int) -> nn.Module:
     return convert(nn.BatchNorm1d(width), kind)
 
 
+def tune(device: torch.device) -> list[str]:
+    """Set what torch leaves open on a GPU; sentences for the log.
+
+    Matrix products stay in full fp32: losses and views count on it, and networks are in bf16 under train.precision.
+    """
+    if device.type != "cuda":
+        return []
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return ["cudnn chooses algorithms by trial; fp32 convolutions may use TF32, fp32 matrix products do not"]
+
+
 def prepare(method: Method, recipe: Recipe, device: torch.device) -> Method:
     """Move to the device, set the memory format, compile the networks where asked."""
     method.to(device)
-    if recipe.train.channels_last:
+    if recipe.channels_last(device):
         method.to(memory_format=torch.channels_last)
     if recipe.train.compile:
         method.encoder.compile()

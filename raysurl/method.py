@@ -6,9 +6,9 @@ size, N samples in the data set, V views whose keys are remembered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -59,6 +59,31 @@ class Progress:
         return self.step - self.round * self.steps_per_round
 
 
+class NotRecordableError(RuntimeError):
+    """A step cannot be recorded once and replayed; the message says why, and the run goes on without."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """In place of `Progress` in a step that is recorded once and replayed many times (raysurl.train.recording).
+
+    `values` name -> 0-d tensor, filled before each replay with what `Method.schedule` says then; `phase` is that of
+    the recording. Whatever else is asked of it would be frozen into all later steps, so it raises NotRecordableError.
+    """
+
+    values: Mapping[str, Tensor]
+    phase: Hashable
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotRecordableError(
+            f"the step reads progress.{name}; a number belongs into Method.schedule and a case into Method.phase"
+        )
+
+
+Moment = Progress | Recorded
+"""Where a step stands: what `Method.scheduled` and `Method.in_phase` take."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """`index` (b,) int64 sample indices; `views` name -> (b, C, H, W) or (b, D) float. No labels."""
@@ -101,6 +126,10 @@ class FrozenTeacher(Protocol):
     def dim(self) -> int:
         """Width of its embeddings."""
 
+    @property
+    def on_host(self) -> bool:
+        """Whether `teach` works on the host, so that a step with it cannot be recorded."""
+
     def embed(self, x: Tensor) -> Tensor:
         """Views (b, C, H, W), normalised as the student's, -> embeddings (b, dim) fp32 without gradient.
 
@@ -142,10 +171,32 @@ class Method(nn.Module):
         """The network (b, C, H, W) -> (b, D) whose features of the whole data set `Memory.refresh` is given."""
         return self.encoder
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        """Numbers that change from step to step (EMA momentum, weights of terms), by name; read by `scheduled`."""
+        return {}
+
+    def phase(self, progress: Progress) -> Hashable:
+        """What changes the form of a step, such as a term that is left out at first; read by `in_phase`."""
+        return None
+
+    def runs_eagerly(self) -> str | None:
+        """Why a step with these settings does work on the host and cannot be recorded; None where it can."""
+        frozen: FrozenTeacher | None = getattr(self, "frozen", None)
+        return "the teacher's embeddings are read on the host" if frozen and frozen.on_host else None
+
+    def scheduled(self, progress: Moment) -> Mapping[str, float | Tensor]:
+        """`schedule` at this step: numbers, or in a recorded step the tensors that hold them."""
+        return progress.values if isinstance(progress, Recorded) else self.schedule(progress)
+
+    def in_phase(self, progress: Moment) -> Any:
+        """`phase` at this step."""
+        return progress.phase if isinstance(progress, Recorded) else self.phase(progress)
+
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
+        """Of the progress only `scheduled` and `in_phase` may be used, unless `runs_eagerly` says otherwise."""
         raise NotImplementedError
 
-    def after_step(self, progress: Progress) -> None:
+    def after_step(self, progress: Moment) -> None:
         """Called after each optimizer step, without gradient (EMA updates)."""
 
 

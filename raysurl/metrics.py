@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 
 
 class Record:
-    """Append-only `metrics.jsonl` plus optional TensorBoard, W&B and MLflow writers."""
+    """Append-only `metrics.jsonl` plus optional TensorBoard, W&B and MLflow writers, which a thread serves in order."""
 
     def __init__(
         self, run_dir: Path, *, start_step: int, sinks: list[Callable[[int, dict[str, float]], None]]
@@ -36,12 +37,25 @@ class Record:
         self.sinks = sinks
         drop_from(self.path, start_step)
         self._file = self.path.open("a", buffering=1)
+        self._thread = ThreadPoolExecutor(1, "record")
+        self._last: Future[None] | None = None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
+        if self.sinks:
+            if self._last and self._last.done():
+                self._last.result()  # an error of the thread
+            self._last = self._thread.submit(self._tell, step, numbers)
+
+    def _tell(self, step: int, numbers: dict[str, float]) -> None:
         for sink in self.sinks:
             sink(step, numbers)
+
+    def flush(self) -> None:
+        """Wait for the writers."""
+        if self._last:
+            self._last.result()
 
     def event(self, step: int, text: str, **values: Any) -> None:
         self._file.write(json.dumps({"step": step, "event": text, "time": time.time(), **values}) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +10,8 @@ import torch
 
 from raysurl.errors import InputError
 from raysurl.memory.record import MemoryRecord
+
+MOST_THREADS = 8  # that the host's part of a step on a GPU can use
 
 
 class Runtime(Protocol):
@@ -47,6 +50,14 @@ def named_device(name: str) -> torch.device:
             f"device={name!r} cannot be used ({reason}); choose cpu, or cuda where there is one"
         ) from None
     return device
+
+
+def threads_of(chosen: int | None, device: torch.device) -> int:
+    """CPU threads of a process that trains on `device`, where the recipe has `chosen`, or leaves it open."""
+    if chosen or device.type != "cuda":
+        return chosen or 1
+    share = (os.cpu_count() or 1) // max(1, torch.cuda.device_count())
+    return max(1, min(share, MOST_THREADS))
 
 
 def default_device() -> torch.device:

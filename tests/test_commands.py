@@ -7,6 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+pytest.importorskip("ray")
+pytest.importorskip("optuna")
+
+
 from raysurl import cli
 from raysurl.commands import embed, evaluate, report
 from raysurl.recipe import load_recipe

@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
 
 def bare(recipe: Recipe, images: torch.Tensor, steps: int) -> float:
     """Median seconds of a step of the plain loop."""
-    torch.set_num_threads(recipe.scale.threads)
+    torch.set_num_threads(recipe.scale.threads or 1)
     method = build.method_of(recipe, num_samples=len(images)).train()
     queue = recipe.method.memory(len(images), 0)
     assert queue is not None

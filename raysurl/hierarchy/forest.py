@@ -26,8 +26,8 @@ COMPILED_LAYERS = 6
 
 
 def compiled(function: Function) -> Function:
-    """Compile with numba; sums may be reordered, which is the same on every call."""
-    return numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"})(function)
+    """Compile with numba; sums may be reordered, which is the same on every call. Other threads go on beside it."""
+    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
 
 
 class Layer(NamedTuple):

@@ -42,16 +42,19 @@ class Bank(Memory):
 
     @torch.no_grad()
     def update(self, index: Tensor, v: Tensor) -> None:
-        """m ← normalise(momentum·m + (1 − momentum)·v) at rows `index` (B,); of a repeated index the last row wins."""
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self.features)):
+        """m ← normalise(momentum·m + (1 − momentum)·v) at rows `index` (B,); of a repeated index the last row wins.
+
+        Raises InputError for an index outside the bank; on a GPU, where looking would wait, torch's own assertion does.
+        """
+        outside = index.device.type == "cpu" and index.numel()
+        if outside and (int(index.min()) < 0 or int(index.max()) >= len(self.features)):
             raise InputError(f"a sample index lies outside the bank's 0 … {len(self.features) - 1}")
         index, v = index.to(self.features.device), v.to(self.features)
         rows = torch.arange(len(index), device=index.device)
         last = torch.full((len(self.features),), -1, device=index.device).scatter_reduce_(
             0, index, rows, "amax"
         )
-        keep = last[index] == rows  # scatter with repeated indices has no defined order on CUDA
-        index, v = index[keep], v[keep]
+        v = v[last[index]]  # so that repeated rows write the same, as scatter has no defined order on CUDA
         mixed = self.momentum * self.features[index] + (1 - self.momentum) * v
         self.features[index] = F.normalize(mixed, dim=1)
 

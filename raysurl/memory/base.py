@@ -27,6 +27,9 @@ class Memory(ABC):
     has_neighbours: ClassVar[bool] = False
     has_clusters: ClassVar[bool] = False
 
+    def prepare(self) -> None:  # noqa: B027
+        """What is to be done once, early and beside the first steps, where there are cores to spare."""
+
     @abstractmethod
     def push(self, keys: Tensor, index: Tensor) -> None:
         """Add keys (V·B, D) of the global batch, ordered by (view, position), with their indices (V·B,)."""

@@ -23,6 +23,7 @@ from raysurl.memory.record import LocalRecord, MemoryRecord
 from raysurl.method import Answer, Output, Progress, Snapshot
 from raysurl.recipe import Recipe
 from raysurl.sampler import Plan
+from raysurl.views.colour import to_device
 
 POLL_S = 0.5
 T = TypeVar("T")
@@ -39,8 +40,17 @@ class MemoryLink:
     """
 
     def __init__(
-        self, memory: Memory, mirror: Memory, *, record: MemoryRecord | None, staleness: int, plan: Indices
+        self,
+        memory: Memory,
+        mirror: Memory,
+        *,
+        record: MemoryRecord | None,
+        staleness: int,
+        plan: Indices,
+        device: torch.device | None = None,
     ) -> None:
+        """`device`: where answers are handed out; None: on the CPU."""
+        self.device = device or torch.device("cpu")
         self.asks, self.has_clusters = memory.answers, memory.has_clusters
         self.mirror, self.record = mirror, record
         self.staleness, self.plan = staleness, plan
@@ -90,7 +100,8 @@ class MemoryLink:
             return self.mirror.snapshot()
         if not self._answers:
             self.drain()  # staleness 0 waits here for the call of the step before
-        return {**self.mirror.snapshot(), **{name: value[rows] for name, value in self._answers[0].items()}}
+        answer = {name: to_device(value[rows], self.device) for name, value in self._answers[0].items()}
+        return {**self.mirror.snapshot(), **answer}
 
     def push(self, keys: Tensor, index: Tensor) -> None:
         """The update of this step: keys (V·B, D) and indices (V·B,) of the global batch, by (view, position)."""
@@ -160,12 +171,15 @@ def link(
     memory = recipe.method.memory(num_samples, recipe.seed)
     if record is None and memory.answers and distributed.rank() == 0:
         record = LocalRecord(memory)
+        if device.type == "cuda":  # where the host has cores to spare
+            memory.prepare()
     return MemoryLink(
         memory,
         memory.mirror(device),
         record=record,
         staleness=recipe.staleness,
         plan=indices_of(the_plan),
+        device=device,
     )
 
 

@@ -27,7 +27,8 @@ class Queue(Memory):
         generator = torch.Generator().manual_seed(seed)
         self.features = F.normalize(torch.randn(size, dim, generator=generator), dim=1).to(device)
         self.index = torch.full((size,), -1, dtype=torch.int64, device=device)
-        self.pointer = 0  # where the next key goes
+        # where the next key goes; on a GPU a tensor, for steps that are recorded
+        self.pointer: int | Tensor = 0
 
     @torch.no_grad()
     def push(self, keys: Tensor, index: Tensor | None = None) -> None:
@@ -45,7 +46,13 @@ class Queue(Memory):
         slots = (start + torch.arange(len(keys), device=self.features.device)) % size
         self.features[slots] = keys.to(self.features)
         self.index[slots] = index.to(self.index)
-        self.pointer = (start + len(keys)) % size
+        self._move_to((start + len(keys)) % size)
+
+    def _move_to(self, pointer: int | Tensor) -> None:
+        if isinstance(self.pointer, Tensor):
+            self.pointer.copy_(torch.as_tensor(pointer))
+        else:
+            self.pointer = int(pointer)
 
     def snapshot(self) -> Snapshot:
         return {"features": self.features, "index": self.index}
@@ -54,14 +61,14 @@ class Queue(Memory):
         """A queue of the same content on `device`."""
         copy = Queue(1, self.features.shape[1])
         copy.features, copy.index = self.features.to(device, copy=True), self.index.to(device, copy=True)
-        copy.pointer = self.pointer
+        copy.pointer = self.pointer if device.type == "cpu" else torch.tensor(int(self.pointer)).to(device)
         return copy
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "features": self.features.cpu().clone(),
             "index": self.index.cpu().clone(),
-            "pointer": self.pointer,
+            "pointer": int(self.pointer),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -71,4 +78,4 @@ class Queue(Memory):
             )
         self.features.copy_(state["features"])
         self.index.copy_(state["index"])
-        self.pointer = int(state["pointer"])
+        self._move_to(int(state["pointer"]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,40 +45,66 @@ class MemoryRecord(Protocol):
 
 
 class LocalRecord:
-    """The memory in this process, for runtime=local."""
+    """The memory in this process, for runtime=local: a thread follows the updates, one after the other."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self._answer: Answer = {}
+        self._thread = ThreadPoolExecutor(1, "memory")
+        self._update: Future[Answer] | None = None
+
+    def _rested(self) -> Memory:
+        """The memory, once its thread has followed all updates."""
+        self.collect()
+        return self.memory
 
     def restore(self, version: int, state: dict[str, Any] | None) -> None:
         if state is not None:
-            self.memory.load_state_dict(state)
+            self._rested().load_state_dict(state)
 
     def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None) -> None:
-        self.memory.push(keys.cpu(), index.cpu())
-        self._answer = self.memory.answer(*ask) if ask else {}
+        self.collect()
+        host, arrived = _to_host(keys, index)
+        self._update = self._thread.submit(self._follow, host, arrived, ask)
+
+    def _follow(
+        self, host: tuple[Tensor, ...], arrived: Callable[[], None], ask: tuple[Tensor, int] | None
+    ) -> Answer:
+        arrived()
+        self.memory.push(*host)
+        return self.memory.answer(*ask) if ask else {}
 
     def collect(self) -> Answer:
-        return self._answer
+        return self._update.result() if self._update else {}
 
     def answer(self, index: Tensor, step: int) -> Answer:
-        return self.memory.answer(index, step)
+        return self._rested().answer(index, step)
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
-        self.memory.refresh(features, progress)
+        self._rested().refresh(features, progress)
 
     def refreshed(self) -> bool:
         return True
 
     def neighbour_graph(self) -> NDArray[np.int64] | None:
-        return self.memory.neighbour_graph()
+        return self._rested().neighbour_graph()
 
     def cluster_labels(self) -> NDArray[np.int64] | None:
-        return self.memory.cluster_labels()
+        return self._rested().cluster_labels()
 
     def health(self, labels: NDArray[np.int64] | None) -> dict[str, float]:
-        return self.memory.health(labels)
+        return self._rested().health(labels)
 
     def state(self, version: int) -> dict[str, Any]:
-        return self.memory.state_dict()
+        return self._rested().state_dict()
+
+
+def _to_host(*given: Tensor) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+    """Copies on the host, complete once the function returns, which another thread may call; nobody else waits."""
+    if not given[0].is_cuda:
+        return tuple(given), lambda: None
+    host = tuple(torch.empty_like(x, device="cpu", pin_memory=True) for x in given)
+    for there, x in zip(host, given, strict=True):
+        there.copy_(x, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived.synchronize

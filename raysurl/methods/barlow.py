@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Build, Method, MethodConfig, Moment, Output, Snapshot, detached
 from raysurl.nets.heads import mlp
 
 
@@ -41,7 +41,7 @@ class BarlowTwins(Method):
         layers = config.projector_layers
         self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm, layers=layers)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         z1, z2 = (
             distributed.gather_with_gradient(self.projector(self.encoder(batch.views[name])).float())
             for name in ("view_1", "view_2")

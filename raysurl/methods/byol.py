@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Build, Method, MethodConfig, Moment, Output, Progress, Snapshot, detached
 from raysurl.nets.ema import Teacher, momentum_at
 from raysurl.nets.heads import mlp
 
@@ -42,7 +42,7 @@ class BYOL(Method):
         self.predictor = mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm)
         self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         views = batch.views["view_1"], batch.views["view_2"]
         q1, q2 = (self.predictor(self.projector(self.encoder(x))) for x in views)
         t1, t2 = (self.teacher(x, progress) for x in views)
@@ -50,9 +50,12 @@ class BYOL(Method):
         std = fn.embedding_std(F.normalize(q1.float(), dim=1))
         return Output(loss, detached(regression=loss) | {"health/std": std})
 
-    def after_step(self, progress: Progress) -> None:
-        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
-        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        return {"momentum": momentum_at(self.config.momentum, self.config.momentum_schedule, progress)}
+
+    def after_step(self, progress: Moment) -> None:
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher.follow(student, self.scheduled(progress)["momentum"])
 
 
 def regression(prediction: Tensor, target: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from raysurl import functional as fn
 from raysurl.memory import Bank
-from raysurl.method import Batch, Build, Output, Progress, Push, Snapshot, detached
+from raysurl.method import Batch, Build, Moment, Output, Progress, Push, Snapshot, detached
 from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 
@@ -62,8 +62,12 @@ class CRD(Distilled):
         self.neck = nn.Linear(build.dim, config.dim)
         self.teacher_neck = nn.Linear(self.frozen.dim, config.dim)
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def runs_eagerly(self) -> str | None:
+        return "crd draws each step's negatives on the host"
+
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         student, teacher = F.normalize(h, dim=1), F.normalize(self.teacher_neck(t).float(), dim=1)
+        assert isinstance(progress, Progress)  # see `runs_eagerly`
         samples = len(snapshot["features"]) // 2
         of_teacher, of_student = snapshot["features"].split(samples)
         drawn = negatives(self.config.negatives, samples, progress).to(batch.index.device)

@@ -14,7 +14,18 @@ from torch import nn
 
 from raysurl import functional as fn
 from raysurl.memory import Queue
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Progress,
+    Push,
+    Snapshot,
+    detached,
+)
 from raysurl.nets.ema import Teacher, momentum_at
 from raysurl.nets.heads import mlp
 
@@ -47,13 +58,16 @@ class MoCoV2(Method):
         )
         self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         query = F.normalize(self.projector(self.encoder(batch.views["query"])).float(), dim=1)
         key = F.normalize(self.teacher(batch.views["key"], progress).float(), dim=1)
         loss = fn.info_nce(query, key, snapshot["features"], tau=self.config.tau)
         logs = detached(info_nce=loss) | {"health/std": fn.embedding_std(query)}
         return Output(loss, logs, Push(keys=key[None], index=batch.index))
 
-    def after_step(self, progress: Progress) -> None:
-        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
-        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        return {"momentum": momentum_at(self.config.momentum, self.config.momentum_schedule, progress)}
+
+    def after_step(self, progress: Moment) -> None:
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher.follow(student, self.scheduled(progress)["momentum"])

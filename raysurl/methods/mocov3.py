@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Build, Method, MethodConfig, Moment, Output, Progress, Snapshot, detached
 from raysurl.nets.ema import Teacher, momentum_at
 from raysurl.nets.heads import mlp
 
@@ -40,7 +40,7 @@ class MoCoV3(Method):
         self.predictor = mlp(config.dim, config.hidden, config.dim, build.make_norm)
         self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         views = batch.views["view_1"], batch.views["view_2"]
         queries = [F.normalize(self.predictor(self.projector(self.encoder(x))).float(), dim=1) for x in views]
         keys = [distributed.gather(F.normalize(self.teacher(x, progress).float(), dim=1)) for x in views]
@@ -52,6 +52,9 @@ class MoCoV3(Method):
         own = distributed.own_rows(query)
         return 2 * self.config.tau * F.cross_entropy(fn.products(query, keys) / self.config.tau, own)
 
-    def after_step(self, progress: Progress) -> None:
-        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
-        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        return {"momentum": momentum_at(self.config.momentum, self.config.momentum_schedule, progress)}
+
+    def after_step(self, progress: Moment) -> None:
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher.follow(student, self.scheduled(progress)["momentum"])

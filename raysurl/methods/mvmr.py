@@ -29,7 +29,17 @@ from torch import Tensor, nn
 
 from raysurl import distributed, features
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Snapshot,
+    Taught,
+    detached,
+)
 
 Feature = Literal["pixels", "scattering", "augmented", "hog", "local_std"]
 FEATURES: tuple[Feature, ...] = ("pixels", "scattering", "augmented", "hog", "local_std")
@@ -112,7 +122,7 @@ class MVMR(Method):
         """(b, C, H, W) -> embeddings (B, D) of all ranks' images, with gradient."""
         return distributed.gather_with_gradient(self.projector(self.encoder(x)).float())
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         c = self.config
         batch = self.frozen.teach(batch, "original") if self.frozen else batch
         z, z_augmented = self.embed(batch.views["original"]), self.embed(batch.views["augmented"])

@@ -17,7 +17,17 @@ from torch import Tensor
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.memory import Queue
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Push,
+    Snapshot,
+    detached,
+)
 from raysurl.nets.heads import mlp
 
 
@@ -47,7 +57,7 @@ class NNCLR(Method):
         self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm)
         self.predictor = mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         projections = [self.projector(self.encoder(batch.views[name])) for name in ("view_1", "view_2")]
         z = [F.normalize(p.float(), dim=1) for p in projections]
         predictions = [F.normalize(self.predictor(p).float(), dim=1) for p in projections]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.method import Batch, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Moment, Output, Snapshot, detached
 from raysurl.teachers.distillation import Distilled, DistilledConfig, others
 
 EPS = 1e-7  # below every probability: that of opposite rows is 0
@@ -29,7 +29,7 @@ class PKT(Distilled):
 
     config: Config
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)
         fn.check_two_rows(student)
         divergence = neighbour_divergence(student, teacher)

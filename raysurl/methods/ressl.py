@@ -21,7 +21,18 @@ from torch import Tensor, nn
 
 from raysurl import functional as fn
 from raysurl.memory import Queue
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Progress,
+    Push,
+    Snapshot,
+    detached,
+)
 from raysurl.nets.ema import Teacher, momentum_at
 from raysurl.nets.heads import mlp
 
@@ -70,7 +81,7 @@ class ReSSL(Method):
         """(b, C, H, W) -> unit rows z¹ (b, D)."""
         return F.normalize(self.predictor(self.projector(self.encoder(x))).float(), dim=1)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         c, queue = self.config, snapshot["features"]
         strong = [x for name, x in batch.views.items() if name.startswith("student")]
         weak = [x for name, x in batch.views.items() if name.startswith("teacher")]
@@ -88,8 +99,8 @@ class ReSSL(Method):
             for z, k in zip(z_student, keys, strict=True)
         )
         logs = detached(relation=relation)
-        loss, alpha = relation, self.alpha(progress)
-        if alpha < 1:
+        loss, alpha = relation, self.scheduled(progress)["alpha"]
+        if self.in_phase(progress):
             info_nce = fn.mean_of(
                 fn.info_nce(z, k, queue, tau=c.tau_student) for z, k in zip(z_student, keys, strict=True)
             )
@@ -106,6 +117,14 @@ class ReSSL(Method):
         warmup = self.config.infonce_warmup_epochs * progress.steps_per_epoch
         return min(1.0, progress.step / warmup) if warmup else 1.0
 
-    def after_step(self, progress: Progress) -> None:
+    def schedule(self, progress: Progress) -> dict[str, float]:
         momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
-        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
+        return {"momentum": momentum, "alpha": self.alpha(progress)}
+
+    def phase(self, progress: Progress) -> bool:
+        """Whether InfoNCE has a part in the loss."""
+        return self.alpha(progress) < 1
+
+    def after_step(self, progress: Moment) -> None:
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher.follow(student, self.scheduled(progress)["momentum"])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.method import Batch, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Moment, Output, Snapshot, detached
 from raysurl.teachers.distillation import Distilled, DistilledConfig, others
 
 
@@ -35,7 +35,7 @@ class RKD(Distilled):
 
     config: Config
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)
         fn.check_two_rows(student)
         c = self.config
@@ -49,8 +49,7 @@ class RKD(Distilled):
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """L_D of rows (B, D_S) and (B, D_T): mean over ordered pairs of different rows."""
-    pairs = others(len(student), student.device)
-    return F.smooth_l1_loss(distances(student)[pairs], distances(teacher)[pairs])
+    return F.smooth_l1_loss(_off_diagonal(distances(student)), _off_diagonal(distances(teacher)))
 
 
 def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -78,6 +77,12 @@ def angles(x: Tensor) -> Tensor:
     at = g[None] - g[:, :, None] - g[:, None, :] + g.diagonal()[:, None, None]
     inverse = d.masked_fill(d == 0, torch.inf).reciprocal()
     return at * inverse[:, :, None] * inverse[:, None, :]
+
+
+def _off_diagonal(matrix: Tensor) -> Tensor:
+    """(B, B) -> its B(B − 1) entries off the diagonal, row by row: from one diagonal entry to the next lie B others."""
+    b = len(matrix)
+    return matrix.flatten()[1:].view(b - 1, b + 1)[:, :-1].reshape(-1)
 
 
 def _lengths(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from raysurl import functional as fn
 from raysurl.errors import InputError
 from raysurl.memory import Queue
-from raysurl.method import Batch, FrozenTeacher, Output, Progress, Push, Snapshot, detached
+from raysurl.method import Batch, FrozenTeacher, Moment, Output, Push, Snapshot, detached
 from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 
@@ -58,7 +58,7 @@ class SEED(Distilled):
             )
         return frozen.dim
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         z_s, z_t = F.normalize(h, dim=1), F.normalize(t, dim=1)
         student, teacher = (
             torch.cat([(z * z_t).sum(dim=1, keepdim=True), fn.products(z, snapshot["features"])], dim=1)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Build, Method, MethodConfig, Moment, Output, Snapshot, detached
 from raysurl.nets.heads import mlp
 
 
@@ -42,7 +42,7 @@ class SimCLR(Method):
         self.encoder = build.encoder
         self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm, output_norm="affine")
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         both = torch.cat([batch.views["view_1"], batch.views["view_2"]])
         z1, z2 = F.normalize(self.projector(self.encoder(both)).float(), dim=1).chunk(2)
         loss = nt_xent(z1, z2, tau=self.config.tau)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Build, Method, MethodConfig, Moment, Output, Snapshot, detached
 from raysurl.nets.heads import mlp
 
 
@@ -41,7 +41,7 @@ class SimSiam(Method):
         )
         self.predictor = mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         z1, z2 = (self.projector(self.encoder(batch.views[name])) for name in ("view_1", "view_2"))
         p1, p2 = self.predictor(z1), self.predictor(z2)
         loss = -(fn.mean_cosine(p1, z2.detach()) + fn.mean_cosine(p2, z1.detach())) / 2

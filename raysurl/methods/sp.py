@@ -15,7 +15,7 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl import functional as fn
-from raysurl.method import Batch, Output, Progress, Snapshot, detached
+from raysurl.method import Batch, Moment, Output, Snapshot, detached
 from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 
@@ -25,7 +25,7 @@ class SP(Distilled):
 
     config: Config
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         student, teacher = distributed.gather_with_gradient(h), distributed.gather(t)
         fn.check_two_rows(student)
         difference = (similarities(teacher) - similarities(student)).square().mean()

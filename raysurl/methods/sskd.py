@@ -26,7 +26,17 @@ from torch import Tensor
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.errors import InputError
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Snapshot,
+    Taught,
+    detached,
+)
 from raysurl.nets.heads import mlp
 from raysurl.teachers.distillation import teacher_of
 
@@ -58,7 +68,7 @@ class SSKD(Method):
         self.frozen = teacher_of(build)
         self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         c, images = self.config, turned(batch.views["view"])
         z = F.normalize(self.projector(self.encoder(images)).float(), dim=1)
         student = distributed.gather_with_gradient(by_sample(z))  # (B, 4, D)
@@ -98,8 +108,7 @@ def selected(a: Tensor, own: Tensor, share: float) -> Tensor:
     mine = a.gather(1, own[:, None])
     rank = (a > mine).sum(dim=1)  # 0: correct
     wrong = rank > 0
-    kept = int(share * int(wrong.sum()))
+    kept = (share * wrong.sum().double()).floor()
     order = torch.argsort(rank.masked_fill(~wrong, a.shape[1]), stable=True)
-    best = torch.zeros_like(wrong)
-    best[order[:kept]] = True
-    return ~wrong | best
+    best = torch.arange(len(order), device=order.device) < kept  # in that order
+    return ~wrong | torch.zeros_like(wrong).scatter(0, order, best)

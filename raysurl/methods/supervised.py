@@ -11,7 +11,17 @@ from pydantic import Field
 from torch import nn
 
 from raysurl import functional as fn
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Snapshot, Taught, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Snapshot,
+    Taught,
+    detached,
+)
 from raysurl.teachers.distillation import teacher_of
 
 
@@ -32,7 +42,7 @@ class Supervised(Method):
         self.frozen = teacher_of(build)
         self.classifier = nn.Linear(build.dim, self.frozen.dim)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         z = self.encoder(batch.views["view"])
         t = self.frozen.teach(batch, "view").views["teacher"]  # (b, classes), rows of zeros without a label
         smooth = self.config.smoothing

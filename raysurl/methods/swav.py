@@ -29,7 +29,18 @@ from torch import Tensor, nn
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.memory import Queue
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Progress,
+    Push,
+    Snapshot,
+    detached,
+)
 from raysurl.nets.heads import mlp
 
 ASSIGNED = ("view_1", "view_2")  # the views that codes are computed for
@@ -74,7 +85,7 @@ class SwAV(Method):
         directions = torch.empty(config.prototypes, config.dim).uniform_(-1, 1)
         self.prototypes = nn.Parameter(F.normalize(directions, dim=1))
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         z = self.embed([batch.views[name] for name in (*ASSIGNED, *self.config.small_views)])
         with fn.full_precision(z[0]):
             prototypes = self.prototypes_at(progress)
@@ -89,24 +100,31 @@ class SwAV(Method):
         push = Push(keys=keys, index=batch.index) if self.config.queue_size else None
         return Output(loss, detached(swapped=loss) | {"health/std": fn.embedding_std(z[0])}, push)
 
+    def phase(self, progress: Progress) -> tuple[bool, bool]:
+        """Whether the prototypes learn, and whether the queue joins the codes."""
+        c = self.config
+        learns = progress.step >= c.frozen_epochs * progress.steps_per_epoch
+        return learns, bool(c.queue_size and progress.epoch >= c.queue_epoch)
+
     def embed(self, views: list[Tensor]) -> list[Tensor]:
         """Views (b, C, H, W) -> unit rows (b, D) of each."""
         sizes = [torch.cat(list(same)) for _, same in groupby(views, key=lambda x: x.shape)]
         features = torch.cat([self.encoder(x) for x in sizes])
         return list(F.normalize(self.projector(features).float(), dim=1).split(len(views[0])))
 
-    def prototypes_at(self, progress: Progress) -> Tensor:
+    def prototypes_at(self, progress: Moment) -> Tensor:
         """C (P, D), whose gradient is zero while frozen; zero rather than none, as all ranks wait for one."""
-        learns = progress.step >= self.config.frozen_epochs * progress.steps_per_epoch
+        learns, _ = self.in_phase(progress)
         fixed = self.prototypes.detach()
         return fixed + float(learns) * (self.prototypes - fixed)
 
     @torch.no_grad()
-    def codes(self, scores: Tensor, snapshot: Snapshot, progress: Progress) -> Tensor:
+    def codes(self, scores: Tensor, snapshot: Snapshot, progress: Moment) -> Tensor:
         """q (b, P) of this rank's rows, from its scores (b, P), those of all ranks and of the queue."""
         rows, left_out = distributed.gather(scores.detach()), None
         own = distributed.own_rows(scores)
-        if self.config.queue_size and progress.epoch >= self.config.queue_epoch:
+        _, queue_joins = self.in_phase(progress)
+        if queue_joins:
             filled_later = snapshot["index"] < 0
             left_out = torch.cat([torch.zeros_like(rows[:, 0], dtype=torch.bool), filled_later])
             rows = torch.cat([rows, snapshot["features"] @ self.prototypes.T])
@@ -114,7 +132,7 @@ class SwAV(Method):
         return sinkhorn(log_q, iterations=self.config.sinkhorn_iterations, left_out=left_out)[own]
 
     @torch.no_grad()
-    def after_step(self, progress: Progress) -> None:
+    def after_step(self, progress: Moment) -> None:
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raysurl import distributed
-from raysurl.method import Progress
+from raysurl.method import Moment, Progress
 
 
 class Teacher(nn.Module):
@@ -26,17 +26,24 @@ class Teacher(nn.Module):
         self.shuffle = shuffle
 
     @torch.no_grad()
-    def forward(self, x: Tensor, progress: Progress) -> Tensor:
-        if not self.shuffle:
+    def forward(self, x: Tensor, progress: Moment) -> Tensor:
+        if not self.shuffle or distributed.world_size() == 1:
             out: Tensor = self.net(x)
             return out
         seed = progress.seed * 1_000_003 + progress.step
         return distributed.unshuffle(self.net(distributed.shuffle(x, seed)), seed)
 
     @torch.no_grad()
-    def follow(self, student: nn.Module, momentum: float) -> None:
+    def follow(self, student: nn.Module, momentum: float | Tensor) -> None:
+        """`momentum` a number, or a 0-d tensor on the device where the step is recorded."""
         own: list[Tensor] = list(self.net.parameters())
-        torch._foreach_lerp_(own, [p.detach() for p in student.parameters()], 1 - momentum)
+        theirs = [p.detach() for p in student.parameters()]
+        if isinstance(momentum, Tensor):
+            away = torch._foreach_sub(theirs, own)
+            torch._foreach_mul_(away, 1 - momentum)
+            torch._foreach_add_(own, away)
+        else:
+            torch._foreach_lerp_(own, theirs, 1 - momentum)
 
 
 def momentum_at(base: float, schedule: str, progress: Progress) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
@@ -23,6 +23,9 @@ from raysurl.recipe.sections import (
     Views,
 )
 from raysurl.views.policies import POLICIES, Policy
+
+if TYPE_CHECKING:
+    import torch
 
 DEFAULT_METHOD = "ressl"
 
@@ -65,6 +68,17 @@ class Recipe(Section):
         kind = self.method.remembers()
         own = 0 if kind is None else kind.staleness
         return own if self.memory.staleness is None else self.memory.staleness
+
+    def precision(self, device: torch.device) -> str:
+        """fp32 or bf16, what `train.precision` means on `device`."""
+        if self.train.precision != "auto":
+            return self.train.precision
+        return "bf16" if device.type == "cuda" and self.encoder.name != "mlp" else "fp32"
+
+    def channels_last(self, device: torch.device) -> bool:
+        """Whether images are kept channels last on `device`."""
+        chosen = self.train.channels_last
+        return device.type == "cuda" if chosen == "auto" else chosen
 
     def view_policies(self) -> dict[str, Policy]:
         """View name -> policy: the method's views, each its default policy unless the recipe names one."""

@@ -113,9 +113,14 @@ class Train(Section):
     accumulate: int = Field(1, ge=1)  # micro-batches per optimizer step
     allow_split_batch: bool = False  # accumulate even where the loss couples the whole batch
     clip: float | None = Field(None, gt=0)  # gradient norm
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = (
+        "auto"  # of the networks; auto: bf16 on a GPU, but for an mlp
+    )
+    channels_last: Literal["auto"] | bool = "auto"  # auto: on a GPU, where convolutions are faster so
     compile: bool = False
+    cuda_graph: Literal["auto"] | bool = (
+        "auto"  # replay the step as one; auto: on a GPU, where the method allows it
+    )
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
 
@@ -154,7 +159,9 @@ class Evaluation(Section):
 
 class Scale(Section):
     workers: int | None = Field(None, ge=1)  # None: from the cluster's GPUs, else two on CPU
-    threads: int = Field(1, ge=1)  # CPU threads of each worker
+    threads: int | None = Field(
+        None, ge=1
+    )  # CPU threads of each worker; None: 1, beside a GPU its share of cores
     timeout_s: float = Field(300, gt=0)  # no collective or memory call waits longer
     max_failures: int = Field(3, ge=0)  # worker-group restarts
 

@@ -68,7 +68,7 @@ def place(recipe: Recipe) -> Placement:
     """
     nodes = alive()
     gpus = int(sum(n.get("GPU", 0) for n in nodes))
-    threads = recipe.scale.threads
+    threads = recipe.scale.threads or 1
     each = Placement(1, cpus=threads, gpus=1 if gpus else 0)
     room = sum(fit(n, each.cpus, each.gpus) for n in nodes)
     wanted = recipe.scale.workers or (gpus if gpus else min(2, room))

@@ -55,7 +55,7 @@ def check(plan: SweepPlan, share: Resources) -> TrialPlacement:
     cluster.connect()
     nodes = cluster.alive()
     workers = max((recipe.scale.workers or 1 for recipe in plan.recipes), default=1)
-    threads = max((recipe.scale.threads for recipe in plan.recipes), default=1)
+    threads = max((recipe.scale.threads or 1 for recipe in plan.recipes), default=1)
     cpus = share.cpus if share.cpus is not None else float(threads)
     gpus = share.gpus if share.gpus is not None else float(any(n.get("GPU", 0) for n in nodes))
     if cpus < 0 or gpus < 0 or cpus + gpus == 0:

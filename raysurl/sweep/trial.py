@@ -129,7 +129,7 @@ def reset(recipe: Recipe) -> None:
         gc.freeze()  # what libraries hold stays: later collections look at what trials have left only
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    torch.set_num_threads(recipe.scale.threads)
+    torch.set_num_threads(recipe.scale.threads or 1)
     random.seed(recipe.seed)
     np.random.seed(recipe.seed % 2**32)  # nothing of ours draws from it; a library might
     torch.manual_seed(recipe.seed)

@@ -22,8 +22,8 @@ from raysurl.method import (
     FrozenTeacher,
     Method,
     MethodConfig,
+    Moment,
     Output,
-    Progress,
     Snapshot,
     Taught,
     detached,
@@ -66,7 +66,7 @@ class Distilled(Method):
     def neck_width(self, frozen: FrozenTeacher) -> int:
         return self.config.dim
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         names = list(self.config.views())
         both = self.neck(self.encoder(torch.cat([batch.views[name] for name in names]))).float()
         h = both.chunk(len(names))
@@ -80,7 +80,7 @@ class Distilled(Method):
         logs["health/std"] = fn.embedding_std(F.normalize(h[0], dim=1))
         return Output(loss, logs, out.push)
 
-    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def distil(self, h: Tensor, t: Tensor, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         """Loss of the student's h (b, width) under the teacher's t (b, D_T), both fp32."""
         raise NotImplementedError
 

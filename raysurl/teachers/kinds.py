@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from raysurl import distributed
 from raysurl.encoder import load_encoder
 from raysurl.errors import InputError
 from raysurl.method import Batch, FrozenTeacher
+from raysurl.nets.constant import Constant
 from raysurl.recipe.sections import LABELS
 from raysurl.teachers import networks, table
 
@@ -66,14 +68,15 @@ class NetworkTeacher:
     dim: int
     plain: bool
     size: int
-    scale: Tensor  # (3, 1, 1): x·scale + offset has the teacher's mean and standard deviation
-    offset: Tensor
+    scale: Constant  # (3, 1, 1): x·scale + offset has the teacher's mean and standard deviation
+    offset: Constant
+    on_host = False
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Tensor:
         self.net.to(x.device)  # nothing once it is there
         if x.dim() == 4:
-            x = x * self.scale.to(x.device) + self.offset.to(x.device)
+            x = x * self.scale.on(x.device) + self.offset.on(x.device)
             if x.shape[-2:] != (self.size, self.size):
                 x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
         out: Tensor = self.net(x)
@@ -90,13 +93,19 @@ class LabelTeacher:
 
     labels: NDArray[np.int64]
     dim: int  # number of classes
+    on_host = False
+
+    @cached_property
+    def _labels(self) -> Constant:
+        return Constant(torch.from_numpy(self.labels))
 
     def embed(self, x: Tensor) -> Tensor:
         raise InputError("teacher.name=labels can see no view; name a network")
 
     def teach(self, batch: Batch, view: str) -> Batch:
-        own = torch.from_numpy(self.labels[batch.index.cpu().numpy()]).to(batch.index.device)
-        rows = F.one_hot(own.clamp(min=0), self.dim).float() * (own >= 0)[:, None]
+        device = batch.index.device
+        own = self._labels.on(device)[batch.index]
+        rows = (own[:, None] == torch.arange(self.dim, device=device)).float()
         return replace(batch, views={**batch.views, "teacher": rows})
 
 
@@ -113,6 +122,10 @@ class CentredTeacher:
     @property
     def dim(self) -> int:
         return self.teacher.dim
+
+    @property
+    def on_host(self) -> bool:
+        return self.teacher.on_host
 
     def embed(self, x: Tensor) -> Tensor:
         return _centred(self.teacher.embed(x))
@@ -227,11 +240,11 @@ def _own(path: Path) -> networks.Network:
     return networks.Network(found.encoder, dim, v.size, v.mean, v.std, vectors=takes_vectors)
 
 
-def _renormalise(views: Views, mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+def _renormalise(views: Views, mean: Sequence[float], std: Sequence[float]) -> tuple[Constant, Constant]:
     """(x − m_s)/s_s of the student -> (x − m_t)/s_t of the teacher, as a scale and an offset."""
     mine, theirs = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, mean))
     mine_std, theirs_std = (torch.tensor(v).view(3, 1, 1) for v in (views.std, std))
-    return mine_std / theirs_std, (mine - theirs) / theirs_std
+    return Constant(mine_std / theirs_std), Constant((mine - theirs) / theirs_std)
 
 
 def _probed(teacher: NetworkTeacher, name: str) -> int:

@@ -33,6 +33,7 @@ class TableTeacher:
     rows: NDArray[np.float32]
     present: NDArray[np.bool_]
     path: Path
+    on_host = True
 
     @property
     def dim(self) -> int:

@@ -12,11 +12,14 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from raysurl.errors import InputError, RunError
 
@@ -58,6 +61,66 @@ def save(
             f"checkpoint {final} could not be written ({error}); the checkpoints before it are whole"
         ) from error
     return final
+
+
+class Writer:
+    """Writes a run's checkpoints one after the other: at once on a CPU, in a thread where their tensors are on a GPU.
+
+    There the state is copied on the device first, so that training goes on while the copy is read and written. An
+    error of the thread is raised by the next call.
+    """
+
+    def __init__(self, directory: Path, method: str, keep: int) -> None:
+        self.directory, self.method, self.keep = directory, method, keep
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last one is still being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def write(self, state: dict[str, Any], step: int, metric: float | None) -> None:
+        """Write `state` of `step`, after the one before it. Raises RunError when that or this cannot be written."""
+        self.wait()
+        on_gpu: list[Tensor] = []
+        _each(state, lambda x: on_gpu.append(x) if x.is_cuda else None)
+        if not on_gpu:
+            return self._write(state, step, metric)
+        state = _each(state, lambda x: x.detach().clone())
+        ready = torch.cuda.Event()
+        ready.record()
+
+        def aside() -> None:
+            stream = torch.cuda.Stream(on_gpu[0].device)
+            with torch.cuda.stream(stream):
+                stream.wait_event(ready)
+                on_host = _each(state, lambda x: x.cpu())
+            self._write(on_host, step, metric)
+
+        self._writing = self._thread.submit(aside)
+        return None
+
+    def wait(self) -> None:
+        """Until all is written. Raises RunError when it could not be."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(self, state: dict[str, Any], step: int, metric: float | None) -> None:
+        save(self.directory, state, step=step, method=self.method, metric=metric)
+        prune(self.directory, keep=self.keep)
+
+
+def _each(state: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The state with every tensor changed."""
+    if isinstance(state, Tensor):
+        return change(state)
+    if isinstance(state, dict):
+        return {key: _each(value, change) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_each(value, change) for value in state)
+    return state
 
 
 def listing(directory: Path) -> list[Stored]:

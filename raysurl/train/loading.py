@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,9 @@ from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, Request
+from raysurl.train.device_views import DeviceViews, Prepared
 from raysurl.views.augmenter import Augment
+from raysurl.views.colour import to_device
 
 Loaded = tuple[Request, Any]  # a request with its raw images or, with views.device=workers, its views
 
@@ -29,6 +31,7 @@ class Loader:
     source: Source
     plan: Plan
     augment: Augment
+    on_device: DeviceViews | None = None  # makes the views on a GPU
 
     def steps(self, first: int, last: int) -> Iterator[tuple[list[Loaded], float]]:
         """The micro-batches of each of the steps first … last−1, with the seconds spent waiting for them."""
@@ -36,7 +39,13 @@ class Loader:
         requests = self.plan.requests(
             first, last, rank=self.runtime.rank, world_size=self.runtime.world_size, accumulate=accumulate
         )
-        items = self.source.batches(requests, partial(_with_views, self.augment) if in_workers else _as_read)
+        items: Iterator[Loaded]
+        if self.on_device:
+            items = self.on_device.batches(requests)
+        else:
+            items = self.source.batches(
+                requests, partial(_with_views, self.augment) if in_workers else _as_read
+            )
         loaded: list[Loaded] = []
         since = time.perf_counter()
         for item in items:
@@ -46,18 +55,22 @@ class Loader:
                 loaded, since = [], time.perf_counter()
 
     def to_batch(self, loaded: Loaded) -> Batch:
-        """Views and indices on the trainer's device."""
+        """Views and indices on the trainer's device, which may stand where those of the last batch stood."""
         request, data = loaded
         device = self.runtime.device
+        if self.on_device and isinstance(data, Prepared):
+            batch = self.on_device.batch(data)
+            split = self.recipe.train.accumulate > 1  # indices of all parts are used at the end of the step
+            return replace(batch, index=batch.index.clone()) if split else batch
         if self.recipe.views.device == "trainer":
             data = self.augment(request, data, device)
-        views = {name: x.to(device, non_blocking=True) for name, x in data.items()}
-        if self.recipe.train.channels_last:
+        views = {name: to_device(x, device) for name, x in data.items()}
+        if self.recipe.channels_last(device):
             views = {
                 name: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
                 for name, x in views.items()
             }
-        return Batch(torch.from_numpy(request.index).to(device, non_blocking=True), views)
+        return Batch(to_device(request.index, device), views)
 
 
 def _as_read(request: Request, images: Images) -> Loaded:

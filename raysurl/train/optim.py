@@ -37,23 +37,31 @@ class LARS(Optimizer):
                 updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
             if not group.get("lars_exclude"):
                 ratios = _trust_ratios(params, updates, group["trust"])
-                updates = [d * q for d, q in zip(updates, ratios, strict=True)]
-            buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+                updates = list(torch._foreach_mul(updates, ratios))
+            for p in params:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in params]
             torch._foreach_mul_(buffers, group["momentum"])
             torch._foreach_add_(buffers, updates)
-            torch._foreach_add_(params, buffers, alpha=-group["lr"])
+            if isinstance(group["lr"], Tensor):
+                torch._foreach_add_(params, torch._foreach_mul(buffers, -group["lr"]))
+            else:
+                torch._foreach_add_(params, buffers, alpha=-group["lr"])
 
 
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
-    ratios = []
-    for p_norm, d_norm in zip(torch._foreach_norm(params), torch._foreach_norm(updates), strict=True):
-        ok = (p_norm > 0) & (d_norm > 0)
-        ratios.append(torch.where(ok, trust * p_norm / d_norm.clamp_min(1e-12), torch.ones_like(p_norm)))
-    return ratios
+    """A scalar for each parameter, worked out for all of them at once."""
+    p_norm, d_norm = (torch.stack(torch._foreach_norm(rows)) for rows in (params, updates))
+    ratio = trust * p_norm / d_norm.clamp_min(1e-12)
+    return list(torch.where((p_norm > 0) & (d_norm > 0), ratio, 1.0).unbind())
 
 
 def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
-    """Two parameter groups: decayed, and not (biases and norms, which LARS leaves unscaled too)."""
+    """Two parameter groups: decayed, and not (biases and norms, which LARS leaves unscaled too).
+
+    On a GPU torch's own are fused: a few kernels for all parameters, and a learning rate that may be a tensor there.
+    """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     excluded = set(no_weight_decay(named, settings.decay_filter))
     groups = [
@@ -61,15 +69,36 @@ def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
         {"params": [p for n, p in named if n in excluded], "weight_decay": 0.0, "lars_exclude": True},
     ]
     groups = [g for g in groups if g["params"]]
-    return _OPTIMIZERS[settings.name](groups, settings)
+    fused = all(p.is_cuda for _, p in named) or None  # None: as torch chooses on a CPU
+    return _OPTIMIZERS[settings.name](groups, settings, fused)
 
 
 _OPTIMIZERS: dict[str, Any] = {
-    "sgd": lambda groups, s: SGD(groups, lr=0.0, momentum=s.momentum, nesterov=s.nesterov),
-    "adam": lambda groups, s: Adam(groups, lr=0.0),
-    "adamw": lambda groups, s: AdamW(groups, lr=0.0),
-    "lars": lambda groups, s: LARS(groups, lr=0.0, momentum=s.momentum, weight_decay=0.0, trust=s.trust),
+    "sgd": lambda groups, s, f: SGD(groups, lr=0.0, momentum=s.momentum, nesterov=s.nesterov, fused=f),
+    "adam": lambda groups, s, f: Adam(groups, lr=0.0, fused=f, capturable=bool(f)),
+    "adamw": lambda groups, s, f: AdamW(groups, lr=0.0, fused=f, capturable=bool(f)),
+    "lars": lambda groups, s, f: LARS(groups, lr=0.0, momentum=s.momentum, weight_decay=0.0, trust=s.trust),
 }
+
+
+def set_lr(optimizer: Optimizer, lr: float | Tensor) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def state_of(optimizer: Optimizer) -> dict[str, Any]:
+    """What a checkpoint holds: the state of each parameter. The settings are the recipe's and the device's."""
+    state = optimizer.state_dict()
+    return {"state": state["state"], "param_groups": [{"params": g["params"]} for g in state["param_groups"]]}
+
+
+def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Put back `state_of`, written on whatever device. Raises ValueError where the parameters are others."""
+    groups = [
+        {**{name: value for name, value in ours.items() if name != "params"}, "params": theirs["params"]}
+        for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
 
 
 def no_weight_decay(named: Iterable[tuple[str, Tensor]], rule: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from raysurl import health, metrics
 from raysurl.data.source import Source
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, dump, read_mapping, recipe_from
-from raysurl.runtime import Runtime
+from raysurl.runtime import Runtime, threads_of
 
 # What may differ when a run is resumed; everything else must be as it was.
 FREE_ON_RESUME = {"runtime", "scale", "log", "checkpoint", "eval", "resume", "output", "recipe"}
@@ -135,7 +135,8 @@ def write_results(
         "num_samples": int(source.readable.sum()),
         "world_size": runtime.world_size,
         "runtime": runtime.name,
-        "threads": recipe.scale.threads,
+        "threads": threads_of(recipe.scale.threads, runtime.device),
+        "precision": recipe.precision(runtime.device),
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(runtime.device),

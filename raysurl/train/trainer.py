@@ -5,7 +5,6 @@ Read it from `train`: start or restore, then per epoch the steps and what follow
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,15 +20,17 @@ from raysurl.embed import embed
 from raysurl.encoder import read_weights, write_encoder
 from raysurl.errors import DivergedError, InputError
 from raysurl.evaluate.evaluator import Evaluator, Networks
-from raysurl.memory.link import MemoryLink, gather_push, indices_of, link
-from raysurl.method import Method, Output, Progress
+from raysurl.memory.link import MemoryLink, indices_of, link
+from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
-from raysurl.runtime import Runtime
+from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan, plan
 from raysurl.train import checkpoint, optim, run_directory
+from raysurl.train.device_views import DeviceViews, device_views
 from raysurl.train.loading import Loaded, Loader
+from raysurl.train.step import RecordedStep, Step, step_of
 from raysurl.views.augmenter import Augment
 
 
@@ -45,7 +46,9 @@ class Run:
     method: Method
     model: nn.Module  # the method, under DDP where there are several ranks
     optimizer: torch.optim.Optimizer
+    one_step: Step | RecordedStep
     memory: MemoryLink | None
+    writer: checkpoint.Writer
     evaluator: Evaluator
     record: Record | None  # metrics.jsonl, rank 0 only
     block: StepBlock
@@ -89,6 +92,7 @@ def train(
     except NonFiniteError as error:
         index = run.plan.global_batch(error.step)
         raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
+    run.writer.wait()
     evaluated = run.evaluator.final(trained(run))
     if run.record and evaluated.features is not None:
         pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
@@ -96,13 +100,14 @@ def train(
         if run.memory and run.memory.has_clusters:
             pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())
         run.record.write(run.step, evaluated.metrics)
+        run.record.flush()
         write_encoder(run_dir, run.method.encoder, recipe)
         run_directory.write_results(run_dir, recipe, runtime, source, evaluated.metrics, seconds=run.seconds)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
-    torch.set_num_threads(recipe.scale.threads)
+    torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
     window = recipe.data.window if source.mode == "streaming" else None
     method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
     method = build.prepare(method, recipe, runtime.device)
@@ -116,23 +121,33 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     )
     the_plan = plan(source.readable, batch_size=recipe.train.batch_size, seed=recipe.seed, window=window)
     augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, recipe.train.batch_size)
+    model = distributed.wrap(method, runtime.device, runtime.world_size)
+    optimizer = optim.build_optimizer(method, recipe.train.optimizer)
+    said = build.tune(runtime.device)  # and more, before there is a run whose record could hold it
+    one_step = step_of(recipe, runtime, method, model, optimizer, said.append)
+    on_device = device_views(recipe, runtime.device, source, augment, said.append)
     run = Run(
         recipe=recipe,
         runtime=runtime,
         run_dir=run_dir,
         plan=the_plan,
-        loader=Loader(recipe, runtime, source, the_plan, augment),
+        loader=Loader(recipe, runtime, source, the_plan, augment, on_device),
         method=method,
-        model=distributed.wrap(method, runtime.device, runtime.world_size),
-        optimizer=optim.build_optimizer(method, recipe.train.optimizer),
+        model=model,
+        optimizer=optimizer,
+        one_step=one_step,
         memory=link(recipe, the_plan, len(source.readable), device=runtime.device, record=runtime.record),
+        writer=checkpoint.Writer(run_dir / "checkpoints", recipe.method.name, recipe.checkpoint.keep),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
         block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
     )
-    for sentence in [*damaged, source.describe(), *run.evaluator.notes]:
+    for sentence in [*damaged, source.describe(), *run.evaluator.notes, *said]:
         run.event(sentence)
+    for speaker in (one_step, on_device):
+        if isinstance(speaker, RecordedStep | DeviceViews):
+            speaker.say = run.event
     run.event(_plan_sentence(run), total_steps=run.total_steps)
     if state is not None:
         restore(run, state)
@@ -195,28 +210,15 @@ def train_epoch(run: Run) -> None:
 
 def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     """One optimizer step on this rank's part of the global batch; returns its logs."""
-    progress, outputs = run.progress, []
     torch.manual_seed((run.recipe.seed * 1_000_003 + run.step) * 1_009 + run.runtime.rank)  # dropout only
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr_of(run)
-    # ------------------------------------------------------------------ one step
-    for i, loaded in enumerate(micro_batches):
-        batch = run.loader.to_batch(loaded)
-        snapshot = run.memory.snapshot(loaded[0].rows) if run.memory else {}
-        with distributed.gradients_meet(run.model, last=i == len(micro_batches) - 1), autocast(run):
-            output: Output = run.model(batch, snapshot, progress)
-        (output.loss / len(micro_batches)).backward()
-        outputs.append(output)
-    if run.recipe.train.clip:
-        nn.utils.clip_grad_norm_(run.method.parameters(), run.recipe.train.clip)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    run.method.after_step(progress)
-    if run.memory:
-        run.memory.push(*gather_push(outputs))
-    # ---------------------------------------------------------------------------
-    terms = [{"loss": o.loss.detach(), **o.logs} for o in outputs]
-    return {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+    parts = (
+        (run.loader.to_batch(loaded), run.memory.snapshot(loaded[0].rows) if run.memory else {})
+        for loaded in micro_batches
+    )
+    stepped = run.one_step(parts, len(micro_batches), run.progress, lr_of(run))
+    if run.memory and stepped.push:
+        run.memory.push(*stepped.push)
+    return stepped.logs
 
 
 def after_epoch(run: Run, epochs_done: int) -> None:
@@ -229,8 +231,10 @@ def after_epoch(run: Run, epochs_done: int) -> None:
             run.record.write(run.step, evaluated)
         metrics |= evaluated
     done = epochs_done == recipe.total_epochs
-    if done or (recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0):
-        save(run, metrics.get("eval/knn_top1"))
+    due = recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0
+    best = metrics.get("eval/knn_top1")
+    if done or (due and (best is not None or not run.writer.busy)):
+        save(run, best)
     run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
 
 
@@ -250,12 +254,6 @@ def lr_of(run: Run) -> float:
     return optim.learning_rate(run.base_lr, run.recipe.train.schedule, run.progress)
 
 
-def autocast(run: Run) -> contextlib.AbstractContextManager[Any]:
-    """bf16 for the networks; losses compute in fp32 by themselves."""
-    enabled = run.recipe.train.precision == "bf16"
-    return torch.autocast(run.runtime.device.type, torch.bfloat16, enabled=enabled)
-
-
 # -------------------------------------------------------------------- checkpoints
 
 
@@ -270,11 +268,10 @@ def save(run: Run, metric: float | None = None) -> None:
         "step": run.step,
         "seconds": run.seconds,
         "model": run.method.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
+        "optimizer": optim.state_of(run.optimizer),
         "memory": run.memory.state_dict() if run.memory else None,
     }
-    checkpoint.save(run.checkpoints, state, step=run.step, method=run.recipe.method.name, metric=metric)
-    checkpoint.prune(run.checkpoints, keep=run.recipe.checkpoint.keep)
+    run.writer.write(state, run.step, metric)
     run.saved_step = run.step
 
 
@@ -282,7 +279,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     """Put a checkpoint's state into the run. Raises InputError when its shapes are another recipe's."""
     try:
         run.method.load_state_dict(state["model"])
-        run.optimizer.load_state_dict(state["optimizer"])
+        optim.restore(run.optimizer, state["optimizer"])
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"the checkpoint in {run.checkpoints} does not fit this recipe: {first}") from None
@@ -295,8 +292,9 @@ def restore(run: Run, state: dict[str, Any]) -> None:
 
 def _plan_sentence(run: Run) -> str:
     p, r = run.plan, run.runtime
+    precision = run.recipe.precision(r.device)
     return (
         f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
-        f" {p.batch_size} on {r.world_size} × {r.device.type}, lr {run.base_lr:.4g};"
+        f" {p.batch_size} on {r.world_size} × {r.device.type} in {precision}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )

@@ -176,6 +176,8 @@ def test_resumed_in_the_middle_of_round_1_the_bank_the_neighbours_and_the_losses
     follow(part, 17)  # round 1 began at step 10, its second epoch at 15
     trainer.save(part)
     resumed = contract.start(settings, tmp_path / "part")
+    for run in (resumed, part):
+        run.memory.drain()
     ours, theirs = resumed.memory.record.memory, part.memory.record.memory
     assert (ours.neighbours[:, 0] != INSTANCE).sum() == 40
     assert torch.equal(ours.neighbours, theirs.neighbours)
@@ -183,6 +185,8 @@ def test_resumed_in_the_middle_of_round_1_the_bank_the_neighbours_and_the_losses
     assert torch.equal(resumed.memory.mirror.features, ours.bank.features)
     follow_on = contract.steps(resumed, 3) + follow(resumed, 26)
     assert follow_on == expected[17:]
+    for run in (resumed, whole):
+        run.memory.drain()
     assert torch.equal(resumed.memory.record.memory.bank.features, whole.memory.record.memory.bank.features)
 
 

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("ray")
+
+
 from raysurl.memory import Queue
 from raysurl.memory.link import MemoryLink
 from raysurl.scale import memory, record

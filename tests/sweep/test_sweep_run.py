@@ -11,6 +11,9 @@ import yaml
 from killing import kill_holder_once_saved
 from places import ROOT
 
+pytest.importorskip("optuna")
+
+
 from raysurl.commands import sweep
 from raysurl.errors import InputError
 from raysurl.sweep.results import read_sweep

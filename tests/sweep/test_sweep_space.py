@@ -5,6 +5,9 @@ import re
 import contract
 import pytest
 
+pytest.importorskip("optuna")
+
+
 from raysurl.commands import sweep
 from raysurl.errors import InputError
 from raysurl.sweep.cells import cell_of, cells, recipe_of

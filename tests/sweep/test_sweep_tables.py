@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+pytest.importorskip("optuna")
+
+
 from raysurl.commands import report as report_command
 from raysurl.commands.reproduce import verdict
 from raysurl.errors import InputError

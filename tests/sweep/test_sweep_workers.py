@@ -9,6 +9,10 @@ import pytest
 import yaml
 from killing import kill_holder_once_saved
 
+pytest.importorskip("ray")
+pytest.importorskip("optuna")
+
+
 from raysurl import metrics
 from raysurl.commands import sweep
 from raysurl.errors import InputError, RunError

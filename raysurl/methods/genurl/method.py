@@ -39,6 +39,7 @@ from raysurl.method import (
     Build,
     Method,
     MethodConfig,
+    Moment,
     Output,
     Progress,
     Push,
@@ -172,7 +173,7 @@ class GenURL(Method):
     def embedder(self) -> nn.Module:
         return nn.Flatten()
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         c = self.config
         if self.frozen:
             batch = self.frozen.teach(batch, next(iter(c.views())))
@@ -192,16 +193,16 @@ class GenURL(Method):
         logs["health/std"] = fn.embedding_std(F.normalize(h[0], dim=1))
         return Output(loss, logs, _nothing_to_remember(batch) if snapshot else None)
 
-    def against_memory(
-        self, average: Average, batch: Batch, snapshot: Snapshot, progress: Progress
-    ) -> Output:
+    def against_memory(self, average: Average, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count."""
         (structure,), c, x = self.config.structures, self.config, batch.views["view_1"]
         assert isinstance(structure, Teacher)
         own = self.neck(self.encoder(x)).float()
         h, t = distributed.gather_with_gradient(own), distributed.gather(batch.views["teacher"])
         t_queue, h_queue = snapshot["features"].split((t.shape[1], own.shape[1]), dim=1)
-        p_x = structure.alpha(progress) * structure.between(t, torch.cat([t, t_queue]), c.nu_x)
+        p_x = self.scheduled(progress)["alpha_teacher"] * structure.between(
+            t, torch.cat([t, t_queue]), c.nu_x
+        )
         d = pairwise_distance(h, torch.cat([h, h_queue]), c.distance)
         log_p_z = fn.log_student_kernel((d - c.mu).clamp(min=0) / c.sigma if c.mu else d / c.sigma, c.nu_z)
         used = torch.cat([torch.arange(len(h), device=h.device), snapshot["index"]])[None] >= 0
@@ -210,28 +211,36 @@ class GenURL(Method):
         loss = fn.similarity_loss(
             p_x, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=used, reduction=c.reduction
         )
-        logs = detached(similarity=loss, p_x=p_x[used].mean(), p_z=log_p_z.exp()[used].mean())
+        logs = detached(similarity=loss, p_x=_mean(p_x, used), p_z=_mean(log_p_z.exp(), used))
         logs["health/std"] = fn.embedding_std(F.normalize(own, dim=1))
         key = torch.cat([batch.views["teacher"], average(x, progress).float()], dim=1)
         return Output(loss, logs, Push(keys=key[None], index=batch.index))
 
-    def after_step(self, progress: Progress) -> None:
+    def after_step(self, progress: Moment) -> None:
         if self.average:
-            self.average.follow(nn.Sequential(self.encoder, self.neck), self.config.momentum)
+            student = nn.Sequential(self.encoder, self.neck)
+            self.average.follow(student, self.scheduled(progress)["momentum"])
 
-    def static_target(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Tensor:
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        c = self.config
+        weights = {f"alpha_{s.kind}": s.alpha(progress) for s in c.structures}
+        beta = max(c.beta_min, linear(1.0, 0.0, progress))
+        return {**weights, "beta": beta, "momentum": c.momentum}
+
+    def static_target(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Tensor:
         """p_X = Σ_t α_t A_t κ, (P, P) over the rows of `log_similarity`."""
         known = _known(batch, snapshot)
-        terms = [s.alpha(progress) * s.similarity(known, self.config.nu_x) for s in self.config.structures]
+        c, at = self.config, self.scheduled(progress)
+        terms = [at[f"alpha_{s.kind}"] * s.similarity(known, c.nu_x) for s in c.structures]
         p = torch.stack(terms).sum(dim=0)  # (B, B)
         views = 1 if self._crosses else len(self.config.views())
         return p.repeat(views, views)
 
-    def target(self, static: Tensor, latents: Sequence[Tensor], progress: Progress) -> Tensor:
+    def target(self, static: Tensor, latents: Sequence[Tensor], progress: Moment) -> Tensor:
         """What p_Z shall be: `static`, or with the encoder's own similarities p_{Z,l} beside β times it."""
         c, p = self.config, static
         if c.target == "dynamic":
-            beta = max(c.beta_min, linear(1.0, 0.0, progress))
+            beta = self.scheduled(progress)["beta"]
             own = self.log_similarity(latents, c.nu_x).exp()
             p = beta * static + ((1 - beta) * own if c.target_clamp == "convex" else own)
         return p.clamp(0, 1) if c.target_clamp == "clamp" else p
@@ -257,12 +266,16 @@ class GenURL(Method):
         return self.config.pairs == "cross" and len(self.config.views()) == 2
 
 
+def _mean(values: Tensor, used: Tensor) -> Tensor:
+    return values.masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
+
+
 def _known(batch: Batch, snapshot: Snapshot) -> Known:
     """What is known of the global batch, from what each rank holds of its rows."""
     device = batch.index.device
     graphs = {}
     if snapshot:
-        rows = {name: distributed.gather(value.to(device)) for name, value in snapshot.items()}
+        rows = {name: distributed.gather(value) for name, value in snapshot.items()}
         position = rows.pop(POSITION)  # where these rows stand among the columns: a batch may come in parts
         graphs = {name: block[:, position] for name, block in rows.items()}
     teacher = batch.views.get("teacher")

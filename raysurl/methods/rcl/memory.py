@@ -9,6 +9,8 @@ Letters: B global batch, V views, J keys, H criteria (criterion 0 is the sample 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -69,6 +71,11 @@ class ClusterMemory(Memory):
         self.views, self.seed, self.instance_level = views, seed, instance_level
         self.partition: Clusters | None = None
         self.updates = 0
+        self._compiling: subprocess.Popen[bytes] | None = None
+
+    def prepare(self) -> None:
+        """Have the clusters' code compiled by a process of its own, while there are none yet."""
+        self._compiling = subprocess.Popen([sys.executable, "-m", "raysurl.hierarchy.compiling"])
 
     def push(self, keys: Tensor, index: Tensor) -> None:
         """Keys (V·B, D): all go to the queue; a sample's feature in the clusters is the mean of its views'."""
@@ -80,6 +87,8 @@ class ClusterMemory(Memory):
 
     def refresh(self, features: Tensor | None, progress: Progress) -> None:
         assert features is not None
+        if self._compiling:
+            self._compiling.wait()
         self.partition = self.make()
         self.partition.fit(F.normalize(features, dim=1).numpy())
 

@@ -27,7 +27,18 @@ from torch import Tensor, nn
 
 from raysurl import functional as fn
 from raysurl.memory import Queue
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Progress,
+    Push,
+    Snapshot,
+    detached,
+)
 from raysurl.methods.rcl import memory as cluster_memory
 from raysurl.methods.rcl.clustering import Clustering, make_clusters
 from raysurl.methods.rcl.memory import ClusterMemory
@@ -105,7 +116,7 @@ class RCL(Method):
         q = F.normalize(torch.stack([predictor(z) for predictor in self.predictors]).float(), dim=2)
         return q.expand(self.criteria, -1, -1)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         first, second = batch.views["view_1"], batch.views["view_2"]
         keys = [F.normalize(self.teacher(x, progress).float(), dim=1) for x in (first, second)]
         losses = [
@@ -114,7 +125,7 @@ class RCL(Method):
         ]
         loss = fn.mean_of(losses)
         signals = {"health/std": fn.embedding_std(keys[0])}
-        chosen = (snapshot["slots"] >= 0).float().mean().to(loss.device, non_blocking=True)
+        chosen = (snapshot["slots"] >= 0).float().mean()
         return Output(
             loss,
             detached(relative=loss, retrieved=chosen) | signals,
@@ -125,8 +136,8 @@ class RCL(Method):
         """Eq. 2 for queries (H, b, D) of one view and the keys ẑ' (b, D) of the other."""
         device = queries.device
         queue, empty = snapshot["features"], snapshot["index"] < 0
-        slots = snapshot["slots"][:, direction].T.to(device)  # (J, b)
-        same = snapshot["same"][:, direction].permute(1, 2, 0).to(device)  # (J, H, b)
+        slots = snapshot["slots"][:, direction].T  # (J, b)
+        same = snapshot["same"][:, direction].permute(1, 2, 0)  # (J, H, b)
         if self.config.key == "nearest":
             nearest = fn.products(own_key, queue).masked_fill(empty, -2).argmax(dim=1)
             slots = torch.where(empty.all(), torch.full_like(nearest, -1), nearest)[None]
@@ -141,6 +152,9 @@ class RCL(Method):
             queries, key, queue, same, tau=self.config.tau, negatives_mask=left_out
         )
 
-    def after_step(self, progress: Progress) -> None:
-        momentum = momentum_at(self.config.momentum, self.config.momentum_schedule, progress)
-        self.teacher.follow(nn.Sequential(self.encoder, self.projector), momentum)
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        return {"momentum": momentum_at(self.config.momentum, self.config.momentum_schedule, progress)}
+
+    def after_step(self, progress: Moment) -> None:
+        student = nn.Sequential(self.encoder, self.projector)
+        self.teacher.follow(student, self.scheduled(progress)["momentum"])

@@ -35,7 +35,18 @@ from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.errors import InputError
 from raysurl.memory import Bank
-from raysurl.method import Batch, Build, Method, MethodConfig, Output, Progress, Push, Snapshot, detached
+from raysurl.method import (
+    Batch,
+    Build,
+    Method,
+    MethodConfig,
+    Moment,
+    Output,
+    Progress,
+    Push,
+    Snapshot,
+    detached,
+)
 from raysurl.methods.superand.memory import INSTANCE, NeighbourBank, discover
 from raysurl.recipe.method_config import Refresh
 
@@ -111,7 +122,7 @@ class SuperAND(Method):
         """(b, C, H, W) -> unit rows v (b, D)."""
         return F.normalize(self.head(self.encoder(x)).float(), dim=1)
 
-    def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
+    def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         v = torch.stack([self.embed(batch.views[name]) for name in ("view_1", "view_2")])  # (2, b, D)
         with torch.autocast(v.device.type, enabled=False):
             loss, logs = self.losses(v, batch.index, snapshot, progress)
@@ -120,13 +131,13 @@ class SuperAND(Method):
         return Output(loss, logs, Push(keys=remembered.detach()[None], index=batch.index))
 
     def losses(
-        self, v: Tensor, index: Tensor, snapshot: Snapshot, progress: Progress
+        self, v: Tensor, index: Tensor, snapshot: Snapshot, progress: Moment
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. 6 for the embeddings v (2, b, D) of the samples `index` (b,)."""
         c, bank = self.config, snapshot["features"]
-        neighbours = snapshot["neighbours"].to(index.device)
+        neighbours = snapshot["neighbours"]
         logits = v.flatten(0, 1) @ bank.T / c.tau
-        instance_only = c.init == "instance" and progress.round == 0
+        instance_only = self.in_phase(progress)
         logs = {"anchors": (neighbours[:, 0] != INSTANCE).float().mean()}
         loss = logits.new_zeros(())
         if c.and_loss or instance_only:
@@ -136,7 +147,7 @@ class SuperAND(Method):
             unification = unification_entropy(
                 logits, index, fill=-1 / c.tau if c.own_class == "fill" else None
             )
-            loss, logs["unification"] = loss + self.weight(progress) * unification, unification
+            loss, logs["unification"] = loss + self.scheduled(progress)["weight"] * unification, unification
         if c.aug_loss and not instance_only:
             augmentation = self.augmentation(v, logits, bank)
             loss, logs["augmentation"] = loss + augmentation, augmentation
@@ -155,6 +166,13 @@ class SuperAND(Method):
             everyone=everyone,
             own=distributed.own_rows(v[0]),
         )
+
+    def schedule(self, progress: Progress) -> dict[str, float]:
+        return {"weight": self.weight(progress)}
+
+    def phase(self, progress: Progress) -> bool:
+        """Whether the instance loss stands alone."""
+        return bool(self.config.init == "instance" and progress.round == 0)
 
     def weight(self, progress: Progress) -> float:
         """w(t) of eq. 6: 0, then a step more at each milestone of the round."""
