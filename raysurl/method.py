@@ -176,7 +176,7 @@ class Method(nn.Module):
 
     @classmethod
     def views(cls, config: Any) -> dict[str, str]:
-        """View name -> name of its default augmentation policy (raysurl.views.POLICIES)."""
+        """View name -> name of its default policy (raysurl.views.POLICIES), or of the view whose policy it shares."""
         raise NotImplementedError
 
     @classmethod
@@ -230,6 +230,9 @@ class Method(nn.Module):
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Progress) -> Output:
         raise NotImplementedError
+
+    def before_update(self, progress: Progress) -> None:
+        """Called when the gradients of a step are complete, before the optimizer sees them (frozen parameters)."""
 
     def after_step(self, progress: Progress) -> None:
         """Called after each optimizer step, without gradient (EMA updates)."""

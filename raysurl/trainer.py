@@ -193,8 +193,7 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     """One optimizer step on this rank's part of the global batch; returns its logs."""
     progress, outputs = run.progress, []
     torch.manual_seed((run.recipe.seed * 1_000_003 + run.step) * 1_009 + run.runtime.rank)  # dropout only
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr_of(run)
+    optim.set_learning_rate(run.optimizer, lr_of(run))
     # ------------------------------------------------------------------ one step
     for i, loaded in enumerate(micro_batches):
         batch = run.loader.to_batch(loaded)
@@ -203,6 +202,7 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
             output: Output = run.model(batch, snapshot, progress)
         (output.loss / len(micro_batches)).backward()
         outputs.append(output)
+    run.method.before_update(progress)
     if run.recipe.train.clip:
         nn.utils.clip_grad_norm_(run.method.parameters(), run.recipe.train.clip)
     run.optimizer.step()
