@@ -47,7 +47,7 @@ class Distilled(Method):
 
     @classmethod
     def views(cls, config: Any) -> dict[str, str]:
-        return {"view": "mocov2"} | ({"view_2": "mocov2"} if config.ssl_weight else {})
+        return {"view": "mocov2"} | ({"view_2": "view"} if config.ssl_weight else {})
 
     @classmethod
     def takes_teacher(cls, config: Any) -> Taught:
@@ -99,8 +99,3 @@ def two_view_info_nce(h1: Tensor, h2: Tensor, *, tau: float) -> Tensor:
     fn.check_two_rows(keys[0])
     own = distributed.rank() * len(h1) + torch.arange(len(h1), device=h1.device)
     return fn.mean_of([F.cross_entropy(fn.products(z[i], keys[1 - i]) / tau, own) for i in (0, 1)])
-
-
-def others(rows: int, device: torch.device) -> Tensor:
-    """(B, B) bool: True for pairs of different rows."""
-    return ~torch.eye(rows, dtype=torch.bool, device=device)

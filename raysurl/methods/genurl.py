@@ -123,7 +123,7 @@ class GenURL(Method):
     @classmethod
     def views(cls, config: Any) -> dict[str, str]:
         if any(isinstance(structure, Instance) for structure in config.structures):
-            return {"view_1": "mocov2", "view_2": "mocov2"}
+            return {"view_1": "mocov2", "view_2": "view_1"}
         return {"view": "plain"} if cls.takes_teacher(config) == "no" else {"view_1": "mocov2"}
 
     @classmethod

@@ -31,7 +31,7 @@ class MoCoV2(Method):
 
     @classmethod
     def views(cls, config: Any) -> dict[str, str]:
-        return {"query": "mocov2", "key": "mocov2"}
+        return {"query": "mocov2", "key": "query"}
 
     @classmethod
     def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:

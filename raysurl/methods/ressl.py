@@ -47,8 +47,8 @@ class ReSSL(Method):
         if config.crops == "multi":
             students = {f"student_{i}": f"crop_{size}" for i, size in enumerate(MULTI_CROP_SIZES, 1)}
             return {"teacher_1": "weak", **students}
-        pairs = range(1, config.crops + 1)
-        return {f"student_{i}": "contrastive" for i in pairs} | {f"teacher_{i}": "weak" for i in pairs}
+        views = {"student_1": "contrastive", "teacher_1": "weak"}
+        return views | ({"student_2": "student_1", "teacher_2": "teacher_1"} if config.crops == 2 else {})
 
     @classmethod
     def memory(cls, config: Any, *, num_samples: int, seed: int) -> Queue:

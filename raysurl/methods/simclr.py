@@ -35,7 +35,7 @@ class SimCLR(Method):
 
     @classmethod
     def views(cls, config: Any) -> dict[str, str]:
-        return {"view_1": "contrastive", "view_2": "contrastive"}
+        return {"view_1": "contrastive", "view_2": "view_1"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
