@@ -142,22 +142,27 @@ def test_every_switch_changes_the_losses(change, default_losses, tmp_path):
     assert losses != default_losses
 
 
-def test_the_parents_switch_off_what_they_do_not_have(tmp_path):
-    run = contract.start(recipe_of(method={"aug_loss": False, "unification": False}), tmp_path / "run")
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_parents_switch_off_what_they_do_not_have(views, tmp_path):
+    changes = {"aug_loss": False, "unification": False, "views": views}
+    run = contract.start(recipe_of(method=changes), tmp_path / "run")
     ((micro_batches, _),) = run.loader.steps(0, 1)
     batch = run.loader.to_batch(micro_batches[0])
+    assert len(batch.views) == views
     output = run.method(batch, run.memory.snapshot(slice(0, 16)), run.progress)
-    v = torch.cat([run.method.embed(batch.views[name]) for name in ("view_1", "view_2")])
+    v = run.method.embed(torch.cat(list(batch.views.values())))  # one set of batch-norm statistics
     logits = v @ run.memory.mirror.features.T / 0.1
-    expected = F.cross_entropy(logits, batch.index.repeat(2))  # NPID
+    expected = F.cross_entropy(logits, batch.index.repeat(views))  # NPID
     assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert set(output.logs) == {"anchors", "neighbourhood", "health/std"}
-    torch.testing.assert_close(output.push.keys, v[16:].detach()[None])  # the second view alone is remembered
+    torch.testing.assert_close(output.push.keys, v[-16:].detach()[None])  # the last view alone is remembered
 
 
 def test_sensible_refusals(tmp_path):
     with pytest.raises(InputError, match=r"method\.aug_loss=False is not valid: .*would collapse"):
         recipe_of(method={"and_loss": False, "aug_loss": False})
+    with pytest.raises(InputError, match=r"method\.aug_loss=True is not valid: it compares two views"):
+        recipe_of(method={"views": 1})
     with pytest.raises(InputError, match="num_neighbours=80 must be between 1 and 79"):
         contract.start(recipe_of(method={"num_neighbours": 80}), tmp_path / "run")
     with pytest.raises(InputError, match=r"train\.accumulate=2 would change the loss"):
