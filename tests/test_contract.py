@@ -114,7 +114,7 @@ def test_two_ranks_equal_one_in_loss_gradient_and_memory(name, on_one_and_two_ra
     scale = max(float(change.detach().abs().max()) for change in alone["change"].values())
     assert scale > 0
     for result in ranks:
-        torch.testing.assert_close(result["loss"], alone["loss"], rtol=1e-5, atol=1e-7)  # near 0: rounding
+        torch.testing.assert_close(result["loss"], alone["loss"], rtol=1e-5, atol=3e-7)  # near 0: rounding
         for key, change in alone["change"].items():
             error = (result["change"][key] - change).norm()
             allowed = 1e-5 * change.norm() + 1e-6 * scale * change.numel() ** 0.5
