@@ -78,7 +78,7 @@ def mvmr(t: Trajectory) -> dict[str, object]:
         "method.divisor": 32,
         "method.l3_sign": "official",
         "method.std_eps": 0,
-        "train.schedule.start": lowest,
+        "train.schedule.start": lowest,  # 1e-6 of the file's lr, as the recipe's share of its own
         "train.schedule.floor": lowest,
     }
 
@@ -131,7 +131,6 @@ def barlow(t: Trajectory) -> dict[str, object]:
         "train.optimizer.name": "lars",
         "train.optimizer.bias_lr": t.settings["lr_biases"],
         "train.optimizer.decay_filter": "ndim",
-        "train.schedule.floor": 0.001,
     }
 
 
@@ -143,7 +142,6 @@ def vicreg(t: Trajectory) -> dict[str, object]:
         "method.variance": t.settings["std"],
         "method.covariance": t.settings["cov"],
         "train.optimizer.trust": 0.001,
-        "train.schedule.floor": 0.001,
     }
 
 
@@ -167,7 +165,6 @@ def lightly(t: Trajectory) -> dict[str, object]:
         "method.hidden": t.whole("hidden"),
         "method.dim": t.whole("dim"),
         "train.optimizer.momentum": t.settings["sgd_momentum"],
-        "train.optimizer.decay_filter": "all",
     }
 
 
@@ -190,6 +187,7 @@ def nnclr(t: Trajectory) -> dict[str, object]:
         "method.predictor_hidden": t.whole("hidden"),
         "method.tau": t.settings["tau"],
         "method.queue_size": t.whole("K"),
+        "train.optimizer.decay_filter": "all",
     }
 
 
