@@ -242,7 +242,7 @@ def test_recipes_have_the_papers_settings():
     config = method.load("mvmr").Config()
     assert stl.method_config() == config
     assert config.projector == (8192, 8192, 8192)
-    assert (stl.train.epochs, stl.train.batch_size // stl.train.accumulate, stl.train.accumulate) == (1000, 256, 4)
+    assert (stl.train.epochs, stl.train.batch_size, stl.train.accumulate) == (1000, 4 * 256, 4)
 
 
 def last_dcors(sign, seed, path):

@@ -190,6 +190,8 @@ def test_resumed_in_the_middle_of_round_1_the_bank_the_neighbours_and_the_losses
 def first_step_with_anchors(rank, world_size):
     """Loss, parameter change and memory of a step with neighbours and two trunks."""
     changes = {"encoder": {"name": "convnet", "sobel": True}, "train": ROUNDS, "method": {"init": "random"}}
+    # with seed 0 a value lies within rounding (7e-8) of a ReLU's kink, which two ranks pass on the other side
+    changes["seed"] = 1
     with tempfile.TemporaryDirectory() as folder:
         run = contract.start(recipe_of(**changes), Path(folder), rank=rank, world_size=world_size)
         trainer.refresh_memory(run)
