@@ -59,6 +59,7 @@ def method_of(recipe: Recipe, *, num_samples: int, labels: Labels = None) -> Met
         make_norm=partial(_vector_norm, recipe.norm),
         shuffle=recipe.norm == "shuffle",
         num_samples=num_samples,
+        batch_size=recipe.train.batch_size,
         seed=recipe.seed,
         teacher=teacher,
     )

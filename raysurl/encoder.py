@@ -57,6 +57,7 @@ def encoder_of(recipe: Recipe) -> nn.Module:
         norm=recipe.norm,
         with_sobel=e.sobel,
         widths=e.channels,
+        zero_init_residual=e.zero_init_residual,
     )
 
 

@@ -151,6 +151,7 @@ class Build:
     make_norm: Callable[[int], nn.Module]  # the run's batch norm for vectors (b, D)
     shuffle: bool  # norm=shuffle: key encoders see their batch shuffled over the ranks
     num_samples: int
+    batch_size: int  # of the global batch
     seed: int
     teacher: FrozenTeacher | None = None  # where the method learns from one, see `MethodConfig.learns_from`
 
@@ -195,6 +196,9 @@ class Method(nn.Module):
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         """Of the progress only `scheduled` and `in_phase` may be used, unless `runs_eagerly` says otherwise."""
         raise NotImplementedError
+
+    def before_update(self, progress: Moment) -> None:
+        """Called when the gradients of a step are complete, before the optimizer sees them (frozen parameters)."""
 
     def after_step(self, progress: Moment) -> None:
         """Called after each optimizer step, without gradient (EMA updates)."""

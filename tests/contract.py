@@ -27,7 +27,7 @@ SMALL = {
     "projector": (32, 16),
     "prototypes": 12,
     "queue_epoch": 0,
-    "frozen_epochs": 0,
+    "frozen_steps": 0,
     "negatives": 48,
 }
 

@@ -88,8 +88,7 @@ def bare(recipe: Recipe, images: torch.Tensor, steps: int) -> float:
         index = order[step * batch_size : (step + 1) * batch_size]
         views = augment(Request(step, 0, index.numpy()), images[index])
         progress = Progress(step, steps, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = optim.learning_rate(settings.lr, recipe.train.schedule, progress)
+        optim.set_learning_rate(optimizer, optim.learning_rate(settings.lr, recipe.train.schedule, progress))
         output = method(Batch(index, views), queue.snapshot(), progress)
         output.loss.backward()
         optimizer.step()

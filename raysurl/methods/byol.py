@@ -7,6 +7,8 @@ L_BYOL = L + L~, the views exchanged, sec. 3.1                     their sum in 
 Defaults of the paper and the authors' code: projector and predictor Linear–BN–ReLU–Linear of 4096 hidden units and
 256 outputs, no norm on the output, τ_base = 0.996 (0.99 for 300 epochs and fewer), views of appendix B that differ
 in blur and solarization.
+Deviation from lightly, whose loss is −½ Σ cos: the paper's is 4 times as large, plus a constant. A recipe of theirs
+has the same steps here with a quarter of their learning rate and 4 times their weight decay.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class MoCoV2(Method):
         momentum_schedule: Literal["constant", "cosine"] = "constant"
 
         def views(self) -> dict[str, str]:
-            return {"query": "mocov2", "key": "mocov2"}
+            return {"query": "mocov2", "key": "query"}
 
         def remembers(self) -> type[Queue]:
             return Queue

@@ -2,10 +2,15 @@
 
 q = predictor(projector(encoder(v))), k = EMA of encoder and projector, no gradient
 L = 2τ · CE(q·kᵀ/τ, own row), over the keys of the whole batch, summed over the two directions (their algorithm 1)
+
+As in the authors' code: projector of two layers with batch norm behind both, the last without scale and shift; the
+predictor's output has no norm; no Linear layer has a bias. They move the EMA at the start of a step, with that step's
+momentum and the student of the step before, which is `after_step` with the momentum of the step to come.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
@@ -36,8 +41,10 @@ class MoCoV3(Method):
         super().__init__()
         self.config = config
         self.encoder = build.encoder
-        self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm)
-        self.predictor = mlp(config.dim, config.hidden, config.dim, build.make_norm)
+        self.projector = mlp(
+            build.dim, config.hidden, config.dim, build.make_norm, output_norm="plain", bias=False
+        )
+        self.predictor = mlp(config.dim, config.hidden, config.dim, build.make_norm, bias=False)
         self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
@@ -53,7 +60,8 @@ class MoCoV3(Method):
         return 2 * self.config.tau * F.cross_entropy(fn.products(query, keys) / self.config.tau, own)
 
     def schedule(self, progress: Progress) -> dict[str, float]:
-        return {"momentum": momentum_at(self.config.momentum, self.config.momentum_schedule, progress)}
+        coming = replace(progress, step=progress.step + 1)
+        return {"momentum": momentum_at(self.config.momentum, self.config.momentum_schedule, coming)}
 
     def after_step(self, progress: Moment) -> None:
         student = nn.Sequential(self.encoder, self.projector)

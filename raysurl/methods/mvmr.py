@@ -10,10 +10,11 @@ as 1 − dCor; L1 and L2 stay. The authors' code divides it by 32 too (`divisor`
 
 Everything is computed on the batch of all ranks; the authors compute it per GPU. Deviations and choices: eq. 4 is a
 mean over the D dimensions too, as in the authors' code (`mse_reduction: sum_dim` is the paper's); the variance of
-eq. 6 is unbiased and ε = 1e-4; distances are not clamped and rows not divided by 32, since a distance correlation
-has no scale without the clamp. The authors' code is `dcor_sqrt: true, dcor_clamp: 1.0e-4, divisor: 32` with
-`l3_sign: official`, which adds + dCor(Z̃, Z*_k) and so lowers the dependence that the paper means to raise. The
-augmented feature is drawn per sample before normalisation; the authors draw one for the batch, after it.
+eq. 6 is unbiased and ε = 1e-4 (`std_eps`; their code has none); distances are not clamped and rows not divided by 32,
+since a distance correlation has no scale without the clamp. The authors' code is `dcor_sqrt: true, dcor_clamp: 1.0e-4,
+divisor: 32, std_eps: 0` with `l3_sign: official`, which adds + dCor(Z̃, Z*_k) and so lowers the dependence that the
+paper means to raise. The augmented feature is drawn per sample before normalisation; the authors draw one for the
+batch, after it.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class MVMR(Method):
         std_weight: float = Field(1.0, ge=0)  # μ
         dcor_weight: float = Field(1.0, ge=0)  # α
         margin: float = Field(1.0, gt=0)  # γ
+        std_eps: float = Field(1e-4, ge=0)  # ε
         mse_reduction: Literal["mean", "sum_dim"] = "mean"  # over D: the authors' code, or eq. 4
         l3_sign: Literal["paper", "official"] = "paper"  # 1 − dCor, or the + dCor of the authors' code
         dcor_sqrt: bool = False
@@ -99,7 +101,7 @@ class MVMR(Method):
 
         def views(self) -> dict[str, str]:
             views = {"original": "plain", "augmented": "mvmr"}
-            return views | ({"feature_augmented": "mvmr"} if "augmented" in self.features else {})
+            return views | ({"feature_augmented": "augmented"} if "augmented" in self.features else {})
 
         def learns_from(self) -> Taught:
             return "any" if self.teacher_weight else "no"
@@ -125,11 +127,14 @@ class MVMR(Method):
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         c = self.config
         batch = self.frozen.teach(batch, "original") if self.frozen else batch
-        z, z_augmented = self.embed(batch.views["original"]), self.embed(batch.views["augmented"])
+        z_augmented, z = self.embed(batch.views["augmented"]), self.embed(batch.views["original"])
         distances = self.distances(z_augmented / c.divisor)
 
         mse = mean_squared_error(z, z_augmented, c.mse_reduction)
-        hinge = fn.variance_hinge(z, margin=c.margin) + fn.variance_hinge(z_augmented, margin=c.margin)
+        hinge, hinge_augmented = (
+            fn.variance_hinge(x, margin=c.margin, eps=c.std_eps) for x in (z, z_augmented)
+        )
+        hinge = hinge + hinge_augmented
         views_dcor = self.dcor(distances, self.distances(z / c.divisor))
         feature_dcors = [self.dcor(distances, self.fixed_distances(r, batch)) for r in self.representations]
         signed = [

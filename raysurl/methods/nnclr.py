@@ -3,6 +3,9 @@
 L = −log exp(NN(z_i)·p_i⁺/τ) / Σ_k exp(NN(z_i)·p_k⁺/τ), eq. 4, over the predictions of the whole batch, mean of the two
 directions; NN(z) is the entry of the queue nearest to z, without gradient; the queue holds projections of view 1.
 Slots not yet filled are never chosen: until there is one, the positive is z itself.
+
+Heads of the paper (sec. 4.1): a projector of three layers with batch norm behind all of them, a predictor of two with
+batch norm on its hidden layer.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ class NNCLR(Method):
         super().__init__()
         self.config = config
         self.encoder = build.encoder
-        self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm)
+        self.projector = mlp(
+            build.dim, config.hidden, config.dim, build.make_norm, layers=3, output_norm="affine"
+        )
         self.predictor = mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm)
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:

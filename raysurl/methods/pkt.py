@@ -1,11 +1,12 @@
 """PKT (Passalis and Tefas, ECCV 2018): the student's neighbour probabilities follow the teacher's.
 
 K(a, b) = ½ (cos(a, b) + 1)                               `probabilities`
-p_{j|i} = K(x_i, x_j) / Σ_{k≠i} K(x_i, x_k), j ≠ i         the same
-L = Σ_i Σ_{j≠i} p_{j|i} log(p_{j|i} / q_{j|i})             `divergence`; p the teacher's, q the student's
+p_{j|i} = K(x_i, x_j) / Σ_k K(x_i, x_k)                   the same
+L = 1/B² Σ_i Σ_j p_{j|i} log(p_{j|i} / q_{j|i})           `divergence`; p the teacher's, q the student's
 
-Deviations: the mean over rows, not their sum; the authors' code averages over all B² pairs, a row with itself
-included. Relations need no common width.
+As in the code of the authors and of RepDistiller, whose weight of 30,000 is the default: a row counts among its own
+neighbours, and the mean is over all B² pairs, so that the weight of a row falls as 1/B (theirs is for batches of 64).
+Deviation from the paper's eqs. 3-5, which leave out a row with itself and sum. Relations need no common width.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from torch import Tensor
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.method import Batch, Moment, Output, Snapshot, detached
-from raysurl.teachers.distillation import Distilled, DistilledConfig, others
+from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 EPS = 1e-7  # below every probability: that of opposite rows is 0
 
 
 class PKT(Distilled):
     class Config(DistilledConfig):
-        kd_weight: float = Field(1.0, gt=0)
+        kd_weight: float = Field(30_000.0, gt=0)
 
     config: Config
 
@@ -37,13 +38,13 @@ class PKT(Distilled):
 
 
 def neighbour_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL of the neighbour probabilities of rows (B, D_S) from those of (B, D_T), mean over rows."""
+    """KL of the neighbour probabilities of rows (B, D_S) from those of (B, D_T), mean over all pairs of rows."""
     p, q = probabilities(teacher), probabilities(student)
-    return (p * torch.log((p + EPS) / (q + EPS))).sum(dim=1).mean()
+    return (p * torch.log((p + EPS) / (q + EPS))).mean()
 
 
 def probabilities(x: Tensor) -> Tensor:
-    """(B, D) -> p (B, B) with rows of sum 1 and a diagonal of 0."""
+    """(B, D) -> p (B, B) with rows of sum 1."""
     z = F.normalize(x, dim=1)
-    kernel = (fn.products(z, z) + 1) / 2 * others(len(x), x.device)
-    return kernel.clamp(min=0) / kernel.sum(dim=1, keepdim=True).clamp(min=EPS)
+    kernel = ((fn.products(z, z) + 1) / 2).clamp(min=0)
+    return kernel / kernel.sum(dim=1, keepdim=True)

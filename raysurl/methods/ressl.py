@@ -57,8 +57,8 @@ class ReSSL(Method):
             if self.crops == "multi":
                 students = {f"student_{i}": f"crop_{size}" for i, size in enumerate(MULTI_CROP_SIZES, 1)}
                 return {"teacher_1": "weak", **students}
-            pairs = range(1, self.crops + 1)
-            return {f"student_{i}": "contrastive" for i in pairs} | {f"teacher_{i}": "weak" for i in pairs}
+            views = {"student_1": "contrastive", "teacher_1": "weak"}
+            return views | ({"student_2": "student_1", "teacher_2": "teacher_1"} if self.crops == 2 else {})
 
         def remembers(self) -> type[Queue]:
             return Queue

@@ -1,14 +1,14 @@
 """RKD (Park, Kim, Lu, Cho, CVPR 2019): distances and angles among the student's rows follow the teacher's.
 
 ψ_D(i, j) = ‖x_i − x_j‖ / μ, μ the mean over pairs of the batch      `distances`
-L_D = mean over pairs of ℓ(ψ_D of the student, of the teacher)       ℓ = Huber with δ = 1
+L_D = mean over B² pairs of ℓ(ψ_D of the student, of the teacher)    ℓ = Huber with δ = 1
 ψ_A(i, j, k) = cos of the angle at x_j of the triplet                `angles`
-L_A = mean over triplets of ℓ(ψ_A of the student, of the teacher)
+L_A = mean over B³ triplets of ℓ(ψ_A of the student, of the teacher)
 L = λ_D L_D + λ_A L_A                                                `distil`
 
 Defaults λ_D = 25, λ_A = 50, the authors' metric learning on the pair; rows are not normalised. Relations need no
-common width. Deviations: means leave out a row with itself, which the authors' code averages in as zeros; a batch of B
-has B³ angles, so B is limited (`max_triplets`).
+common width. Means are those of the authors' code: a row with itself is among the pairs and triplets, and adds 0.
+A batch of B has B³ angles, so B is limited (`max_triplets`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.method import Batch, Moment, Output, Snapshot, detached
-from raysurl.teachers.distillation import Distilled, DistilledConfig, others
+from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 
 class RKD(Distilled):
@@ -48,17 +48,13 @@ class RKD(Distilled):
 
 
 def distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_D of rows (B, D_S) and (B, D_T): mean over ordered pairs of different rows."""
-    return F.smooth_l1_loss(_off_diagonal(distances(student)), _off_diagonal(distances(teacher)))
+    """L_D of rows (B, D_S) and (B, D_T): mean over all ordered pairs of rows."""
+    return F.smooth_l1_loss(distances(student), distances(teacher))
 
 
 def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_A of rows (B, D_S) and (B, D_T): mean over triplets of three different rows, 0 where there is none."""
-    b = len(student)
-    differ = others(b, student.device)
-    triplets = differ[:, :, None] & differ[:, None, :] & differ[None]  # (j, i, k)
-    losses = F.smooth_l1_loss(angles(student), angles(teacher), reduction="none")
-    return (losses * triplets).sum() / max(b * (b - 1) * (b - 2), 1)
+    """L_A of rows (B, D_S) and (B, D_T): mean over all triplets of rows."""
+    return F.smooth_l1_loss(angles(student), angles(teacher))
 
 
 def distances(x: Tensor) -> Tensor:
@@ -91,7 +87,7 @@ def _lengths(x: Tensor) -> Tensor:
     squares = g.diagonal()
     squared = squares[:, None] + squares - 2 * g
     rounding = 8 * torch.finfo(g.dtype).eps * (squares[:, None] + squares).detach()
-    zero = (squared <= rounding) | ~others(len(x), x.device)
+    zero = (squared <= rounding) | torch.eye(len(x), dtype=torch.bool, device=x.device)
     return squared.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
 

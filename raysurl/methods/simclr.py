@@ -34,7 +34,7 @@ class SimCLR(Method):
         tau: float = Field(0.1, gt=0)
 
         def views(self) -> dict[str, str]:
-            return {"view_1": "contrastive", "view_2": "contrastive"}
+            return {"view_1": "contrastive", "view_2": "view_1"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ class SimSiam(Method):
         dim: int = Field(2048, ge=1)
 
         def views(self) -> dict[str, str]:
-            return {"view_1": "mocov2", "view_2": "mocov2"}
+            return {"view_1": "mocov2", "view_2": "view_1"}
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -39,6 +39,8 @@ class SimSiam(Method):
         self.projector = mlp(
             build.dim, config.hidden, config.dim, build.make_norm, layers=layers, output_norm="plain"
         )
+        # a bias in front of a norm has no effect, so that decay alone would move it
+        self.projector[-2].bias.requires_grad_(False)
         self.predictor = mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm)
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:

@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from raysurl import distributed
 from raysurl.method import Moment, Progress
@@ -15,7 +16,8 @@ from raysurl.method import Moment, Progress
 class Teacher(nn.Module):
     """A frozen copy of the student, followed as t ← m·t + (1 − m)·s (ReSSL eq. 6).
 
-    Only parameters follow; batch-norm statistics are the teacher's own, in train mode, as in the authors' code.
+    Only parameters follow; batch-norm statistics are the teacher's own, in train mode, as in the authors' code. It is
+    deterministic: nothing but its batch norms is in train mode, so that neither dropout nor stochastic depth is drawn.
     With `shuffle` its batch is shuffled over the ranks before and restored after (shuffle-BN).
     """
 
@@ -24,6 +26,13 @@ class Teacher(nn.Module):
         self.net = copy.deepcopy(student)
         self.net.requires_grad_(False)
         self.shuffle = shuffle
+        self.train()
+
+    def train(self, mode: bool = True) -> Teacher:
+        super().train(mode)
+        for module in self.net.modules():
+            module.training = mode and isinstance(module, _BatchNorm)
+        return self
 
     @torch.no_grad()
     def forward(self, x: Tensor, progress: Moment) -> Tensor:

@@ -94,18 +94,23 @@ def build_encoder(
     norm: str,
     with_sobel: bool = False,
     widths: tuple[int, ...] | None = None,
+    zero_init_residual: bool = False,
 ) -> nn.Module:
     """Encoder (b, 3, H, W) -> (b, encoder.dim) of pooled features, under torchvision's parameter names.
 
     `small_stem`: the first convolution becomes 3×3 with stride 1 (and the max-pool goes unless `maxpool`).
     `norm`: sync | shuffle | local, see raysurl.norm. `with_sobel`: a `TwoTrunk`, whose names begin with `rgb.` and
-    `sobel.`. `widths`: of a convnet's layers. Raises InputError for an unknown name.
+    `sobel.`. `widths`: of a convnet's layers. `zero_init_residual`: the last batch norm of each residual block begins
+    at 0; networks other than ResNets have none. Raises InputError for an unknown name.
     """
 
     def network(channels: int) -> nn.Module:
         if name == "convnet":
             return convert(ConvNet(widths, channels=channels) if widths else ConvNet(channels=channels), norm)
-        return convert(_network(name, small_stem=small_stem, maxpool=maxpool, channels=channels), norm)
+        zero = zero_init_residual and name.startswith("resnet")
+        options = {"zero_init_residual": True} if zero else {}
+        net = _network(name, small_stem=small_stem, maxpool=maxpool, channels=channels, options=options)
+        return convert(net, norm)
 
     return TwoTrunk(network(3), network(EDGES)) if with_sobel else network(3)
 
@@ -121,7 +126,9 @@ def check_size(name: str, size: int, *, small_stem: bool) -> None:
         )
 
 
-def _network(name: str, *, small_stem: bool, maxpool: bool, channels: int) -> nn.Module:
+def _network(
+    name: str, *, small_stem: bool, maxpool: bool, channels: int, options: dict[str, bool]
+) -> nn.Module:
     names = sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
     if name not in names:
         near = difflib.get_close_matches(name, [*names, "convnet", "mlp"], n=3)
@@ -129,7 +136,7 @@ def _network(name: str, *, small_stem: bool, maxpool: bool, channels: int) -> nn
         raise InputError(
             f"encoder.name={name} is not known{hint} (convnet, mlp, or one of {', '.join(names)})"
         )
-    net = torchvision.models.get_model(name, weights=None)
+    net = torchvision.models.get_model(name, weights=None, **options)
     head = _head_of(name)
     dim = _in_features(getattr(net, head))
     setattr(net, head, nn.Identity())

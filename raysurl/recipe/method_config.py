@@ -50,7 +50,7 @@ class MethodConfig(Section):
     name: str = ""  # the module of raysurl.methods; set by whoever reads a recipe
 
     def views(self) -> dict[str, str]:
-        """View name -> name of its default augmentation policy (raysurl.views.POLICIES)."""
+        """View name -> name of its default policy (raysurl.views.POLICIES), or of the view whose policy it shares."""
         return {}
 
     def remembers(self) -> type[Memory] | None:

@@ -81,9 +81,14 @@ class Recipe(Section):
         return device.type == "cuda" if chosen == "auto" else chosen
 
     def view_policies(self) -> dict[str, Policy]:
-        """View name -> policy: the method's views, each its default policy unless the recipe names one."""
-        defaults = self.method.views()
-        policies = {view: self.views.policies.get(view, POLICIES[name]) for view, name in defaults.items()}
+        """View name -> policy: what the recipe names, else the view's default, which may be another view's policy."""
+        defaults, named = self.method.views(), self.views.policies
+
+        def of(view: str) -> Policy:
+            default = defaults[view]
+            return named.get(view) or (of(default) if default in defaults else POLICIES[default])
+
+        policies = {view: of(view) for view in defaults}
         t = self.teacher
         if t.name and t.view == "plain" and t.name != LABELS and not t.name.endswith(".parquet"):
             policies["teacher"] = POLICIES["plain"].model_copy(update={"size": t.size})

@@ -50,6 +50,7 @@ class Encoder(Section):
     name: str = "resnet18"  # or convnet, or mlp, or any of torchvision's that raysurl.nets.encoders names
     small_stem: bool = False  # 3×3 stride-1 first convolution, no max-pool (images up to 64 px)
     maxpool: bool = False  # keep the max-pool behind a small stem
+    zero_init_residual: bool = False  # each residual block of a ResNet begins as the identity
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (500, 500, 2), min_length=1
     )  # of an mlp's layers, the output's last
@@ -90,9 +91,8 @@ class Optimizer(Section):
     weight_decay: float = Field(5e-4, ge=0)
     nesterov: bool = False
     trust: float = 1e-3  # LARS trust coefficient
-    decay_filter: Literal["ndim", "official_name"] = (
-        "ndim"  # which parameters are decayed; see raysurl.train.optim
-    )
+    decay_filter: Literal["ndim", "all", "official_name"] = "ndim"  # what is decayed; see raysurl.train.optim
+    bias_lr: float | None = Field(None, gt=0)  # of biases and norms, scaled as lr is; None: lr
 
 
 class Schedule(Section):
@@ -101,6 +101,9 @@ class Schedule(Section):
     milestones: tuple[float, ...] = (0.6, 0.8)  # fractions of the period (step only)
     gamma: float = 0.1
     period: Literal["run", "round"] = "run"  # the schedule spans the run, or begins anew with each round
+    by: Literal["step", "epoch"] = "step"  # how often the rate changes
+    start: float = Field(0, ge=0, le=1)  # of the warm-up, a share of lr
+    floor: float = Field(0, ge=0, le=1)  # where the cosine ends, a share of lr
 
 
 class Train(Section):

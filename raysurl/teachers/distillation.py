@@ -41,7 +41,7 @@ class DistilledConfig(MethodConfig):
     ssl_tau: float = Field(0.2, gt=0)
 
     def views(self) -> dict[str, str]:
-        return {"view": "mocov2"} | ({"view_2": "mocov2"} if self.ssl_weight else {})
+        return {"view": "mocov2"} | ({"view_2": "view"} if self.ssl_weight else {})
 
     def learns_from(self) -> Taught:
         return "any"
@@ -99,8 +99,3 @@ def two_view_info_nce(h1: Tensor, h2: Tensor, *, tau: float) -> Tensor:
     fn.check_two_rows(keys[0])
     own = distributed.own_rows(h1)
     return fn.mean_of([F.cross_entropy(fn.products(z[i], keys[1 - i]) / tau, own) for i in (0, 1)])
-
-
-def others(rows: int, device: torch.device) -> Tensor:
-    """(B, B) bool: True for pairs of different rows."""
-    return ~torch.eye(rows, dtype=torch.bool, device=device)

@@ -58,23 +58,40 @@ def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> 
 
 
 def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
-    """Two parameter groups: decayed, and not (biases and norms, which LARS leaves unscaled too).
+    """Parameter groups: decayed, or not (LARS leaves these unscaled too), with `lr_scale`, a factor of the rate.
 
     On a GPU torch's own are fused: a few kernels for all parameters, and a learning rate that may be a tensor there.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     excluded = set(no_weight_decay(named, settings.decay_filter))
-    groups = [
-        {"params": [p for n, p in named if n not in excluded], "weight_decay": settings.weight_decay},
-        {"params": [p for n, p in named if n in excluded], "weight_decay": 0.0, "lars_exclude": True},
-    ]
-    groups = [g for g in groups if g["params"]]
+    bias_scale = 1.0 if settings.bias_lr is None else settings.bias_lr / settings.lr
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, parameter in named:
+        scale = bias_scale if parameter.ndim <= 1 else 1.0
+        groups.setdefault((name in excluded, scale), []).append(parameter)
+    wd = settings.weight_decay
     fused = all(p.is_cuda for _, p in named) or None  # None: as torch chooses on a CPU
-    return _OPTIMIZERS[settings.name](groups, settings, fused)
+    return _OPTIMIZERS[settings.name](
+        [
+            {"params": p, "weight_decay": 0.0 if out else wd, "lars_exclude": out, "lr_scale": scale}
+            for (out, scale), p in sorted(groups.items(), key=lambda group: group[0])
+        ],
+        settings,
+        fused,
+    )
+
+
+def _sgd(groups: list[dict[str, Any]], settings: recipes.Optimizer, fused: bool | None) -> SGD:
+    """Momentum begins at zero, the same numbers as torch's own beginning: its fused step takes no parameter that begins
+    later than the others of its group, as frozen ones do."""
+    optimizer = SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
+    for parameter in (p for group in groups for p in group["params"] if settings.momentum):
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 _OPTIMIZERS: dict[str, Any] = {
-    "sgd": lambda groups, s, f: SGD(groups, lr=0.0, momentum=s.momentum, nesterov=s.nesterov, fused=f),
+    "sgd": lambda groups, s, f: _sgd(groups, s, f),
     "adam": lambda groups, s, f: Adam(groups, lr=0.0, fused=f, capturable=bool(f)),
     "adamw": lambda groups, s, f: AdamW(groups, lr=0.0, fused=f, capturable=bool(f)),
     "lars": lambda groups, s, f: LARS(groups, lr=0.0, momentum=s.momentum, weight_decay=0.0, trust=s.trust),
@@ -82,8 +99,10 @@ _OPTIMIZERS: dict[str, Any] = {
 
 
 def set_lr(optimizer: Optimizer, lr: float | Tensor) -> None:
+    """The run's rate, times each group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        scale = group.get("lr_scale", 1.0)  # checkpoints of older runs have none
+        group["lr"] = lr if scale == 1 else lr * scale
 
 
 def state_of(optimizer: Optimizer) -> dict[str, Any]:
@@ -104,9 +123,12 @@ def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
 def no_weight_decay(named: Iterable[tuple[str, Tensor]], rule: str) -> Iterator[str]:
     """Names of parameters without weight decay.
 
-    `ndim`: biases and all norm parameters. `official_name`: ReSSL's name test, which misses the batch-norm scale
+    `ndim`: biases and all norm parameters. `all`: everything is decayed, as torch's optimizers do unless told; under
+    LARS everything is scaled then, as LARC does. `official_name`: ReSSL's name test, which misses the batch-norm scale
     inside a residual shortcut (`downsample.1.weight`), as in the authors' run.
     """
+    if rule == "all":
+        return
     for name, parameter in named:
         by_name = "bn" in name or "bias" in name
         if by_name if rule == "official_name" else parameter.ndim <= 1:
@@ -119,16 +141,21 @@ def base_lr(settings: recipes.Optimizer, batch_size: int) -> float:
 
 
 def learning_rate(base: float, schedule: recipes.Schedule, progress: Progress) -> float:
-    """Linear warm-up from 0, then cosine to 0, steps, or constant; per optimizer step of the run or of a round."""
+    """Linear warm-up, then cosine, steps, or constant; of the run or of a round, at each step or each epoch.
+
+    The warm-up begins at `start` and the cosine ends at `floor`, shares of the base.
+    """
     step, total = progress.step, progress.total_steps
     if schedule.period == "round":
         step, total = progress.step_in_round, progress.steps_per_round
+    if schedule.by == "epoch":
+        step -= step % progress.steps_per_epoch
     warmup = schedule.warmup_epochs * progress.steps_per_epoch
     if step < warmup:
-        return base * step / warmup
+        return base * (schedule.start + (1 - schedule.start) * step / warmup)
     if schedule.name == "cosine":
         done = (step - warmup) / max(total - warmup, 1)
-        return base * 0.5 * (1 + math.cos(math.pi * done))
+        return base * (schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * done)))
     if schedule.name == "step":
         passed = sum(step >= m * total for m in schedule.milestones)
         return float(base * schedule.gamma**passed)

@@ -50,7 +50,7 @@ class Step:
         """`parts` are this rank's `count` micro-batches, made as they are needed."""
         optim.set_lr(self.optimizer, lr)
         outputs = self.gradients(parts, count, progress)
-        self.update()
+        self.update(progress)
         self.method.after_step(progress)
         return self.result(outputs)
 
@@ -63,7 +63,8 @@ class Step:
             outputs.append(output)
         return outputs
 
-    def update(self) -> None:
+    def update(self, moment: Moment) -> None:
+        self.method.before_update(moment)
         if self.clip:
             nn.utils.clip_grad_norm_(self.method.parameters(), self.clip)
         self.optimizer.step()
@@ -166,7 +167,7 @@ class RecordedStep:
         return self.step.gradients([self._part], 1, self._moment)
 
     def _finish(self, outputs: list[Output]) -> Stepped:
-        self.step.update()
+        self.step.update(self._moment)
         self.step.method.after_step(self._moment)
         return self.step.result(outputs)
 

@@ -55,7 +55,10 @@ class Policy(BaseModel):
         return self.crop is None and not any(chances)
 
     def kernel(self, size: int) -> int:
-        """Width of the blur at a view of `size` pixels: SimCLR's tenth of the image, 23 at 224."""
+        """Width of the blur at a view of `size` pixels: SimCLR's tenth of the image, 23 at 224 and 3 at 32.
+
+        Code that blurs by Pillow (MoCo v2) has no such limit, and so blurs small views more at the same sigma.
+        """
         return self.blur_kernel or max(3, int(0.1 * size) | 1)
 
 
@@ -95,7 +98,8 @@ POLICIES: dict[str, Policy] = {
     **_multi_crop(_RESSL_IMAGENET, _MIN_AREAS, "crop"),
     **_multi_crop(_CONTRASTIVE, _MIN_AREAS_CONFERENCE, "conference"),
     # ReSSL, table 8, "stronger augmentation": the contrastive view, then RandAugment as in CLSA, whose code
-    # takes five operations of FixMatch's pool of fourteen, each applied half of the time.
+    # takes five operations of FixMatch's pool of fourteen, each applied half of the time. That code trains on the weak
+    # crops beside the strong ones; ReSSL's text names the setting alone, so that its students are the strong ones here.
     "strong": _CONTRASTIVE.model_copy(update={"randaugment": 5}),
     # MV-MR, authors' code: torchvision's default crop, jitter at full strength, always blurred.
     "mvmr": Policy(

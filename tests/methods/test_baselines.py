@@ -223,7 +223,7 @@ CHANGES = {
     "vicreg": {"hidden": 24, "dim": 12, "invariance": 20.0, "variance": 20.0, "covariance": 2.0},
     "swav": {
         "hidden": 24, "dim": 12, "prototypes": 10, "tau": 0.2, "epsilon": 0.1, "sinkhorn_iterations": 1,
-        "frozen_epochs": 1, "queue_size": 32, "queue_epoch": 1, "small_views": ["small_1"],
+        "frozen_steps": 2, "queue_size": 32, "queue_epoch": 1, "small_views": ["small_1"],
     },
 }  # fmt: skip
 SETTINGS = [(name, key) for name, changes in CHANGES.items() for key in changes]

@@ -71,7 +71,9 @@ def test_three_steps_of_the_authors_model_with_queue_teacher_and_optimizer():
 def _linear_ressl(linear: nn.Linear) -> ReSSL:
     """ReSSL whose encoder is `linear` and whose heads are identities, momentum 0.9."""
     config = ReSSL.Config(dim=8, hidden=4, head_norm=False, predictor=False, queue_size=16, momentum=0.9)
-    method = ReSSL(config, Build(linear, 8, nn.BatchNorm1d, shuffle=False, num_samples=8, seed=0))
+    method = ReSSL(
+        config, Build(linear, 8, nn.BatchNorm1d, shuffle=False, num_samples=8, batch_size=8, seed=0)
+    )
     method.projector = nn.Identity()
     method.teacher.net[1] = nn.Identity()
     return method

@@ -221,7 +221,7 @@ def test_collapsed_embeddings_give_a_finite_loss_and_gradient(tmp_path):
         ("method.local_std_window=4", "odd"),
         ("method.features=[sift]", "features"),
         ("method.projector=[0]", "projector"),
-        ("train.accumulate=4", "couples the whole batch"),
+        ("train.allow_split_batch=false", "couples the whole batch"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings_, said):
@@ -243,7 +243,7 @@ def test_recipes_have_the_papers_settings():
     config = method.load("mvmr").Config(name="mvmr")
     assert stl.method == config
     assert config.projector == (8192, 8192, 8192)
-    assert (stl.train.epochs, stl.train.batch_size) == (1000, 256)
+    assert (stl.train.epochs, stl.train.batch_size, stl.train.accumulate) == (1000, 4 * 256, 4)
 
 
 def last_dcors(sign, seed, path):

@@ -146,22 +146,27 @@ def test_every_switch_changes_the_losses(change, default_losses, tmp_path):
     assert losses != default_losses
 
 
-def test_the_parents_switch_off_what_they_do_not_have(tmp_path):
-    run = contract.start(recipe_of(method={"aug_loss": False, "unification": False}), tmp_path / "run")
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_parents_switch_off_what_they_do_not_have(views, tmp_path):
+    changes = {"aug_loss": False, "unification": False, "num_views": views}
+    run = contract.start(recipe_of(method=changes), tmp_path / "run")
     ((micro_batches, _),) = run.loader.steps(0, 1)
     batch = run.loader.to_batch(micro_batches[0])
+    assert len(batch.views) == views
     output = run.method(batch, run.memory.snapshot(slice(0, 16)), run.progress)
-    v = torch.cat([run.method.embed(batch.views[name]) for name in ("view_1", "view_2")])
+    v = run.method.embed(torch.cat(list(batch.views.values())))  # one set of batch-norm statistics
     logits = v @ run.memory.mirror.features.T / 0.1
-    expected = F.cross_entropy(logits, batch.index.repeat(2))  # NPID
+    expected = F.cross_entropy(logits, batch.index.repeat(views))  # NPID
     assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert set(output.logs) == {"anchors", "neighbourhood", "health/std"}
-    torch.testing.assert_close(output.push.keys, v[16:].detach()[None])  # the second view alone is remembered
+    torch.testing.assert_close(output.push.keys, v[-16:].detach()[None])  # the last view alone is remembered
 
 
 def test_sensible_refusals(tmp_path):
     with pytest.raises(InputError, match=r"method\.aug_loss=False is not valid: .*would collapse"):
         recipe_of(method={"and_loss": False, "aug_loss": False})
+    with pytest.raises(InputError, match=r"method\.aug_loss=True is not valid: it compares two views"):
+        recipe_of(method={"num_views": 1})
     with pytest.raises(InputError, match="num_neighbours=80 must be between 1 and 79"):
         contract.start(recipe_of(method={"num_neighbours": 80}), tmp_path / "run")
     with pytest.raises(InputError, match=r"train\.accumulate=2 would change the loss"):
@@ -193,6 +198,8 @@ def test_resumed_in_the_middle_of_round_1_the_bank_the_neighbours_and_the_losses
 def first_step_with_anchors(rank, world_size):
     """Loss, parameter change and memory of a step with neighbours and two trunks."""
     changes = {"encoder": {"name": "convnet", "sobel": True}, "train": ROUNDS, "method": {"init": "random"}}
+    # with seed 0 a value lies within rounding (7e-8) of a ReLU's kink, which two ranks pass on the other side
+    changes["seed"] = 1
     with tempfile.TemporaryDirectory() as folder:
         run = contract.start(recipe_of(**changes), Path(folder), rank=rank, world_size=world_size)
         trainer.refresh_memory(run)
@@ -244,7 +251,8 @@ def test_packaged_recipes_are_the_papers(name):
     assert (found.train.optimizer.lr, found.train.optimizer.nesterov) == (0.03, True)
     assert (found.train.schedule.name, found.train.schedule.period) == ("step", "round")
     assert found.eval.features == "memory"
-    assert {p.flip for p in found.view_policies().values()} == ({0.0} if "svhn" in name else {0.5})
+    unflipped = name in ("superand/svhn", "superand/and_cifar10")
+    assert {p.flip for p in found.view_policies().values()} == ({0.0} if unflipped else {0.5})
     rounds = 1 if name.split("/")[1].startswith(("npid", "isif")) else 5
     assert (found.train.rounds, found.train.epochs) == (rounds, 200)
     encoder_of(found)

@@ -12,7 +12,7 @@ from raysurl.train.step import WARM_STEPS, RecordedStep
 EAGER = {"crd"}  # draws on the host; whoever joins it says why in `runs_eagerly`
 CHANGING = {
     "ressl": {"infonce_warmup_epochs": 1.3, "momentum_schedule": "cosine"},
-    "swav": {"frozen_epochs": 1.4, "queue_epoch": 2},
+    "swav": {"frozen_steps": 7, "queue_epoch": 1},
     "superand": {"unification_milestones": (0.4, 0.8), "init": "instance"},
 }  # phases that begin in the middle of the compared steps
 STEPS = 20

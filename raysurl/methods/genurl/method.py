@@ -120,7 +120,7 @@ class GenURL(Method):
 
         def views(self) -> dict[str, str]:
             if any(isinstance(structure, Instance) for structure in self.structures):
-                return {"view_1": "mocov2", "view_2": "mocov2"}
+                return {"view_1": "mocov2", "view_2": "view_1"}
             return {"view": "plain"} if self.learns_from() == "no" else {"view_1": "mocov2"}
 
         def check(self, num_samples: int) -> None:

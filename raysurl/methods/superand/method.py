@@ -11,15 +11,17 @@ N of eqs. 7-9, Algorithm 1             superand.memory, before each round; the s
 Where paper and authors' code differ this is the code: +H in L_ue (eq. 12's sign would raise the entropy that the text
 lowers); p_ii counts beside the neighbours in eq. 10; L_aug is symmetric over the 2B views, without the pair (i, i),
 with no gradient into the second factor; all terms are means over 2B rows; anchors are 0, 25, … 100 % of the samples
-over five rounds, found in memory; both views are augmentations. Deviations from the code: the own class leaves eq. 11
-exactly (`own_class=fill`: its logit becomes −1/τ); the second view alone writes memory, which on a CPU the code does
-by the order of its writes (`remember=mean`: the mean of both).
+over five rounds, found in memory; both views are augmentations and pass the network as one batch, with one set of
+batch-norm statistics; the recipes decay all parameters. Deviations from the code: the own class leaves eq. 11 exactly
+(`own_class=fill`: its logit becomes −1/τ); the second view alone writes memory, which on a CPU the code does by the
+order of its writes (`remember=mean`: the mean of both).
 Table 5, `init`: `full` all losses in round 0 (the code); `instance` the instance loss alone in round 0; `random`
 anchors from round 0 on, 20, … 100 %, the first found by the untrained network.
-NPID (Wu et al. 2018): L_and alone in one round. AND (Huang et al. 2019): L_and alone. ISIF (Ye et al. 2019): L_aug of
-the embeddings themselves (`compare=embeddings`).
+NPID (Wu et al. 2018): L_and of one view, in one round. AND (Huang et al. 2019): L_and of one view. ISIF (Ye et al.
+2019): L_aug of the embeddings themselves (`compare=embeddings`).
 
-Letters: B global batch, b this device's part, N samples, D embedding, k neighbours; 2b rows are view 1, then view 2.
+Letters: B global batch, b this device's part, N samples, D embedding, k neighbours, V views; 2b rows are view 1, then
+view 2.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class SuperAND(Method):
         couples_batch: ClassVar[bool] = True
 
         dim: int = Field(128, ge=1)
+        num_views: Literal[1, 2] = 2  # of a sample in a step; L_aug needs two
         tau: float = Field(0.1, gt=0)
         memory_momentum: float = Field(0.5, ge=0, le=1)
         remember: Literal["second", "mean"] = "second"  # which view's embedding updates memory
@@ -69,7 +72,7 @@ class SuperAND(Method):
         unification_step: float = Field(0.2, ge=0)  # w(t) grows by this
         unification_milestones: tuple[float, ...] = (0.4, 0.8)  # at these fractions of a round
         own_class: Literal["exclude", "fill"] = "exclude"
-        aug_loss: bool = True
+        aug_loss: bool = Field(True, validate_default=True)
         aug_tau: float = Field(0.1, gt=0)
         negative_weight: float = Field(1.0, ge=1)
         compare: Literal["relations", "embeddings"] = "relations"  # what L_aug compares: r (eq. 2) or v
@@ -79,6 +82,8 @@ class SuperAND(Method):
         def _some_loss(cls, value: bool, info: ValidationInfo) -> bool:
             if not (value or info.data.get("and_loss", True)):
                 raise ValueError("with and_loss=false as well, the unification entropy alone would collapse")
+            if value and info.data.get("num_views") == 1:
+                raise ValueError("it compares two views, and num_views=1; set aug_loss=false too")
             return value
 
         def fraction(self, progress: Progress) -> float:
@@ -88,7 +93,7 @@ class SuperAND(Method):
             return progress.round / max(progress.rounds - 1, 1)
 
         def views(self) -> dict[str, str]:
-            return {"view_1": "superand", "view_2": "superand"}
+            return {"view_1": "superand"} | ({"view_2": "view_1"} if self.num_views == 2 else {})
 
         def remembers(self) -> type[NeighbourBank]:
             return NeighbourBank
@@ -123,17 +128,18 @@ class SuperAND(Method):
         return F.normalize(self.head(self.encoder(x)).float(), dim=1)
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
-        v = torch.stack([self.embed(batch.views[name]) for name in ("view_1", "view_2")])  # (2, b, D)
+        images = torch.cat([batch.views[name] for name in self.config.views()])
+        v = self.embed(images).unflatten(0, (self.config.num_views, -1))  # (V, b, D)
         with torch.autocast(v.device.type, enabled=False):
             loss, logs = self.losses(v, batch.index, snapshot, progress)
         logs["health/std"] = fn.embedding_std(v[0])
-        remembered = v[1] if self.config.remember == "second" else v.mean(dim=0)
+        remembered = v[-1] if self.config.remember == "second" else v.mean(dim=0)
         return Output(loss, logs, Push(keys=remembered.detach()[None], index=batch.index))
 
     def losses(
         self, v: Tensor, index: Tensor, snapshot: Snapshot, progress: Moment
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 6 for the embeddings v (2, b, D) of the samples `index` (b,)."""
+        """Eq. 6 for the embeddings v (V, b, D) of the samples `index` (b,)."""
         c, bank = self.config, snapshot["features"]
         neighbours = snapshot["neighbours"]
         logits = v.flatten(0, 1) @ bank.T / c.tau
@@ -192,26 +198,28 @@ def and_loss(logits: Tensor, index: Tensor, anchors: Tensor, neighbours: Tensor)
 
 
 def neighbourhood_loss(logits: Tensor, index: Tensor, neighbours: Tensor) -> Tensor:
-    """Eq. 10 with a row of `neighbours` (B, k) per sample, INSTANCE where there is none; mean over the 2B rows.
+    """Eq. 10 with a row of `neighbours` (B, k) per sample, INSTANCE where there is none; mean over the V·B rows.
 
     −log(p_ii + Σ_j p_ij) over an anchor's neighbours j; −log p_ii for the others.
     """
-    own = index[:, None]
-    columns = torch.cat([own, torch.where(neighbours == INSTANCE, own, neighbours)], dim=1).repeat(2, 1)
-    absent = torch.cat([torch.zeros_like(own, dtype=torch.bool), neighbours == INSTANCE], dim=1).repeat(2, 1)
+    own, absent = index[:, None], neighbours == INSTANCE
+    columns = torch.cat([own, torch.where(absent, own, neighbours)], dim=1)
+    absent = torch.cat([torch.zeros_like(own, dtype=torch.bool), absent], dim=1)
+    views = len(logits) // len(index)
+    columns, absent = columns.repeat(views, 1), absent.repeat(views, 1)
     log_p = F.log_softmax(logits.float(), dim=1).gather(1, columns)
     return -torch.logsumexp(log_p.masked_fill(absent, -torch.inf), dim=1).mean()
 
 
 def unification_entropy(logits: Tensor, index: Tensor, *, fill: float | None = None) -> Tensor:
-    """Eqs. 11-12: entropy of softmax(logits (2B, N)) without each row's own class `index` (B,), mean over rows.
+    """Eqs. 11-12: entropy of softmax(logits (V·B, N)) without each row's own class `index` (B,), mean over rows.
 
     With `fill` the own logit is set to that value instead, as the authors' code does (−10). Raises InputError for
     N = 1, where nothing is left.
     """
     if logits.shape[1] < 2:
         raise InputError("the unification entropy needs at least two samples")
-    own = index.repeat(2)[:, None]
+    own = index.repeat(len(logits) // len(index))[:, None]
     log_p = F.log_softmax(logits.float().scatter(1, own, -torch.inf if fill is None else fill), dim=1)
     p = log_p.exp()
     return -(p * (log_p.scatter(1, own, 0.0) if fill is None else log_p)).sum(dim=1).mean()
