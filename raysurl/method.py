@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from raysurl.errors import InputError
+from raysurl.recorded import Recorded
 
 
 @dataclass(frozen=True)
@@ -46,27 +47,6 @@ class Progress:
     @property
     def step_in_round(self) -> int:
         return self.step - self.round * self.steps_per_round
-
-
-class NotRecordableError(RuntimeError):
-    """A step cannot be recorded once and replayed; the message says why, and the run goes on without."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """In place of `Progress` in a step that is recorded once and replayed many times (raysurl.recording).
-
-    `values` name -> 0-d tensor, filled before each replay with what `Method.schedule` says then; `phase` is that of
-    the recording. Whatever else is asked of it would be frozen into all later steps, so it raises NotRecordableError.
-    """
-
-    values: Mapping[str, Tensor]
-    phase: Hashable
-
-    def __getattr__(self, name: str) -> Any:
-        raise NotRecordableError(
-            f"the step reads progress.{name}; a number belongs into Method.schedule and a case into Method.phase"
-        )
 
 
 Moment = Progress | Recorded

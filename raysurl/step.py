@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from raysurl import distributed, optim
 from raysurl.errors import InputError
 from raysurl.memory_link import gather_push
-from raysurl.method import Batch, Method, Moment, NotRecordableError, Output, Progress, Recorded, Snapshot
+from raysurl.method import Batch, Method, Moment, Output, Progress, Snapshot
 from raysurl.recipe import Recipe
+from raysurl.recorded import NotRecordableError, Recorded
 from raysurl.recording import CudaGraph, Graph
 from raysurl.runtime import Runtime
 

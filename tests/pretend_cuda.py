@@ -271,6 +271,14 @@ class _Autocast(torch.autocast):
         super().__init__("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
 
 
+class _Stream:
+    def __init__(self, device=None):
+        pass
+
+    def wait_event(self, event):
+        pass
+
+
 class _Event:
     def record(self, stream=None):
         pass
@@ -303,6 +311,8 @@ def pretended(monkeypatch):
     """Within it `cuda` is a device; yields what is noted while `watched` is set."""
     monkeypatch.setattr(torch, "autocast", _Autocast)
     monkeypatch.setattr(torch.cuda, "Event", _Event)
+    monkeypatch.setattr(torch.cuda, "Stream", _Stream)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**34, 2**34))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a GPU that is not there")
     monkeypatch.setattr(torch._C, "_group_tensors_by_device_and_dtype", _grouped)

@@ -6,7 +6,8 @@ import torch
 from replaying import ReplayedGraph
 
 from raysurl import method
-from raysurl.method import NotRecordableError, Progress, Recorded
+from raysurl.method import Progress
+from raysurl.recorded import NotRecordableError, Recorded
 from raysurl.step import WARM_STEPS, RecordedStep
 
 EAGER = {"crd"}  # draws on the host; whoever joins it says why in `runs_eagerly`
