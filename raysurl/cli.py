@@ -7,12 +7,11 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import click
 
-from raysurl import commands
+from raysurl import __version__, commands
 from raysurl.errors import InputError, RunError
 
 Command = Callable[[Sequence[str]], None]
@@ -51,7 +50,7 @@ class _Commands(click.Group):
 
 
 @click.command(cls=_Commands, epilog=EXIT_CODES)
-@click.version_option(metadata.version("raysurl"), prog_name="raysurl")
+@click.version_option(__version__, prog_name="raysurl")
 def group() -> None:
     """Learn an image encoder from images without labels, and use it."""
 

@@ -109,12 +109,23 @@ def _order(rows: int, seed: int) -> Tensor:
     return torch.randperm(rows * world_size(), generator=torch.Generator().manual_seed(seed))
 
 
-def wrap(model: nn.Module, device: torch.device, ranks: int) -> nn.Module:
-    """The model under DDP where there are several ranks."""
+def wrap(model: nn.Module, device: torch.device, ranks: int, *, accumulates: bool = False) -> nn.Module:
+    """The model under DDP where there are several ranks.
+
+    On GPUs gradients lie in DDP's buckets, and it is told that each step uses the same parameters in the same order
+    unless one `accumulates` over several passes.
+    """
     if ranks == 1:
         return model
     device_ids = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    on_gpu = device.type == "cuda"
+    return DistributedDataParallel(
+        model,
+        device_ids=device_ids,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=on_gpu,
+        static_graph=on_gpu and not accumulates,
+    )
 
 
 def gradients_meet(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:

@@ -26,6 +26,7 @@ from raysurl import functional as fn
 from raysurl.memory import Bank
 from raysurl.method import Batch, Build, Moment, Output, Progress, Push, Snapshot, detached
 from raysurl.teachers.distillation import Distilled, DistilledConfig
+from raysurl.views.colour import to_device
 
 
 class PairBank(Bank):
@@ -70,7 +71,7 @@ class CRD(Distilled):
         assert isinstance(progress, Progress)  # see `runs_eagerly`
         samples = len(snapshot["features"]) // 2
         of_teacher, of_student = snapshot["features"].split(samples)
-        drawn = negatives(self.config.negatives, samples, progress).to(batch.index.device)
+        drawn = to_device(negatives(self.config.negatives, samples, progress), batch.index.device)
         left_out = drawn == batch.index[:, None]  # (b, N)
         own = (student * teacher).sum(dim=1, keepdim=True)
         terms = [

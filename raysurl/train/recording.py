@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ class CudaGraph:
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        self._stream = torch.cuda.Stream()
+        self._stream = _side_stream(torch.cuda.current_device())
 
     def aside(self, body: Callable[[], T]) -> T:
         self._stream.wait_stream(torch.cuda.current_stream())
@@ -42,3 +43,9 @@ class CudaGraph:
 
     def replay(self) -> None:
         self._graph.replay()
+
+
+@lru_cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """The one on which everything is warmed up and recorded: libraries keep a workspace for each stream."""
+    return torch.cuda.Stream(device)

@@ -121,7 +121,8 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     )
     the_plan = plan(source.readable, batch_size=recipe.train.batch_size, seed=recipe.seed, window=window)
     augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, recipe.train.batch_size)
-    model = distributed.wrap(method, runtime.device, runtime.world_size)
+    accumulates = recipe.train.accumulate > 1
+    model = distributed.wrap(method, runtime.device, runtime.world_size, accumulates=accumulates)
     optimizer = optim.build_optimizer(method, recipe.train.optimizer)
     said = build.tune(runtime.device)  # and more, before there is a run whose record could hold it
     one_step = step_of(recipe, runtime, method, model, optimizer, said.append)
