@@ -23,7 +23,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 RECORDED = [n for n in method.available() if n != "crd"]
 CHANGING = {
     "ressl": {"infonce_warmup_epochs": 1.3, "momentum_schedule": "cosine"},
-    "swav": {"frozen_epochs": 1.4, "queue_epoch": 2},
+    "swav": {"frozen_steps": 7, "queue_epoch": 1},
     "superand": {"init": "instance"},
 }
 
