@@ -10,7 +10,7 @@ import torch
 from benchmarks._gpu_bench import QUIET, Bench, Row, start
 from torch import Tensor
 
-from raysurl import method
+from raysurl import build, method
 from raysurl.data.source import ResidentSource
 from raysurl.evaluate import Features, evaluate
 from raysurl.recipe import load_recipe
@@ -58,6 +58,39 @@ def fed_by_loader(bench: Bench) -> Row:
             break
     bench.sync()
     return {"images_per_s": done * batch_size / max(time.perf_counter() - began, 1e-9), "workers": workers}
+
+
+def bare_loop(bench: Bench) -> Row:
+    """ReSSL's networks at ImageNet's shapes in a plain loop: resident tensors, bf16, channels last, fused SGD.
+
+    No views, no memory, no schedules, no logs: what is left is forward, backward, update and moving average.
+    """
+    size, count = (32, 8) if bench.tiny else (224, 256)
+    names = ["encoder.small_stem=false", f"encoder.name={'convnet' if bench.tiny else 'resnet50'}"]
+    recipe = load_recipe(["recipe=ressl/cifar10", *QUIET, *names, f"views.size={size}"])
+    student = build.method_of(recipe, num_samples=count).to(bench.device, memory_format=torch.channels_last)
+    teacher = student.teacher.net
+    x, y = (torch.randn(count, 3, size, size, device=bench.device) for _ in range(2))
+    x, y = (v.to(memory_format=torch.channels_last) for v in (x, y))
+    own = [p for p in student.parameters() if p.requires_grad]
+    followed = [*student.encoder.parameters(), *student.projector.parameters()]
+    optimizer = torch.optim.SGD(own, lr=0.01, momentum=0.9, fused=bench.device.type == "cuda")
+
+    def step() -> None:
+        with torch.autocast(bench.device.type, torch.bfloat16):
+            z = student.predictor(student.projector(student.encoder(x)))
+            with torch.no_grad():
+                t = teacher(y)
+        torch.nn.functional.cosine_similarity(z.float(), t.float()).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(teacher.parameters()), [p.detach() for p in followed], 0.01)
+
+    for _ in range(5):
+        step()
+    seconds = bench.seconds(step, bench.timed)
+    return {"images_per_s": count / seconds, "step_ms": 1e3 * seconds}
 
 
 class _Pairs(torch.utils.data.Dataset[Any]):

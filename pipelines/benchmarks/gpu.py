@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from benchmarks._gpu_bench import Bench, Row, matrix_rate
-from benchmarks._gpu_peers import fed_by_loader, probes, views
+from benchmarks._gpu_peers import bare_loop, fed_by_loader, probes, views
 from benchmarks._gpu_steps import steps
 
 from raysurl import method
@@ -78,6 +78,7 @@ def plan() -> list[tuple[str, Callable[[Bench], Row]]]:
         ("ressl compiled and recorded", steps("ressl", *compiled)),
         ("views/s", views),
         ("ressl resnet50 224 px recorded", steps("ressl", *IMAGENET, size=256, samples=2048)),
+        ("bare loop resnet50 224 px", bare_loop),
         ("ressl resnet50 224 px eager", steps("ressl", *IMAGENET, *eager, size=256, samples=2048)),
         ("rcl resnet50 224 px recorded", steps("rcl", *IMAGENET, size=256, samples=2048)),
         ("knn and probes", probes),

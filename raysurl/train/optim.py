@@ -118,6 +118,11 @@ def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
         for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
     optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # fused steps want the memory format of the parameter, which is the device's
+                held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def no_weight_decay(named: Iterable[tuple[str, Tensor]], rule: str) -> Iterator[str]:
