@@ -14,7 +14,7 @@ from raysurl.data import storage, tree
 from raysurl.data.dataset import Samples
 from raysurl.data.names import open_samples
 from raysurl.data.source import Source, open_source
-from raysurl.errors import InputError
+from raysurl.errors import InputError, printable
 from raysurl.recipe import Data
 
 
@@ -272,7 +272,7 @@ def test_every_name_has_a_text_and_comes_back(name: bytes) -> None:
     text = tree.text_of(there)
     text.encode()
     assert tree.name_of(text) == there
-    assert "\n" not in tree.printable(text)
+    assert "\n" not in printable(text)
 
 
 NAMES = st.binary(min_size=1, max_size=12).filter(

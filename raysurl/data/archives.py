@@ -34,8 +34,8 @@ class Head:
     stored: int
 
 
-def heads(path: str, where: str) -> dict[str, Head]:
-    """Name → head of each array of an .npz file; a .npy file has one, named "". Raises InputError.
+def heads(path: str, where: str) -> dict[str | None, Head]:
+    """Name → head of each array of an .npz file; a .npy file has one, named None. Raises InputError.
 
     `where`: what messages call the file, as `data.path=FILE`.
     """
@@ -43,7 +43,7 @@ def heads(path: str, where: str) -> dict[str, Head]:
         with _file(path) as file:
             if not zipfile.is_zipfile(file):
                 file.seek(0)
-                return {"": _head(file, None, where)}
+                return {None: _head(file, None, where)}
             with zipfile.ZipFile(file) as archive:
                 return {
                     info.filename.removesuffix(".npy"): _head(member, info, where)
@@ -57,9 +57,9 @@ def heads(path: str, where: str) -> dict[str, Head]:
         raise InputError(f"{where} is not a .npy or .npz file that can be read: {_why(error)}") from None
 
 
-def check_size(found: dict[str, Head], names: list[str], where: str) -> None:
+def check_size(found: dict[str | None, Head], names: list[str | None], where: str) -> None:
     """InputError where these arrays would unpack to more than memory holds, or to suspiciously much."""
-    packed = [found[name] for name in names if name]
+    packed = [found[name] for name in names if name is not None]
     nbytes, stored = sum(head.nbytes for head in packed), sum(head.stored for head in packed)
     if nbytes > free_memory():
         raise InputError(
@@ -79,16 +79,16 @@ def load(path: str, member: str | None) -> NDArray[Any]:
     Raises OSError or ValueError.
     """
     if not storage.is_uri(path):
-        if not member:
+        if member is None:
             loaded: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
             return loaded
         with np.load(path, allow_pickle=False) as archive:
             return np.asarray(archive[member])
     content = np.load(io.BytesIO(storage.read_bytes(path, "")), allow_pickle=False)
-    return np.asarray(content[member] if member else content)
+    return np.asarray(content if member is None else content[member])
 
 
-def read(path: str, member: str, where: str) -> NDArray[Any]:
+def read(path: str, member: str | None, where: str) -> NDArray[Any]:
     """As `load`; raises InputError."""
     try:
         return load(path, member)

@@ -87,6 +87,9 @@ def is_wide(sample: bytes | Array) -> bool:
         return False
 
 
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+
+
 def pixels_of_pil(image: Image.Image) -> Array:
     """A Pillow image, of any mode and orientation, as integers (1 | 3, h, w)."""
     if image.mode == "F":
@@ -98,7 +101,12 @@ def pixels_of_pil(image: Image.Image) -> Array:
         return np.asarray(image)[None]
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # what Pillow asks for before dropping a palette's alpha
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
+    try:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise DecodeError(_reason(error)) from None
     return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
 
 

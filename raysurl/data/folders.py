@@ -17,8 +17,8 @@ from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.labels import Classes, Labels, number
 from raysurl.data.manifest import Listing
 from raysurl.data.readers import FileReader
-from raysurl.data.tree import Entry, Missing, Tree, printable, shown
-from raysurl.errors import InputError
+from raysurl.data.tree import Entry, Missing, Tree, shown
+from raysurl.errors import InputError, printable
 from raysurl.recipe import Data
 
 IMAGE_ENDINGS = (
@@ -87,7 +87,7 @@ def without_test_files(data: Data, key: str, entries: list[Entry]) -> tuple[list
 
 
 def _nothing(path: str, key: str, tree: Tree) -> str:
-    lost = f"; {printable(tree.missing[0].path)}: {tree.missing[0].reason}" if tree.missing else ""
+    lost = f"; {tree.missing[0].path}: {tree.missing[0].reason}" if tree.missing else ""
     return (
         f"{key}={path} holds no image files (of {len(tree.files)} files none ends in"
         f" {', '.join(IMAGE_ENDINGS[:6])} …{lost}); give a folder of images, flat or one folder per class"

@@ -82,7 +82,7 @@ def _npz(path: str, where: str, lengths: bool) -> tuple[NDArray[Any], NDArray[np
         raise InputError(
             f"{where} is not an npz file of a graph: it has no array edges (E, 2) or edge_index (2, E)"
         )
-    wanted = [name, *(["distance"] if lengths and "distance" in heads else [])]
+    wanted: list[str | None] = [name, *(["distance"] if lengths and "distance" in heads else [])]
     archives.check_size(heads, wanted, where)
     edges, *rest = (archives.read(path, member, where) for member in wanted)
     try:
@@ -96,7 +96,7 @@ def _parquet(path: str, where: str, lengths: bool) -> tuple[NDArray[Any], NDArra
     try:
         with storage.opened(path, "") as stream, pq.ParquetFile(stream) as file:
             table = file.read()
-    except (OSError, pa.ArrowInvalid) as error:
+    except storage.PARQUET_ERRORS as error:
         raise InputError(f"{where} is not a readable Parquet file: {error}") from None
     wanted = (*ENDS, *(["distance"] if lengths else []))
     if missing := [name for name in wanted if name not in table.column_names]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raysurl.data import storage
 from raysurl.data.labels import Classes, Labels, number
-from raysurl.data.tree import printable, reason
+from raysurl.data.tree import reason
 from raysurl.errors import InputError
 
 ENDINGS = (".csv", ".tsv", ".txt")
@@ -56,15 +56,13 @@ def of_table(file: str, images: Sequence[str], known: Classes | None) -> tuple[L
         if at is None:
             strangers += 1
         elif values[at] not in (None, label):
-            raise InputError(
-                f"{where} gives {printable(name)} two labels, {values[at]} and {label}; give one"
-            )
+            raise InputError(f"{where} gives {name} two labels, {values[at]} and {label}; give one")
         else:
             values[at] = label or None
     named = sum(value is not None for value in values)
     if not named:
         raise InputError(
-            f"{where} names none of the images, the first of which is {printable(images[0])}; give their names as in"
+            f"{where} names none of the images, the first of which is {images[0]}; give their names as in"
             " the folder"
         )
     text = pa.array(values, pa.large_string())
@@ -100,10 +98,10 @@ def _pairs(rows: list[list[str]], index: dict[str, int], where: str) -> list[tup
     elif head and len(head) >= 2 and any(_plain(row[0]) in index for row in rows[:2]):
         at, to, body = 0, 1, rows if _plain(rows[0][0]) in index else rows[1:]
     else:
-        there = ", ".join(map(printable, head[:6])) or "nothing"
+        there = ", ".join(head[:6]) or "nothing"
         raise InputError(f"{where} begins with {there}; it must have the columns path and label")
     if short := next((row for row in body if len(row) <= max(at, to)), None):
-        raise InputError(f"{where}: the row {printable(','.join(short))} has no label; give each image one")
+        raise InputError(f"{where}: the row {','.join(short)} has no label; give each image one")
     return [(row[at], row[to].strip()) for row in body]
 
 

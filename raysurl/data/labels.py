@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raysurl.data.tree import printable
 from raysurl.errors import InputError
 
 Ids = NDArray[np.int64]
@@ -84,6 +83,7 @@ def _plain(where: str, values: Any) -> Any:
         column = column.combine_chunks()
     kind = column.type
     try:
+        column.validate(full=True)
         if pa.types.is_dictionary(kind):
             return _plain(where, column.dictionary_decode())
         if pa.types.is_null(kind) or pa.types.is_int64(kind) or pa.types.is_large_string(kind):
@@ -110,9 +110,7 @@ def _of_text(column: Any, known: Classes | None, where: str) -> Labels:
     names = tuple(there) if known is None else known.names or ()
     of_name = set(names)
     if unknown := [name for name in there if name not in of_name]:
-        raise InputError(
-            f"{where}: the class {printable(unknown[0])!r} is not one of the training set's {len(names)}"
-        )
+        raise InputError(f"{where}: the class {unknown[0]!r} is not one of the training set's {len(names)}")
     _check_count(len(names), where)
     ids = pc.index_in(column, pa.array(names, pa.large_string())).cast(pa.int64()).fill_null(-1)
     return Labels(np.asarray(ids.to_numpy(), np.int64), names, text=True)

@@ -32,11 +32,12 @@ def npz(data: Data, path: str, key: str, known: Classes | None) -> Samples:
         raise InputError(f"{key}={path} is a folder; data.name=npz reads one .npy or .npz file")
     where = f"{key}={path}"
     heads = archives.heads(path, where)
-    member = "" if "" in heads else _array_name({name: head.shape for name, head in heads.items()}, where)
+    shapes = {name: head.shape for name, head in heads.items() if name is not None}
+    member = None if None in heads else _array_name(shapes, where)
     check_array(heads[member], where)
     of_labels = _label_name(data, heads, where)
-    archives.check_size(heads, [member, *([of_labels] if of_labels else [])], where)
-    origin = NumpyFile(path, member or None, storage.stamp(path))
+    archives.check_size(heads, [member, *([] if of_labels is None else [of_labels])], where)
+    origin = NumpyFile(path, member, storage.stamp(path))
     count = heads[member].shape[0]
     if len(heads[member].shape) == 2:
         matrices.check_finite(load_once(origin), where)
@@ -49,14 +50,14 @@ def npz(data: Data, path: str, key: str, known: Classes | None) -> Samples:
     return samples.labelled(number([(where, labels.reshape(-1))], known, where))
 
 
-def _label_name(data: Data, heads: dict[str, archives.Head], where: str) -> str | None:
+def _label_name(data: Data, heads: dict[str | None, archives.Head], where: str) -> str | None:
     """The array of the labels; None where there is none, or none is wanted."""
     if data.labels is None:
         return next((name for name in _LABEL_NAMES if name in heads), None)
     column = tables.label_column(data)
     if column is not None and column not in heads:
         raise InputError(
-            f"{where} has no array {column!r}; set data.labels to one of {', '.join(heads)}, or to none"
+            f"{where} has no array {column!r}; set data.labels to one of {', '.join(map(str, heads))}, or to none"
         )
     return column
 

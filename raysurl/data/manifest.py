@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from raysurl.data import storage
 from raysurl.data.depth import Depth
-from raysurl.data.tree import Entry, printable
-from raysurl.errors import InputError
+from raysurl.data.tree import Entry
+from raysurl.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _same_files(
     more = f" ({count:,} files have)" if count > 1 else ""
     before, after = int(then[first, 0]), int(now[first, 0])
     what = f"{before:,} bytes then, {after:,} now" if before != after else "its time differs"
-    where = printable(storage.join(listing.root, listing.path(first)))
+    where = storage.join(listing.root, listing.path(first))
     raise InputError(
         f"{where} has changed since the run began{more}: {what} ({path}){_HINT}; a copy must keep the files' times"
     )
@@ -263,7 +263,5 @@ def _compare(listing: Listing, names: Any, group: Any, row: Any, path: str | Pat
     if not same.all():
         first = int(np.argmin(same))
         then = f"{names[first].as_py()} row {row[first]}" if row[first] >= 0 else str(names[first].as_py())
-        now_is = printable(listing.name(first))
-        raise InputError(
-            f"sample {first} is now {now_is}, in the run's {path} it was {printable(then)}{_HINT}"
-        )
+        now_is = listing.name(first)
+        raise InputError(f"sample {first} is now {now_is}, in the run's {path} it was {then}{_HINT}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raysurl.data import storage
 from raysurl.data.readers import ArrayReader, ParquetReader
-from raysurl.data.tree import Entry, printable, reason
+from raysurl.data.tree import Entry, reason
 from raysurl.errors import InputError
 
 BLOCK_VALUES = 2**22  # values checked at once: a mapped file is never held whole
@@ -37,11 +37,11 @@ class ParquetMatrix:
         """Raises InputError for rows of different lengths, and for numbers that are missing."""
         parts = []
         for name in self.files:
-            where = printable(storage.join(self.root, name))
+            where = storage.join(self.root, name)
             try:
                 with storage.opened(self.root, name) as stream, pq.ParquetFile(stream) as file:
                     table = file.read(columns=list(self.columns))
-            except (OSError, pa.ArrowException) as error:
+            except storage.PARQUET_ERRORS as error:
                 raise InputError(f"{where} cannot be read: {reason(error)}") from None
             if not len(table):
                 continue

@@ -45,6 +45,7 @@ _NAMES = {  # as old and new versions of these packages call them
     "__builtin__ list": "list",
     "builtins list": "list",
     "_codecs encode": "encode",
+    "__builtin__ bytes": "bytes",
 }
 _MARK = object()
 
@@ -190,6 +191,8 @@ def _made(made: Any, arguments: Any) -> Any:
         return {}
     if made.of == "encode":
         return str(arguments[0]).encode("latin1")
+    if made.of == "bytes" and not arguments:
+        return b""
     if made.of not in ("array", "dtype", "matrix"):
         raise ValueError(f"it makes a {made.of} of its own")
     return _Part(made.of, arguments)
@@ -229,7 +232,7 @@ def _array(part: Any) -> NDArray[Any]:
     if type(content) is not bytes or len(content) != count * dtype.itemsize:
         raise ValueError(f"an array of shape {shape} does not hold as many numbers")
     array: NDArray[Any] = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-    return array
+    return array.astype(dtype.newbyteorder("="))
 
 
 def _dtype(part: Any) -> np.dtype[Any]:

@@ -76,7 +76,7 @@ class ParquetReader:
         """`rows` count from the start of the file. A group is streamed, never held whole."""
         try:
             result = self._read(path, group, rows)
-        except (OSError, ValueError, IndexError, KeyError) as error:  # pyarrow's own errors derive from these
+        except storage.PARQUET_ERRORS as error:
             if not isinstance(error, FileNotFoundError) and self._changed(path, stamp):
                 return [DecodeError(_CHANGED)] * len(rows)
             return [DecodeError(f"its row group cannot be read: {tree.reason(error)}")] * len(rows)
@@ -160,7 +160,7 @@ class NumpyFile:
     stamp: tuple[int, int] = (0, 0)
 
     def load(self) -> Array:
-        return archives.read(self.path, self.member or "", self.path)
+        return archives.read(self.path, self.member, self.path)
 
     def changed(self, stamp: Stamp) -> bool:
         return not storage.is_uri(self.path) and bool(changed(stamp, storage.stamp(self.path)))

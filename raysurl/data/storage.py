@@ -24,7 +24,19 @@ from raysurl.data import tree
 from raysurl.data.tree import Entry, Missing, Tree
 from raysurl.errors import InputError
 
-__all__ = ["Entry", "Missing", "Tree"]
+__all__ = ["PARQUET_ERRORS", "Entry", "Missing", "Tree"]
+
+# what pyarrow raises on damaged files; names in them may be no UTF-8, and sizes anything
+PARQUET_ERRORS = (
+    OSError,
+    UnicodeError,
+    MemoryError,
+    OverflowError,
+    KeyError,
+    IndexError,
+    TypeError,
+    pa.ArrowException,
+)
 
 
 @lru_cache(maxsize=64)

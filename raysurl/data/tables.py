@@ -19,7 +19,7 @@ from raysurl.data.folders import without_test_files
 from raysurl.data.labels import Classes, Names, number
 from raysurl.data.manifest import Listing
 from raysurl.data.readers import ArrayReader, image_leaf, load_once
-from raysurl.data.tree import Entry, Tree, printable, reason
+from raysurl.data.tree import Entry, Tree, reason
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 
@@ -52,11 +52,11 @@ def parquet(data: Data, path: str, key: str, known: Classes | None) -> Samples:
         where = storage.join(root, entry.path)
         try:
             with storage.opened(root, entry.path) as stream, pq.ParquetFile(stream) as file:
-                found.append((entry, _head(file, data, entry.path, f"{key}={printable(where)}")))
-        except (OSError, pa.ArrowException) as error:
+                found.append((entry, _head(file, data, entry.path, f"{key}={where}")))
+        except storage.PARQUET_ERRORS as error:
             lost.append((entry.path, f"it is not a readable Parquet file: {reason(error)}", False))
     if not found:
-        first = f"{printable(storage.join(root, lost[0][0]))} ({lost[0][1]})"
+        first = f"{storage.join(root, lost[0][0])} ({lost[0][1]})"
         raise InputError(f"{key}={path}: no Parquet file could be opened: {first}")
     samples = _listed(data, root, found, f"{key}={path}")
     samples = samples.with_note(tree.remark(), of_test)
@@ -80,23 +80,29 @@ def _listed(data: Data, root: str, found: Sequence[tuple[Entry, _File]], where: 
             grouped=False,
         )
         listing = listing.as_one()
-        matrices.check_finite(load_once(reader.origin), where)
+        matrix = load_once(reader.origin)
+        if len(matrix) != len(listing):
+            raise InputError(f"{where} claims {len(listing)} rows and holds {len(matrix)}; it is damaged")
+        matrices.check_finite(matrix, where)
     return Samples(listing, reader)
 
 
 def _labelled(
     samples: Samples, found: Sequence[tuple[Entry, _File]], known: Classes | None, where: str
 ) -> Samples:
-    parts = [
-        (printable(entry.path) or where, file.labels) for entry, file in found if file.labels is not None
-    ]
+    parts = [(entry.path or where, file.labels) for entry, file in found if file.labels is not None]
     if not parts:
         return samples
     if len(parts) < len(found):
         without = next(entry.path for entry, file in found if file.labels is None)
         raise InputError(
-            f"{where}: only some of its files have labels, {printable(without)} has none; give all the label column"
+            f"{where}: only some of its files have labels, {without} has none; give all the label column"
         )
+    if wrong := next(
+        (at for (at, labels), (_, file) in zip(parts, found, strict=True) if len(labels) != sum(file.rows)),
+        None,
+    ):
+        raise InputError(f"{where}: {wrong} holds another number of labels than of rows; it is damaged")
     names = next((file.names for _, file in found if file.names), None)
     return samples.labelled(number(parts, known, where, names))
 
@@ -171,7 +177,7 @@ def _files(path: str, key: str) -> tuple[str, Tree]:
     missing = [entry for entry in tree.missing if entry.folder or _wanted(entry.path, pattern)]
     if not wanted:
         what = "no file matches" if pattern else "there is no .parquet file in"
-        lost = f" ({printable(missing[0].path)}: {missing[0].reason})" if missing else ""
+        lost = f" ({missing[0].path}: {missing[0].reason})" if missing else ""
         raise InputError(f"{what} {key}={path}{lost}; give a Parquet file, a folder of them, or a glob")
     return root, Tree(wanted, missing, tree.repeated)
 

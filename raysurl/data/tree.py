@@ -13,6 +13,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import Any
 
+from raysurl.errors import printable
+
 Key = tuple[int, int]  # (device, inode)
 
 
@@ -181,13 +183,6 @@ def name_of(text: str) -> str:
 
 def _bytes_of(text: str) -> bytes:
     return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), text.encode())
-
-
-def printable(text: str) -> str:
-    """Text on one line: control characters as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(paths: list[str], most: int = 3) -> str:
