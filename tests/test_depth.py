@@ -245,3 +245,18 @@ def test_what_is_no_integer_is_a_decode_error() -> None:
         decode(np.zeros((2, 2, 3), np.float32))
     with pytest.raises(DecodeError, match="floating-point"):
         decode(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+
+
+def test_few_row_groups_are_looked_at_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [encoded(Image.fromarray(image)) for image in images_of(12, np.uint16, 400)]
+    pq.write_table(pa.table({"image": files}), tmp_path / "x.parquet", row_group_size=2)
+    monkeypatch.setattr("raysurl.data.dataset._HEADS", 320)
+    samples = open_samples(Data(name="parquet", path=str(tmp_path)), "train", 0)
+    assert samples is not None
+    looked = np.concatenate(list(samples._spread(320)))
+    assert len(set(samples.listing.group[looked].tolist())) == 5
+    assert looked.tolist() == sorted(set(looked.tolist()))
+    assert np.concatenate(list(samples._spread(10**6))).tolist() == list(range(400))
+    assert samples.depth == Depth(0, 12)

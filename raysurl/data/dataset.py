@@ -30,6 +30,8 @@ NARROW = Depth(
 _PROBES = 16  # samples decoded to estimate the size of all
 _HEADS = 1024  # samples whose heads say whether pixels are wider than a byte
 _MEASURED = 8192  # samples whose pixels say in what range they lie
+_MEASURED_BYTES = 2**32  # that these may have as files, about
+_OF_GROUP = 64  # of these taken together where they lie in one row group
 _BLOCK = 256  # of these read at once
 _CONCURRENT_READS = 16  # files, or requests to a remote store, open at once in a process
 
@@ -139,7 +141,7 @@ class Samples:
 
     def width(self) -> int | None:
         """Values D of a sample that is a vector; None for images, or where none of a few can be read."""
-        probes = np.unique(np.linspace(0, len(self) - 1, _PROBES).astype(np.int64))
+        probes = evenly(len(self), _PROBES)
         found = [sample for sample in self.load(probes) if not isinstance(sample, Unreadable)]
         return len(found[0]) if found and found[0].ndim == 1 else None
 
@@ -159,7 +161,8 @@ class Samples:
             array = load_once(self.reader.origin)
             rows = self.listing.row
             return depth_of(np.asarray(array[rows[at : at + _HEADS]]) for at in range(0, len(rows), _HEADS))
-        return depth_of(self._pixels(_MEASURED))
+        each = 1 if self.listing.stamps is None else int(self.listing.stamps[:, 0].sum()) // max(len(self), 1)
+        return depth_of(self._pixels(min(_MEASURED, max(_MEASURED_BYTES // max(each, 1), _HEADS // 16))))
 
     def _pixels(self, most: int) -> Iterator[Array]:
         for block in self._spread(most):
@@ -169,8 +172,15 @@ class Samples:
                         yield pixels_of(sample)
 
     def _spread(self, most: int) -> Iterator[NDArray[np.int64]]:
-        """All indices, or `most` evenly spaced ones, in blocks."""
-        index = np.unique(np.linspace(0, len(self) - 1, min(most, len(self))).astype(np.int64))
+        """All indices, or about `most` evenly spaced ones, in blocks: of row groups the first rows of some."""
+        index = evenly(len(self), most)
+        if self.reader.grouped and most < len(self):
+            change = (np.diff(self.listing.file) != 0) | (np.diff(self.listing.group) != 0)
+            begins = np.append(0, np.flatnonzero(change) + 1)
+            ends = np.append(begins[1:], len(self))
+            chosen = evenly(len(begins), max(most // _OF_GROUP, 1))
+            each = -(-most // len(chosen))
+            index = np.concatenate([np.arange(begins[g], min(begins[g] + each, ends[g])) for g in chosen])
         yield from (index[at : at + _BLOCK] for at in range(0, len(index), _BLOCK))
 
     def nbytes_estimate(self) -> int:
@@ -178,7 +188,7 @@ class Samples:
 
         Raises InputError where none of the few can be read.
         """
-        probes = np.unique(np.linspace(0, len(self) - 1, _PROBES).astype(np.int64))
+        probes = evenly(len(self), _PROBES)
         loaded = self.load(probes)
         sizes = [sample.nbytes for sample in loaded if not isinstance(sample, Unreadable)]
         if not sizes:
@@ -212,6 +222,11 @@ class Samples:
             self.listing.row[index],
             self.listing.stamp(first),
         )
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """0 … count−1, or `most` of them evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 def all_readable(loaded: Sequence[Array | Unreadable]) -> list[Array]:
