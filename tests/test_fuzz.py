@@ -44,6 +44,8 @@ def test_images(case: ImageCase) -> None:
 @example(ArraysCase({"images": ("u1", ()), "x": ("u1", ()), "": ("u1", (0, 1))}, False, False, [], None))
 @example(ArraysCase({"x": ("u1", (3, 4, 4)), "y": ("S3", (3,))}, True, False, [], None))
 @example(ArraysCase({"x": ("c8", (3, 4))}, False, True, [], None))
+@example(ArraysCase({"labels": (">u2", ()), "images": ("u1", (1, 1))}, False, False, [], None))
+@example(ArraysCase({"labels": ("c8", (1,)), "images": ("u1", (1, 1))}, False, False, [], None))
 def test_arrays(case: ArraysCase) -> None:
     check_arrays(case)
 
@@ -55,6 +57,7 @@ def test_arrays(case: ArraysCase) -> None:
 @example(TableCase([{"image": "binary", "label": "text"}], 5, 2, None, [(172, 128), (643, 128)], None))
 @example(TableCase([{"image": "binary"}, {"image": "struct"}], 3, 2, None, [], None))
 @example(TableCase([{"image": "bytes as numbers"}], 3, 2, None, [], None))
+@example(TableCase([{"image.bytes": "list of bytes", "image": "struct"}], 1, 1, "none", [], None))
 def test_tables(case: TableCase) -> None:
     check_tables(case)
 

@@ -7,6 +7,7 @@ import pickletools
 import struct
 import sys
 import zipfile
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse
 from citations import citation_files
+from image_files import image_folder
 
 from raysurl.data import archives, graphs, planetoid
 from raysurl.data.names import open_samples
@@ -278,6 +280,22 @@ def test_names_and_labels_in_parquet_that_are_no_utf8(tmp_path: Path) -> None:
     for was, now in ((b"zq", b"\xff\xff"), (b"label", b"l\xffbel"), (b"image", b"im\xffge")):
         (tmp_path / "x.parquet").write_bytes(buffer.getvalue().replace(was, now))
         refused("labels of type|Parquet file", name="parquet", path=str(tmp_path))
+
+
+# -------------------------------------------------------------------- images
+
+
+def test_an_image_that_claims_billions_of_pixels_is_named(tmp_path: Path) -> None:
+    image_folder(tmp_path, 9)
+    small = bytearray((tmp_path / "000.png").read_bytes())
+    small[16:24] = struct.pack(">II", 60_000, 60_000)
+    small[29:33] = struct.pack(">I", zlib.crc32(bytes(small[12:29])))
+    (tmp_path / "bomb.png").write_bytes(bytes(small))
+    samples = open_samples(Data(name="folder", path=str(tmp_path)), "train", 0)
+    assert samples is not None
+    assert [(Path(lost.name).name, lost.reason[:26]) for lost in samples.unreadable(range(10))] == [
+        ("bomb.png", "Image size (3600000000 pix")
+    ]
 
 
 def test_the_pickles_of_these_tests_are_what_they_say() -> None:

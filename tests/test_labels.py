@@ -80,6 +80,8 @@ def test_labels_with_gaps_in_an_npz(tmp_path: Path) -> None:
     assert ids(test) == [2, 1, 3]
     np.savez(tmp_path / "z.npz", images=images, labels=np.array([1.0, np.nan, 7, 7, 1, 1]))
     assert ids(opened(tmp_path / "z.npz", "npz")) == [0, -1, 1, 1, 0, 0]
+    np.savez(tmp_path / "b.npz", images=images, labels=np.array([5, 9, 5, 9, 5, 9], ">i4"))
+    assert opened(tmp_path / "b.npz", "npz").label_values == (5, 9)
 
 
 def test_names_and_values_are_in_the_manifest_and_the_source(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def number(
 
 def _plain(where: str, values: Any) -> Any:
     """An array of large_string, int64, or null."""
-    column = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
+    column = values if isinstance(values, pa.Array | pa.ChunkedArray) else _of_numpy(where, values)
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     kind = column.type
@@ -101,6 +101,13 @@ def _plain(where: str, values: Any) -> Any:
     except pa.ArrowException:
         pass
     raise InputError(f"{where}: labels of type {kind}; valid are integers or text")
+
+
+def _of_numpy(where: str, values: NDArray[Any]) -> Any:
+    try:
+        return pa.array(values.astype(values.dtype.newbyteorder("=")), from_pandas=True)
+    except (pa.ArrowException, ValueError, TypeError):
+        raise InputError(f"{where}: labels of type {values.dtype}; valid are integers or text") from None
 
 
 def _of_text(column: Any, known: Classes | None, where: str) -> Labels:

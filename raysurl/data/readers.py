@@ -95,8 +95,8 @@ class ParquetReader:
             leaf_of = image_leaf(file.schema_arrow, self.column) or self.column
             for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[leaf_of]):
                 first, last = np.searchsorted(wanted, [seen, seen + len(batch)])
-                column = batch.column(0)
-                leaf = column.field(0) if column.type.num_fields else column
+                column = batch.column(batch.schema.get_field_index(self.column))
+                leaf = column.field("bytes") if pa.types.is_struct(column.type) else column
                 for k in range(first, last):
                     value = leaf[int(wanted[k]) - seen].as_py()
                     result[order[k]] = DecodeError("it holds no bytes") if value is None else value
