@@ -76,7 +76,10 @@ def read_edges(
 
 
 def _npz(path: str, where: str, lengths: bool) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
-    heads = archives.heads(path, where)
+    try:
+        heads = archives.heads(path, "it")
+    except InputError as error:
+        raise InputError(f"{where} is not an npz file of a graph: {error}") from None
     name = next((name for name in NAMES_IN_NPZ if name in heads), None)
     if name is None:
         raise InputError(
