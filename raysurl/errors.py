@@ -1,8 +1,18 @@
 """The kinds of failure that a person sees as one sentence, never as a traceback."""
 
 
+def printable(text: str) -> str:
+    """Text on one line: control characters, which names of files and columns may hold, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class InputError(ValueError):
-    """Something given is wrong: the message names it and what would be valid. Exit code 2."""
+    """Something given is wrong: the message names it and what would be valid, on one line. Exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class RunError(RuntimeError):

@@ -80,8 +80,7 @@ def test_a_matrix_that_cannot_be_trained_on_is_refused(refused, npz, parquet):
     refused("k=40 neighbours, there are 40", *npz(x=X), "method.structures=[{kind: knn, k: 40}]")
 
 
-def test_labels_are_numbers_of_classes(refused, npz):
-    refused(r"labels run up to 2000000000000; number the classes 0, 1, 2, …", *npz(x=X, y=Y * 10**12))
+def test_labels_are_whole_numbers(refused, npz):
     refused("labels of type uint64", *npz(x=X, y=np.full(40, 2**64 - 1, np.uint64)))
 
 

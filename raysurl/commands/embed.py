@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from raysurl.train import local
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`embed.py run=DIR|FILE to=FILE.parquet [data.…]`: columns index, name, label, embedding (D float32)."""
+    """`embed.py run=DIR|FILE to=FILE.parquet [data.…]`: columns index, name, label, embedding (D float32).
+
+    Class names by label are in the metadata of the schema, as JSON under `raysurl`.
+    """
     mine, rest = take(arguments, "to")
     found = named_encoder(rest)
     recipe, device = found.recipe, default_device()
@@ -36,11 +40,12 @@ def main(arguments: Sequence[str]) -> None:
     columns = {
         "index": index,
         "name": [samples.name_of(int(i)) for i in index],
-        "label": source.labels[index] if source.labels is not None else np.full(len(index), -1),
+        "label": samples.original_labels()[index],
         "embedding": pa.FixedSizeListArray.from_arrays(features.ravel(), features.shape[1]),
     }
     target.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), target)
+    names = {"raysurl": json.dumps({"class_names": samples.names_by_value()})}
+    pq.write_table(pa.table(columns).replace_schema_metadata(names), target)
     print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
     for skipped in source.skipped:
         print(f"skipped {skipped}")

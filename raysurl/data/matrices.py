@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from raysurl.data import storage
 from raysurl.data.readers import ArrayReader, ParquetReader
+from raysurl.data.tree import Entry, reason
 from raysurl.errors import InputError
 
 BLOCK_VALUES = 2**22  # values checked at once: a mapped file is never held whole
@@ -34,17 +35,16 @@ class ParquetMatrix:
 
     def load(self) -> NDArray[np.float32]:
         """Raises InputError for rows of different lengths, and for numbers that are missing."""
-        filesystem, base = storage.locate(self.root)
         parts = []
         for name in self.files:
-            with (
-                filesystem.open_input_file(storage.join(base, name)) as stream,
-                pq.ParquetFile(stream) as file,
-            ):
-                table = file.read(columns=list(self.columns))
+            where = storage.join(self.root, name)
+            try:
+                with storage.opened(self.root, name) as stream, pq.ParquetFile(stream) as file:
+                    table = file.read(columns=list(self.columns))
+            except storage.PARQUET_ERRORS as error:
+                raise InputError(f"{where} cannot be read: {reason(error)}") from None
             if not len(table):
                 continue
-            where = storage.join(self.root, name)
             parts.append(_array(table, self.columns, where))
             if parts[-1].shape[1] != parts[0].shape[1]:
                 raise InputError(
@@ -79,7 +79,7 @@ def not_numbers(schema: Any, label: str) -> str:
 
 
 def reader(
-    root: str, files: Sequence[str], column: str, vectors: set[tuple[str, ...] | None]
+    root: str, files: Sequence[Entry], column: str, vectors: set[tuple[str, ...] | None]
 ) -> ParquetReader | ArrayReader:
     """For images in `column`, or for vectors, whose columns are the one member of `vectors`.
 
@@ -92,8 +92,8 @@ def reader(
     (columns,) = vectors
     if columns is None:
         return ParquetReader(root, column)
-    stamps = tuple(storage.stamp(storage.join(root, name)) for name in files)
-    return ArrayReader(ParquetMatrix(root, tuple(files), columns, stamps))
+    stamps = tuple((entry.size, entry.time) for entry in files)
+    return ArrayReader(ParquetMatrix(root, tuple(entry.path for entry in files), columns, stamps))
 
 
 def check_finite(matrix: NDArray[Any], where: str) -> None:

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from raysurl.data import listings, planetoid, storage, torchvision_data
+from raysurl.data import folders, listings, planetoid, storage, tables, torchvision_data
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
+from raysurl.data.depth import Depth
+from raysurl.data.labels import Classes
 from raysurl.data.manifest import Listing
 from raysurl.data.readers import ArrayReader, Digits, digits
+from raysurl.data.residency import check_unreadable
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 
@@ -37,10 +41,28 @@ def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
         return None
     if not len(samples):
         raise InputError(f"data.name={data.name} data.path={data.path}: the {split} split holds no samples")
+    check_unreadable(samples.missing, len(samples), data.max_unreadable)
+    samples = measured(samples, data, split)
     if split == "train" and data.limit is not None and data.limit < len(samples):
         bits = np.random.Philox(key=[seed, _LIMIT]).random_raw(len(samples))
         samples = samples.select(np.sort(np.argsort(bits, kind="stable")[: data.limit]))
     return samples if data.flatten is None else flattened(samples, data.flatten)
+
+
+def measured(samples: Samples, data: Data, split: Split) -> Samples:
+    """The samples with the range of their pixels, where some are wider than a byte: that of the training data."""
+    if not samples.has_wide():
+        return samples
+    if data.bits is not None:
+        depth, why = Depth(0, data.bits), "data.bits"
+    else:
+        training = samples if split == "train" else _open(data, "train")
+        assert training is not None
+        depth, why = (
+            training.range() or samples.range() or Depth(0, 8),
+            "the largest of all; data.bits sets it",
+        )
+    return replace(samples, depth=depth).with_note(f"pixels wider than a byte lie in {depth}, by {why}")
 
 
 def flattened(samples: Samples, kind: str) -> Samples:
@@ -50,23 +72,40 @@ def flattened(samples: Samples, kind: str) -> Samples:
 
 
 def _open(data: Data, split: Split) -> Samples | None:
+    listed = {"folder": folders.folder, "parquet": tables.parquet, "npz": listings.npz}
+    if data.name in listed:
+        return _listed(listed[data.name], data, split)
+    if data.labels not in (None, "none"):
+        raise InputError(
+            f"data.labels={data.labels}: data.name={data.name} has its own labels; valid is none"
+        )
+    samples = _of_its_own(data, split)
+    return replace(samples, labels=None) if samples is not None and data.labels == "none" else samples
+
+
+def _of_its_own(data: Data, split: Split) -> Samples | None:
+    """Data sets that know their labels and splits."""
     if data.name == "digits":
         return _digits_split(split)
     if data.name.startswith("torchvision:"):
         return torchvision_data.open_dataset(data, split)
     if data.name.startswith("planetoid:"):
         return _nodes(data, split)
-    lists = {"folder": listings.folder, "parquet": listings.parquet, "npz": listings.npz}
-    if data.name not in lists:
-        raise InputError(f"data.name={data.name} is not known; choose one of {', '.join(KINDS)}")
+    raise InputError(f"data.name={data.name} is not known; choose one of {', '.join(KINDS)}")
+
+
+def _listed(
+    listing: Callable[[Data, str, str, Classes | None], Samples], data: Data, split: Split
+) -> Samples | None:
     if data.path is None:
         raise InputError(f"data.name={data.name} needs data.path=, the file, folder or URI to read")
-    if split == "train":
-        return lists[data.name](data, data.path, "data.path", None)
-    if data.eval_path is None:
+    if split == "eval" and data.eval_path is None:
         return None
-    known = listings.class_names(data)
-    return lists[data.name](data, data.eval_path, "data.eval_path", known)
+    training = listing(data, data.path, "data.path", None)
+    if split == "train":
+        return training
+    assert data.eval_path is not None
+    return listing(data, data.eval_path, "data.eval_path", training.classes())
 
 
 def _nodes(data: Data, split: Split) -> Samples | None:
@@ -79,7 +118,7 @@ def _nodes(data: Data, split: Split) -> Samples | None:
     if data.download:
         planetoid.fetch(nodes.name, nodes.root)
     known = planetoid.read(nodes.name, nodes.root)
-    listing = Listing.of_rows(data.name, len(known.labels))
+    listing = Listing.of_rows(data.name, len(known.labels), planetoid.stamp(nodes.name, nodes.root))
     return Samples(listing, ArrayReader(nodes), known.labels, split=known.split)
 
 

@@ -1,18 +1,16 @@
 """The citation graphs Cora, CiteSeer and PubMed in the raw files of Planetoid (Yang et al. 2016).
 
 `ROOT/<Name>/raw/ind.<name>.{x,tx,allx,y,ty,ally,graph,test.index}`. These are pickles of NumPy and SciPy arrays,
-and a pickle may run any code: they are read by an unpickler that knows these arrays, dictionaries and lists alone.
+and a pickle may run any code: see raysurl.data.pickled for how they are read.
 The public split: the first 20 nodes of each class for training, the next 500 for validation, 1,000 for the test.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import shutil
 import tempfile
-from collections import defaultdict
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,11 +20,14 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from raysurl.data import storage
+from raysurl.data.pickled import arrays_of_pickle
 from raysurl.errors import InputError
 
 NAMES = ("Cora", "CiteSeer", "PubMed")
 TRAIN, VALIDATION, TEST = 1, 2, 3
 NUM_VALIDATION = 500
+MOST_VALUES, MOST_EDGES = 2**28, 2**24  # of features, and in a graph: many times PubMed's
+MOST_ISOLATED = 4  # times as many numbers of test nodes as there are test nodes
 PARTS = ("x", "tx", "allx", "y", "ty", "ally", "graph", "test.index")
 PATIENCE_S = 20  # for a connection, and for the next bytes of a download
 
@@ -52,15 +53,29 @@ class Nodes:
         return read(self.name, self.root).features
 
 
-@lru_cache(maxsize=2)
 def read(name: str, root: str) -> Citations:
     """Raises InputError for an unknown graph, or raw files that are missing or are not what they should be."""
-    name = _known(name)
-    folder = storage.join(storage.join(root, name), "raw")
+    return _read(_known(name), root, stamp(name, root))
+
+
+def stamp(name: str, root: str) -> tuple[int, int]:
+    """Of all raw files: their size, and a number that changes with any of their times."""
+    folder = _folder(name, root)
+    found = [storage.stamp_of(folder, f"ind.{_known(name).lower()}.{part}") for part in PARTS]
+    return sum(size for size, _ in found), zlib.crc32(repr(found).encode()) + 1
+
+
+def _folder(name: str, root: str) -> str:
+    return storage.join(storage.join(root, _known(name)), "raw")
+
+
+@lru_cache(maxsize=2)
+def _read(name: str, root: str, _stamp: tuple[int, int]) -> Citations:
+    folder = _folder(name, root)
     raw = {part: _load(folder, f"ind.{name.lower()}.{part}") for part in PARTS}
     try:
         return _assemble(raw)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise InputError(f"the raw files in {folder} are not those of Planetoid: {error}") from None
 
 
@@ -136,26 +151,66 @@ def edges_of(path: str) -> NDArray[np.int64]:
 
 
 def _assemble(raw: dict[str, Any]) -> Citations:
-    test = np.array(raw["test.index"].split(), np.int64)
-    first, last = int(test.min()), int(test.max())  # CiteSeer's isolated test nodes are missing in between
-    known = raw["allx"].shape[0]
-    if first != known or len(test) != raw["tx"].shape[0]:
-        raise ValueError(f"{known} nodes of allx and the test nodes {first} … {last} do not fit")
-    features = np.zeros((last + 1, raw["allx"].shape[1]), np.float32)
+    known, test = _dense(raw, "allx"), _dense(raw, "tx")
+    of_known, of_test = _onehot(raw, "ally", len(known)), _onehot(raw, "ty", len(test))
+    chosen = len(_onehot(raw, "y", None))
+    order = np.array(raw["test.index"].split(), np.int64)
+    if len(order) != len(test) or not len(test) or len(np.unique(order)) != len(order):
+        raise ValueError(f"test.index names {len(order)} nodes and tx holds {len(test)}")
+    first, last = int(order.min()), int(order.max())  # CiteSeer's isolated test nodes are missing in between
+    if first != len(known) or last - first >= MOST_ISOLATED * len(test):
+        raise ValueError(f"{len(known)} nodes of allx and the test nodes {first} … {last} do not fit")
+    if known.shape[1] != test.shape[1] or of_known.shape[1] != of_test.shape[1] or chosen > len(known):
+        raise ValueError("the parts differ in their features or classes")
+    features = np.zeros((last + 1, known.shape[1]), np.float32)
     labels = np.full(last + 1, -1, np.int64)
-    features[:known], labels[:known] = raw["allx"].toarray(), raw["ally"].argmax(axis=1)
-    features[test], labels[test] = raw["tx"].toarray(), raw["ty"].argmax(axis=1)
+    features[: len(known)], labels[: len(known)] = known, of_known.argmax(axis=1)
+    features[order], labels[order] = test, of_test.argmax(axis=1)
     split = np.zeros(last + 1, np.uint8)
-    chosen = len(raw["y"])
-    split[:chosen], split[chosen : min(chosen + NUM_VALIDATION, known)], split[test] = TRAIN, VALIDATION, TEST
-    labels[:known][raw["ally"].sum(axis=1) == 0] = -1
-    labels[test[raw["ty"].sum(axis=1) == 0]] = -1
-    return Citations(features, labels, _edges(raw["graph"]), split)
+    split[:chosen], split[chosen : min(chosen + NUM_VALIDATION, len(known))] = TRAIN, VALIDATION
+    split[order] = TEST
+    labels[: len(known)][of_known.sum(axis=1) == 0] = -1
+    labels[order[of_test.sum(axis=1) == 0]] = -1
+    edges = _edges(raw["graph"])
+    if len(edges) and not (edges.min() >= 0 and edges.max() <= last):
+        raise ValueError(f"the graph is between 0 … {last} and names {edges.min()} … {edges.max()}")
+    return Citations(features, labels, edges, split)
+
+
+def _dense(raw: dict[str, Any], part: str) -> NDArray[np.float32]:
+    if not isinstance(raw[part], scipy.sparse.csr_matrix):
+        raise ValueError(f"{part} is no sparse matrix")
+    rows, columns = raw[part].shape
+    if rows * columns > MOST_VALUES:
+        raise ValueError(f"{part} has {rows} × {columns} values")
+    dense: NDArray[np.float32] = raw[part].toarray().astype(np.float32)
+    if not np.isfinite(dense).all():
+        raise ValueError(f"{part} holds a value that is not finite")
+    return dense
+
+
+def _onehot(raw: dict[str, Any], part: str, rows: int | None) -> NDArray[Any]:
+    array = raw[part]
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.shape[1]:
+        raise ValueError(f"{part} is no array of nodes × classes")
+    if rows is not None and len(array) != rows:
+        raise ValueError(f"{part} has {len(array)} rows and its features {rows}")
+    return array
 
 
 def _edges(graph: Any) -> NDArray[np.int64]:
     if not isinstance(graph, dict):
-        raise InputError("a raw graph of Planetoid is a dictionary of neighbours by node")
+        raise ValueError("it is no dictionary of neighbours by node")
+    if not all(isinstance(near, list) for near in graph.values()):
+        raise ValueError("it is no dictionary of lists of neighbours")
+    total = sum(map(len, graph.values()))
+    if total > MOST_EDGES:
+        raise ValueError(f"it has {total:,} neighbours, more than any of Planetoid's")
+    numbers = all(
+        type(node) is int and all(type(other) is int for other in near) for node, near in graph.items()
+    )
+    if not numbers:
+        raise ValueError("its nodes are not whole numbers")
     source = np.repeat(
         np.fromiter(graph.keys(), np.int64, len(graph)),
         np.fromiter((len(near) for near in graph.values()), np.int64, len(graph)),
@@ -185,24 +240,7 @@ def _load(folder: str, file: str) -> Any:
     try:
         if file.endswith(".index"):
             return content.decode()
-        return _Arrays(io.BytesIO(content), encoding="latin1").load()
+        return arrays_of_pickle(content)
     except Exception as error:  # whatever damaged bytes raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise InputError(f"{folder}/{file} is not a raw file of Planetoid: {reason}") from None
-
-
-class _Arrays(pickle.Unpickler):
-    """Knows what the raw files are made of, by the names that old versions gave them, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            "_reconstruct": np.empty(0).__reduce__()[0],
-            "ndarray": np.ndarray,
-            "dtype": np.dtype,
-            "csr_matrix": scipy.sparse.csr_matrix,
-            "defaultdict": defaultdict,
-            "list": list,
-        }
-        if name not in known or module.split(".")[0] not in ("numpy", "scipy", "collections", "__builtin__"):
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return known[name]

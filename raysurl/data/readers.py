@@ -6,24 +6,28 @@ DecodeError value, for one bad sample must not cost the others.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysurl.data import storage
+from raysurl.data import archives, storage, tree
 from raysurl.data.decode import Array, DecodeError
+from raysurl.data.manifest import changed
 
 Encoded = bytes | Array | DecodeError
+Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
+
+_CHANGED = "its file has changed since the data were listed"
 
 
 class Reader(Protocol):
-    """Reads `rows` of one group of one file.
+    """Reads `rows` of one group of one file; `stamp`: its size and time when it was listed, see `Listing`.
 
     `in_memory`: reading never waits for a disk or a network once the process has loaded its array.
     `grouped`: many rows of a group cost little more than one, so that reading ahead pays.
@@ -32,7 +36,9 @@ class Reader(Protocol):
     in_memory: ClassVar[bool]
     grouped: ClassVar[bool]
 
-    def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]: ...
+    def read(
+        self, path: str, group: int, rows: NDArray[np.int64], stamp: Stamp | None = None
+    ) -> Sequence[Encoded]: ...
 
 
 @dataclass(frozen=True)
@@ -43,41 +49,54 @@ class FileReader:
     in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
 
-    def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]:
+    def read(
+        self, path: str, group: int, rows: NDArray[np.int64], stamp: Stamp | None = None
+    ) -> Sequence[Encoded]:
         try:
-            return [storage.read_bytes(self.root, path)] * len(rows)
+            content, now = storage.read_stamped(self.root, path)
         except OSError as error:
-            return [DecodeError(f"it cannot be opened: {error}")] * len(rows)
+            return [DecodeError(f"it cannot be opened: {tree.reason(error)}")] * len(rows)
+        if stamp and changed(stamp, now):
+            return [DecodeError("it has changed since the data were listed")] * len(rows)
+        return [content] * len(rows)
 
 
 @dataclass(frozen=True)
 class ParquetReader:
-    """Rows of Parquet row groups; `column` is the leaf that holds the bytes (`image`, or `image.bytes`)."""
+    """Rows of Parquet row groups; `column` holds the bytes, or a struct with `bytes`, in each file as it pleases."""
 
     root: str
     column: str
     in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = True
 
-    def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]:
+    def read(
+        self, path: str, group: int, rows: NDArray[np.int64], stamp: Stamp | None = None
+    ) -> Sequence[Encoded]:
         """`rows` count from the start of the file. A group is streamed, never held whole."""
         try:
-            return self._read(path, group, rows)
-        except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
-            return [DecodeError(f"its row group cannot be read: {error}")] * len(rows)
+            result = self._read(path, group, rows)
+        except storage.PARQUET_ERRORS as error:
+            if not isinstance(error, FileNotFoundError) and self._changed(path, stamp):
+                return [DecodeError(_CHANGED)] * len(rows)
+            return [DecodeError(f"its row group cannot be read: {tree.reason(error)}")] * len(rows)
+        return [DecodeError(_CHANGED)] * len(rows) if self._changed(path, stamp) else result
+
+    def _changed(self, path: str, stamp: Stamp | None) -> bool:
+        return stamp is not None and bool(changed(stamp, storage.stamp_of(self.root, path)))
 
     def _read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]:
-        filesystem, base = storage.locate(self.root)
         result: list[Encoded] = [DecodeError("it is empty")] * len(rows)
-        with filesystem.open_input_file(storage.join(base, path)) as stream, pq.ParquetFile(stream) as file:
+        with storage.opened(self.root, path) as stream, pq.ParquetFile(stream) as file:
             begin = sum(file.metadata.row_group(g).num_rows for g in range(group))
             order = np.argsort(rows, kind="stable")
             wanted = rows[order] - begin
             seen = 0
-            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[self.column]):
+            leaf_of = image_leaf(file.schema_arrow, self.column) or self.column
+            for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=[leaf_of]):
                 first, last = np.searchsorted(wanted, [seen, seen + len(batch)])
-                column = batch.column(0)
-                leaf = column.field(0) if column.type.num_fields else column
+                column = batch.column(batch.schema.get_field_index(self.column))
+                leaf = column.field("bytes") if pa.types.is_struct(column.type) else column
                 for k in range(first, last):
                     value = leaf[int(wanted[k]) - seen].as_py()
                     result[order[k]] = DecodeError("it holds no bytes") if value is None else value
@@ -85,6 +104,22 @@ class ParquetReader:
                 if last == len(wanted):
                     break
         return result
+
+
+def image_leaf(schema: Any, column: str) -> str | None:
+    """The column to read for the bytes of images, `image` or `image.bytes`; None where it holds none."""
+    kind = schema.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        column, kind = f"{column}.bytes", kind.field(kind.get_field_index("bytes")).type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    of_bytes = (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_fixed_size_binary,
+        pa.types.is_binary_view,
+    )
+    return column if any(holds(kind) for holds in of_bytes) else None
 
 
 class Origin(Protocol):
@@ -108,7 +143,11 @@ class ArrayReader:
     in_memory: ClassVar[bool] = True
     grouped: ClassVar[bool] = False
 
-    def read(self, path: str, group: int, rows: NDArray[np.int64]) -> Sequence[Encoded]:
+    def read(
+        self, path: str, group: int, rows: NDArray[np.int64], stamp: Stamp | None = None
+    ) -> Sequence[Encoded]:
+        if stamp and isinstance(self.origin, NumpyFile) and self.origin.changed(stamp):
+            return [DecodeError(_CHANGED)] * len(rows)  # it is mapped, so that other values would be read
         return list(load_once(self.origin)[rows])
 
 
@@ -121,19 +160,10 @@ class NumpyFile:
     stamp: tuple[int, int] = (0, 0)
 
     def load(self) -> Array:
-        return open_numpy(self.path, self.member)
+        return archives.read(self.path, self.member, self.path)
 
-
-def open_numpy(path: str, member: str | None) -> Any:
-    """The array of a .npy file (mapped, where it is local) or of an .npz file; without a member its NpzFile.
-
-    Raises OSError or ValueError. Pickled objects are refused.
-    """
-    if storage.is_uri(path):
-        loaded = np.load(io.BytesIO(storage.read_bytes(path, "")), allow_pickle=False)
-    else:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    return loaded if member is None or isinstance(loaded, np.ndarray) else loaded[member]
+    def changed(self, stamp: Stamp) -> bool:
+        return not storage.is_uri(self.path) and bool(changed(stamp, storage.stamp(self.path)))
 
 
 @dataclass(frozen=True)

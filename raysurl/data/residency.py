@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysurl.data.dataset import Samples, Unreadable
+from raysurl.data.machine import free_memory
 from raysurl.data.manifest import Saved
 from raysurl.errors import InputError
 from raysurl.recipe import Data
@@ -21,12 +21,7 @@ STORE_SHARE = 0.3  # of available memory, as Ray sizes its object store: both ru
 
 def available_memory() -> int:
     """Bytes that resident data could be given on this machine before `data.resident_share` is applied."""
-    try:
-        with open("/proc/meminfo") as file:
-            kilobytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-        return int(kilobytes * 1024 * STORE_SHARE)
-    except (OSError, StopIteration):  # not Linux
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * STORE_SHARE / 2)
+    return int(free_memory() * STORE_SHARE)
 
 
 def choose_mode(data: Data, samples: Samples, memory: int, saved: Saved | None = None) -> tuple[Mode, str]:
@@ -52,11 +47,17 @@ def choose_mode(data: Data, samples: Samples, memory: int, saved: Saved | None =
 
 
 def check_unreadable(skipped: Sequence[Unreadable], num_samples: int, most: float) -> None:
-    """InputError where more than the share `most` of the samples is unreadable."""
-    if len(skipped) > most * num_samples:
+    """InputError where more than the share `most` of the samples is unreadable.
+
+    What could not be listed counts with the samples that it is thought to hold; `num_samples` are those listed.
+    """
+    lost = sum(sample.samples for sample in skipped)
+    total = num_samples + sum(sample.samples for sample in skipped if sample.index < 0)
+    if lost > most * total:
         shown = ", ".join(map(str, skipped[:3])) + (", …" if len(skipped) > 3 else "")
+        about = "about " if any(sample.samples > 1 for sample in skipped) else ""
         raise InputError(
-            f"{len(skipped):,} of {num_samples:,} samples are unreadable, more than"
+            f"{about}{lost:,} of {total:,} samples are unreadable, more than"
             f" data.max_unreadable={most:g} allows: {shown}"
         )
 

@@ -7,7 +7,7 @@ bounded memory. `open_source` chooses by size; raysurl.scale.data does the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ class Facts:
     """What is known of the N samples of a source.
 
     `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
-    sentences for the log. `split` (N,): see `Samples`.
+    sentences for the log. `split` (N,), `label_values`: see `Samples`.
     """
 
     readable: NDArray[np.bool_]
@@ -47,6 +47,7 @@ class Facts:
     mode: Mode
     remarks: tuple[str, ...] = ()
     split: NDArray[np.uint8] | None = None
+    label_values: tuple[int, ...] | None = None
 
 
 class Source:
@@ -56,6 +57,7 @@ class Source:
         self.facts = facts
         self.readable, self.skipped = facts.readable, facts.skipped
         self.labels, self.class_names = facts.labels, facts.class_names
+        self.label_values = facts.label_values
         self.mode, self.split = facts.mode, facts.split
 
     def __len__(self) -> int:
@@ -64,7 +66,8 @@ class Source:
     def describe(self) -> str:
         """What is read, how and why, and what was skipped: a few sentences for the log."""
         shown = ", ".join(map(str, self.skipped[:5])) + (", …" if len(self.skipped) > 5 else "")
-        skipped = f"{len(self.skipped)} unreadable samples skipped: {shown}" if self.skipped else ""
+        count = sum(sample.samples for sample in self.skipped)
+        skipped = f"{count} unreadable samples skipped: {shown}" if self.skipped else ""
         return "; ".join(filter(None, [*self.facts.remarks, skipped]))
 
     def batches(self, requests: Iterable[Request], transform: Callable[[Request, Images], T]) -> Iterator[T]:
@@ -146,6 +149,7 @@ def open_source(
     unreadable, where resident data does not fit, or where the listing is not the run's.
     """
     saved = manifest.restore(samples.listing, manifest_path) if manifest_path else None
+    samples = as_saved(samples, saved)
     mode, why = choose_mode(data, samples, memory or available_memory(), saved)
     shards: list[Shard] = []
     if mode == "resident":
@@ -202,7 +206,7 @@ def settle(
     manifest_path: str | Path | None,
 ) -> Facts:
     """Check what was found against the threshold and the run's earlier start, and write it down."""
-    check_unreadable(skipped, len(samples), data.max_unreadable)
+    check_unreadable([*skipped, *samples.missing], len(samples), data.max_unreadable)
     readable = np.ones(len(samples), bool)
     readable[[sample.index for sample in skipped]] = False
     if saved:
@@ -210,12 +214,35 @@ def settle(
         readable = saved.readable
     elif manifest_path:
         reasons = {sample.index: sample.reason for sample in skipped}
-        manifest.save(samples.listing, manifest_path, readable=readable, mode=mode, reasons=reasons)
+        manifest.save(
+            samples.listing,
+            manifest_path,
+            readable=readable,
+            mode=mode,
+            reasons=reasons,
+            depth=samples.depth,
+            class_names=samples.class_names,
+            label_values=samples.label_values,
+        )
     remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note]
     if mode == "streaming":
         remarks.append(streaming_promise(samples, data.window))
     said = tuple(filter(None, remarks))
-    return Facts(readable, tuple(skipped), samples.labels, samples.class_names, mode, said, samples.split)
+    return Facts(
+        readable,
+        (*skipped, *samples.missing),
+        samples.labels,
+        samples.class_names,
+        mode,
+        said,
+        samples.split,
+        samples.label_values,
+    )
+
+
+def as_saved(samples: Samples, saved: manifest.Saved | None) -> Samples:
+    """Pixels scaled as the run began: its range is the manifest's."""
+    return samples if saved is None or saved.depth is None else replace(samples, depth=saved.depth)
 
 
 def streaming_promise(samples: Samples, window: int) -> str:

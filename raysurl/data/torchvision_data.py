@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -16,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from raysurl.data import storage
+from raysurl.data import storage, tree
 from raysurl.data.dataset import Samples
-from raysurl.data.decode import Array, DecodeError, from_pil
+from raysurl.data.decode import Array, DecodeError, pixels_of_pil
 from raysurl.data.listings import check_array
 from raysurl.data.manifest import Listing
-from raysurl.data.readers import ArrayReader, Encoded, FileReader, Reader
+from raysurl.data.readers import ArrayReader, Encoded, FileReader, Reader, Stamp
+from raysurl.data.tree import Entry
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 
@@ -61,12 +63,14 @@ class ItemReader:
     in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
 
-    def read(self, path: str, group: int, rows: NDArray[np.int64]) -> list[Encoded]:
+    def read(
+        self, path: str, group: int, rows: NDArray[np.int64], stamp: Stamp | None = None
+    ) -> list[Encoded]:
         items = self.dataset.open()
         result: list[Encoded] = []
         for row in rows.tolist():
             try:
-                result.append(from_pil(items[row][0]))
+                result.append(pixels_of_pil(items[row][0]))
             except Exception as error:  # whatever the data set raises for a bad item
                 result.append(error if isinstance(error, DecodeError) else DecodeError(str(error)))
         return result
@@ -88,11 +92,16 @@ def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
     if files is not None:
         root = str(items.root)
         prefix = f"{storage.absolute(root).rstrip('/')}/"
-        paths = [storage.absolute(str(path)).removeprefix(prefix) for path in files]
-        listing, reader = Listing.of_files(prefix.rstrip("/"), paths), FileReader(prefix.rstrip("/"))
+        entries = [_entry(prefix, storage.absolute(str(path))) for path in files]
+        listing, reader = Listing.of_files(prefix.rstrip("/"), entries), FileReader(prefix.rstrip("/"))
     elif hasattr(items, "data") and hasattr(items.data, "shape"):
-        check_array(np.asarray(items.data), where)
-        listing, reader = Listing.of_rows(where, len(items.data)), ArrayReader(dataset)
+        array = np.ascontiguousarray(items.data)
+        check_array(array, where)
+        stamp = (
+            array.nbytes,
+            zlib.crc32(array.data) + 1,
+        )  # which files it is from only the class knows
+        listing, reader = Listing.of_rows(where, len(array), stamp), ArrayReader(dataset)
     elif isinstance(items[0], tuple) and isinstance(items[0][0], Image.Image):
         listing, reader = Listing.of_rows(where, len(items)), ItemReader(dataset)
     else:
@@ -100,6 +109,12 @@ def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
     if labels is not None and len(labels) != len(listing):
         labels = None
     return Samples(listing, reader, labels, names)
+
+
+def _entry(prefix: str, path: str) -> Entry:
+    name = tree.text_of(path.removeprefix(prefix))
+    size, time = storage.stamp_of(prefix.rstrip("/"), name)
+    return Entry(name, max(size, 0), time)
 
 
 def _class(name: str) -> Any:

@@ -23,6 +23,12 @@ class Data(Section):
     image_column: str = "image"  # of a Parquet file: images, or lists of numbers
     flatten: Literal["grey", "rgb"] | None = None  # images as vectors in [0, 1], of one channel or of three
     label_column: str = "label"
+    labels: str | None = (
+        None  # folder, none, a column or array by name, or a .csv of files; None: as the log says
+    )
+    bits: int | None = Field(
+        None, ge=1, le=63
+    )  # of a pixel wider than a byte; None: by the largest of all pixels
     mode: Literal["auto", "resident", "streaming"] = "auto"
     window: int = Field(4096, ge=1)  # samples per shuffle window when streaming
     resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take

@@ -22,7 +22,7 @@ from raysurl.data import manifest
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.residency import choose_mode
 from raysurl.data.shards import SHARD_BYTES
-from raysurl.data.source import Facts, ResidentSource, Source, StreamingSource, settle
+from raysurl.data.source import Facts, ResidentSource, Source, StreamingSource, as_saved, settle
 from raysurl.recipe import Data, Recipe
 from raysurl.scale import pipeline, tasks
 from raysurl.scale.blocks import shards_of
@@ -115,8 +115,9 @@ def prepare_split(
     `taken`: bytes of the store in use by other resident data of the run. Raises InputError as that does.
     """
     saved = manifest.restore(samples.listing, manifest_path) if manifest_path else None
+    samples = as_saved(samples, saved)
     mode, why = choose_mode(data, samples, max(store_bytes() - taken, 0), saved)
-    unlabelled = ray.put(replace(samples, labels=None, class_names=None))
+    unlabelled = ray.put(replace(samples, labels=None, class_names=None, label_values=None))
     tables: list[Any] = []
     if mode == "resident":
         tables, skipped = resident_shards(samples, unlabelled, progress)

@@ -5,7 +5,6 @@ Letters: N samples, E edges.
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raysurl.data import planetoid, storage
+from raysurl.data import archives, planetoid, storage
 from raysurl.errors import InputError
 
 NAMES_IN_NPZ = ("edges", "edge_index")
@@ -78,25 +77,29 @@ def read_edges(
 
 def _npz(path: str, where: str, lengths: bool) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
     try:
-        with np.load(io.BytesIO(storage.read_bytes(path, "")), allow_pickle=False) as file:
-            name = next(name for name in NAMES_IN_NPZ if name in file.files)
-            edges = np.asarray(file[name])
-            given = np.asarray(file["distance"], np.float64) if lengths and "distance" in file.files else None
-    except StopIteration:
+        heads = archives.heads(path, "it")
+    except InputError as error:
+        raise InputError(f"{where} is not an npz file of a graph: {error}") from None
+    name = next((name for name in NAMES_IN_NPZ if name in heads), None)
+    if name is None:
         raise InputError(
             f"{where} is not an npz file of a graph: it has no array edges (E, 2) or edge_index (2, E)"
-        ) from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{where} is not an npz file of a graph: {error}") from None
+        )
+    wanted: list[str | None] = [name, *(["distance"] if lengths and "distance" in heads else [])]
+    archives.check_size(heads, wanted, where)
+    edges, *rest = (archives.read(path, member, where) for member in wanted)
+    try:
+        given = np.asarray(rest[0], np.float64) if rest else None
+    except (ValueError, TypeError):
+        raise InputError(f"{where}: distance holds no numbers") from None
     return (edges.T if name == "edge_index" else edges), given
 
 
 def _parquet(path: str, where: str, lengths: bool) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
-    filesystem, base = storage.locate(path)
     try:
-        with filesystem.open_input_file(base) as stream, pq.ParquetFile(stream) as file:
+        with storage.opened(path, "") as stream, pq.ParquetFile(stream) as file:
             table = file.read()
-    except (OSError, pa.ArrowInvalid) as error:
+    except storage.PARQUET_ERRORS as error:
         raise InputError(f"{where} is not a readable Parquet file: {error}") from None
     wanted = (*ENDS, *(["distance"] if lengths else []))
     if missing := [name for name in wanted if name not in table.column_names]:
