@@ -14,12 +14,20 @@ from raysurl.data.source import Images, Source
 from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
-from raysurl.sampler import Plan, Request
+from raysurl.sampler import Plan, Request, plan
 from raysurl.train.device_views import DeviceViews, Prepared
 from raysurl.views.augmenter import Augment
 from raysurl.views.colour import to_device
 
 Loaded = tuple[Request, Any]  # a request with its raw images or, with views.device=workers, its views
+
+
+def plan_of(recipe: Recipe, source: Source) -> Plan:
+    """The run's order, and the one place that says how streaming samples are shuffled.
+
+    Runs that began before there were `windows` have `window=recipe.data.window` in place of them, where they stream.
+    """
+    return plan(source.readable, batch_size=recipe.train.batch_size, seed=recipe.seed, windows=source.windows)
 
 
 @dataclass(frozen=True)
