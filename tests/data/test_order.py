@@ -55,7 +55,9 @@ def torchvision_items(root):
     for i in range(len(LABELS)):
         (base / "jpg" / f"image_{i + 1:05}.jpg").write_bytes(random_png(i, 4, 4))
     savemat(base / "imagelabels.mat", {"labels": LABELS[None] + 1})
-    savemat(base / "setid.mat", {"trnid": np.arange(1, 401)[None], "valid": [[1]], "tstid": [[1]]})
+    savemat(
+        base / "setid.mat", {"trnid": [np.arange(1, 381)], "valid": [np.arange(381, 401)], "tstid": [[1, 2]]}
+    )
     return {"name": "torchvision:Flowers102", "path": str(root)}
 
 
@@ -85,11 +87,14 @@ def seen(source, p):
 
 @pytest.fixture
 def no_integrity_check(monkeypatch):
-    monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *_: True)
+    for name in ("svhn", "flowers102"):
+        monkeypatch.setattr(f"torchvision.datasets.{name}.check_integrity", lambda *_: True)
 
 
 @pytest.mark.usefixtures("no_integrity_check")
-@pytest.mark.parametrize("make", [folder, table, npz, torchvision_files, torchvision_array])
+@pytest.mark.parametrize(
+    "make", [folder, table, npz, torchvision_files, torchvision_items, torchvision_array]
+)
 def test_a_batch_of_sorted_data_holds_the_classes_of_a_full_shuffle(make, tmp_path):
     source = opened(make(tmp_path))
     p = plan(source.readable, batch_size=BATCH, seed=0, windows=source.windows)
