@@ -42,7 +42,7 @@ def bytes_each(listing: Listing) -> int:
     if listing.stamps is None:
         return _UNKNOWN_BYTES
     rows = np.zeros(len(listing.stamps), np.int64)
-    np.maximum.at(rows, listing.file, listing.row + 1)
+    np.maximum.at(rows, listing.file, np.maximum(listing.row + 1, 1))
     return max(int(listing.stamps[:, 0].sum()) // max(int(rows.sum()), 1), 1)
 
 
