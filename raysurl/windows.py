@@ -1,13 +1,14 @@
 """Windows: the order of samples that are read in groups, of which memory cannot hold all.
 
 A row group of a Parquet file, or a shard, costs about the same to read whole as for one sample. So an epoch is cut
-into K windows of as many groups as may be held at once, each group is read for one window alone, and a window is
+into K windows of as many groups as may be held at once, and a window is
 permuted exactly within itself. The groups of a window are spread over the whole listing: of any K groups that follow
 each other from a multiple of K on, every window gets one, and which one is random. Where the listing is sorted by
-class, each window so holds as many classes as it can.
+class, each window so holds as many classes as it can. Where that are too few, a group is read more than once, a random
+part of it for each of several windows.
 
 A window is a whole number of global batches: no batch asks for the groups of two windows, and the one group at a seam
-is read for both. A group that is larger than a window is cut at random into parts that are not.
+is read for both. A group that is larger than a window is always cut into parts that are not.
 
 Letters: N samples, n of them in use, B global batch, K windows, P groups or parts of groups, C classes.
 """
@@ -25,6 +26,8 @@ from raysurl import streams
 Index = NDArray[np.int64]
 
 NEAR = 0.95  # of the classes of a full shuffle: what an order must reach to count as one
+PARTS = 1.5  # groups that a window is to hold parts of, by sample of a batch
+MOST_READS = 4  # of a group in an epoch, unless it is larger than a window or the recipe says more
 _BATCHES = 64  # batches whose classes are counted, evenly spaced in an epoch
 
 
@@ -32,11 +35,11 @@ _BATCHES = 64  # batches whose classes are counted, evenly spaced in an epoch
 class Windows:
     """`group` (N,) int64, which does not fall: samples of one number are read together. `size`: samples that a window
     holds; where groups are of one length at most these, and less than B more from a seam. `reads`: parts that each
-    group is cut into, each for a window of its own and at the cost of a read."""
+    group is cut into, each for a window of its own and at the cost of a read; None: see `reads_of`."""
 
     group: Index
     size: int
-    reads: int = 1
+    reads: int | None = None
 
 
 def order_in_windows(
@@ -47,7 +50,10 @@ def order_in_windows(
     `readable` (n,) int64, rising. A pure function of its arguments.
     """
     n = len(readable)
-    part = parts(windows, readable, streams.raw_bits(n, seed, "order", epoch, "parts"))
+    reads = windows.reads or reads_of(windows, readable, batch_size)
+    part = parts(
+        windows.group[readable], windows.size, reads, streams.raw_bits(n, seed, "order", epoch, "parts")
+    )
     count = int(part.max()) + 1
     together = max(1, int(windows.size * count // n))  # groups that a window holds
     number = -(-count // together)
@@ -65,13 +71,21 @@ def order_in_windows(
     return readable[sequence[np.lexsort((other, of_position))]], seams.astype(np.int64)
 
 
-def parts(windows: Windows, readable: Index, keys: NDArray[np.uint64]) -> Index:
-    """(n,) numbers 0 … P−1 in the order of the listing: of the groups, or of their parts, which `keys` (n,) choose."""
-    group = windows.group[readable]
+def reads_of(windows: Windows, readable: Index, batch_size: int) -> int:
+    """As many reads of a group, up to MOST_READS, as let a window hold parts of PARTS · B groups.
+
+    What a batch draws from fewer groups has fewer classes than a full shuffle, where each group is of one class.
+    """
+    count = len(np.unique(windows.group[readable]))
+    return min(max(-(-int(PARTS * batch_size) * len(readable) // (windows.size * count)), 1), MOST_READS)
+
+
+def parts(group: Index, size: int, reads: int, keys: NDArray[np.uint64]) -> Index:
+    """(n,) numbers 0 … P−1, rising with the listing: of the groups (n,), or of their parts, chosen by `keys` (n,)."""
     begins = np.append(0, np.flatnonzero(np.diff(group)) + 1)
     lengths = np.diff(np.append(begins, len(group)))
     of_group = np.repeat(np.arange(len(begins)), lengths)
-    each = np.minimum(np.maximum(-(-lengths // windows.size), windows.reads), lengths)
+    each = np.minimum(np.maximum(-(-lengths // size), reads), lengths)
     first = np.cumsum(each) - each
     if each.max() == 1:
         return of_group

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysurl.sampler import plan
-from raysurl.windows import Windows, classes_in_a_shuffle, classes_in_batches, order_in_windows
+from raysurl.windows import Windows, classes_in_a_shuffle, classes_in_batches, order_in_windows, reads_of
 
 SEEDS = st.integers(0, 2**63 - 1)
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=40)
@@ -19,7 +19,9 @@ def groups(lengths):
 
 
 @settings(deadline=None)
-@given(LENGTHS, SEEDS, st.integers(0, 50), st.integers(1, 200), st.integers(1, 40), st.integers(1, 3))
+@given(
+    LENGTHS, SEEDS, st.integers(0, 50), st.integers(1, 200), st.integers(1, 40), st.none() | st.integers(1, 3)
+)
 def test_an_epoch_holds_every_sample_once_in_windows_of_whole_batches(
     lengths, seed, epoch, size, batch_size, reads
 ):
@@ -44,7 +46,7 @@ def test_a_window_is_no_larger_than_asked_and_a_group_is_read_again_at_a_seam_al
     group = groups([length] * count)
     if len(group) < batch_size:
         return
-    order, seams = order_in_windows(np.arange(len(group)), Windows(group, size), batch_size, seed, 0)
+    order, seams = order_in_windows(np.arange(len(group)), Windows(group, size, 1), batch_size, seed, 0)
     assert np.diff(seams).max() < size + 2 * batch_size  # the last one has the tail that is left out, too
     held = [set(group[order[a:b]].tolist()) for a, b in itertools.pairwise(seams)]
     again = sum(map(len, held)) - count
@@ -67,15 +69,21 @@ def test_a_group_larger_than_a_window_is_cut_at_random_and_parts_may_be_asked_fo
 
 
 def test_the_groups_of_a_window_are_spread_over_the_listing():
-    order, seams = order_in_windows(np.arange(6000), Windows(groups([10] * 600), 300), 10, 0, 0)
+    order, seams = order_in_windows(np.arange(6000), Windows(groups([10] * 600), 300, 1), 10, 0, 0)
     for a, b in itertools.pairwise(seams):
         tenth = np.bincount(order[a:b] * 10 // 6000, minlength=10)
         assert tenth.min() >= 20  # of 30 expected
     assert len(seams) == 21
 
 
+def test_a_group_is_read_as_often_as_batches_need_it_and_four_times_at_most():
+    group = groups([100] * 400)
+    for size, batch_size, reads in ((40_000, 1024, 4), (40_000, 400, 2), (40_000, 100, 1), (4000, 1024, 4)):
+        assert reads_of(Windows(group, size), np.arange(len(group)), batch_size) == reads
+
+
 def test_epochs_and_seeds_differ_and_an_order_is_the_same_for_ever():
-    windows = Windows(groups([2] * 6), 4)
+    windows = Windows(groups([2] * 6), 4, 1)
     orders = {
         tuple(order_in_windows(np.arange(12), windows, 2, seed, e)[0]) for seed in (0, 1) for e in (0, 1)
     }
@@ -145,7 +153,7 @@ def test_expected_classes_are_those_that_are_drawn(counts, batch_size, seed):
     assert expected == pytest.approx(drawn, abs=0.35)
 
 
-def classes(counts, batch_size, size, length, reads=1):
+def classes(counts, batch_size, size, length, reads=None):
     """Of a batch beside a full shuffle, both of samples sorted by class."""
     labels = groups(counts)
     windows = Windows(np.arange(len(labels)) // length, size, reads)
@@ -155,7 +163,7 @@ def classes(counts, batch_size, size, length, reads=1):
     )
 
 
-@pytest.mark.parametrize(("length", "reads", "near"), [(25, 1, True), (100, 4, True), (100, 1, False)])
+@pytest.mark.parametrize(("length", "reads", "near"), [(25, 1, True), (100, None, True), (100, 1, False)])
 def test_a_tenth_of_imagenet_sorted_by_class_is_mixed_where_memory_allows_it(length, reads, near):
     found, full = classes(np.full(100, 1281), 102, 3904, length, reads)
     assert (found > 0.95 * full) == near
@@ -166,8 +174,9 @@ def test_a_tenth_of_imagenet_sorted_by_class_is_mixed_where_memory_allows_it(len
 def test_imagenet_sorted_by_class_is_mixed_where_four_gigabytes_can():
     """1,281,167 images of 110 kB in 1,000 classes, batches of 1,024."""
     counts = np.full(1000, 1281) + (np.arange(1000) < 167)
-    found, full = classes(counts, 1024, 2**32 // 110_000, 25)
-    assert full == pytest.approx(641, abs=1)
-    assert found > 0.95 * full
-    found, _ = classes(counts, 1024, 2**32 // 110_000, 100)
+    for length in (25, 64, 100):
+        found, full = classes(counts, 1024, 2**32 // 110_000, length)
+        assert full == pytest.approx(641, abs=1)
+        assert found > 0.95 * full
+    found, _ = classes(counts, 1024, 2**32 // 110_000, 100, 1)
     assert found == pytest.approx(363, abs=12)  # of the 390 classes that a window's groups can be of

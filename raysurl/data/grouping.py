@@ -14,7 +14,7 @@ from raysurl.data.manifest import Listing
 from raysurl.data.residency import gigabytes
 from raysurl.recipe import Data
 from raysurl.sampler import Plan
-from raysurl.windows import NEAR, Windows, classes_in_a_shuffle, classes_in_batches
+from raysurl.windows import NEAR, Windows, classes_in_a_shuffle, classes_in_batches, reads_of
 
 WINDOW_BYTES = 2**32  # of encoded samples that a window holds, where the recipe names no number
 _UNKNOWN_BYTES = 2**17  # of an encoded sample, where the listing knows no sizes
@@ -88,15 +88,16 @@ def mixing(plan: Plan, labels: NDArray[np.int64] | None) -> str:
         return text
     lengths = np.bincount(windows.group[used])
     length = int(np.median(lengths[lengths > 0]))
-    together = max(1, windows.size * windows.reads // length)
-    part = "a part of " if windows.reads > 1 else ""
+    reads = windows.reads or reads_of(windows, used, batch_size)
+    together = max(1, windows.size * reads // length)
+    part = f"a part (1/{reads}) of " if reads > 1 else ""
     why = (
         f"the data lie in groups of {length:,} rows, and a window of {windows.size:,} samples holds {part}{together:,}"
         " of them"
     )
     helps = (
-        "`raysurl shuffle` rewrites them once in random order; a larger data.window takes memory, and data.reads=4"
-        " reads each group four times an epoch, a part of it for each of four windows"
+        "`raysurl shuffle` rewrites them once in random order; a larger data.window takes memory, and data.reads above"
+        f" {reads} reads each group as often in an epoch"
     )
     if not known:
         return f"{text}: {why}; where neighbours are alike, {helps}"

@@ -127,7 +127,7 @@ def test_groups_in_windows_come_near_a_full_shuffle_where_they_can(tmp_path):
 
 
 def test_where_they_cannot_the_number_is_said_with_its_cause_and_what_helps(tmp_path):
-    source = opened(table(tmp_path, row_group_size=20), window=100)
+    source = opened(table(tmp_path, row_group_size=20), window=100, reads=1)
     p = plan(source.readable, batch_size=BATCH, seed=0, windows=source.windows)
     found, full = seen(source, p)
     assert found < 0.5 * full
@@ -135,10 +135,10 @@ def test_where_they_cannot_the_number_is_said_with_its_cause_and_what_helps(tmp_
     assert said.startswith(f"warning: a batch of 32 holds samples of {found:.0f} classes, in a full shuffle")
     assert "groups of 20 rows, and a window of 100 samples holds 5 of them" in said
     assert "raysurl shuffle" in said
-    more = opened(table(tmp_path, row_group_size=20), window=100, reads=4)
+    more = opened(table(tmp_path, row_group_size=20), window=100)
     found, _ = seen(more, plan(more.readable, batch_size=BATCH, seed=0, windows=more.windows))
     assert found > 0.9 * full
-    unlabelled = opened(table(tmp_path, row_group_size=20), window=100, labels="none")
+    unlabelled = opened(table(tmp_path, row_group_size=20), window=100, labels="none", reads=1)
     p = plan(unlabelled.readable, batch_size=BATCH, seed=0, windows=unlabelled.windows)
     said = grouping.mixing(p, None)
     assert "groups of rows" in said
@@ -146,7 +146,7 @@ def test_where_they_cannot_the_number_is_said_with_its_cause_and_what_helps(tmp_
 
 
 def test_each_group_is_read_once_an_epoch_and_once_more_at_a_seam(tmp_path, monkeypatch):
-    source = opened(table(tmp_path, row_group_size=10), window=100)
+    source = opened(table(tmp_path, row_group_size=10), window=100, reads=1)
     p = plan(source.readable, batch_size=BATCH, seed=0, windows=source.windows)
     read = []
     real = type(source.samples.reader)._read
