@@ -58,9 +58,10 @@ class RayStreamingSource(Source):
         rows = max(_ROWS, rows_together(ray.get(self.samples)))
         stages = [partial(tasks.read, self.samples), partial(tasks.decode, self.samples, transform)]
         for inputs in covered(units(requests, rows), max(len(self), _COVERED)):
-            yield from answers(
-                [request for unit in inputs for request in unit], inputs, stages, self.pipelines
-            )
+            joined = [request for unit in inputs for request in unit]
+            # a task holds a rank's part of a window; the next one is read while the views of this one are made
+            one = 1 if self.windows else None
+            yield from answers(joined, inputs, stages, self.pipelines, readers=one)
 
 
 class RayViewsSource(ResidentSource):
@@ -97,7 +98,12 @@ def covered(parts: Iterable[list[Request]], rows: int) -> Iterator[list[list[Req
 
 
 def answers(
-    requests: Sequence[Request], inputs: Sequence[Any], stages: Sequence[Any], pipelines: int
+    requests: Sequence[Request],
+    inputs: Sequence[Any],
+    stages: Sequence[Any],
+    pipelines: int,
+    *,
+    readers: int | None = None,
 ) -> Iterator[tuple[Request, Any]]:
     """Each request with the row that the pipeline made for it.
 
@@ -105,7 +111,7 @@ def answers(
     """
     expected = iter(requests)
     try:
-        for reference in pipeline.run(inputs, stages, pipeline.budget(pipelines)):
+        for reference in pipeline.run(inputs, stages, pipeline.budget(pipelines), readers=readers):
             table = ray.get(reference)
             for row in range(len(table)):
                 made = table.slice(row, 1)
