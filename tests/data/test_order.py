@@ -1,5 +1,8 @@
 """Classes per batch of streaming data that are sorted by class, in every format."""
 
+import io
+import tarfile
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,8 +10,11 @@ import pytest
 from image_files import random_png
 
 from raysurl.data import grouping
+from raysurl.data.dataset import Samples
+from raysurl.data.manifest import Listing
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
+from raysurl.data.tree import Entry
 from raysurl.errors import InputError
 from raysurl.recipe import Data, load_recipe
 from raysurl.sampler import plan
@@ -109,6 +115,45 @@ def test_digits_sorted_by_class_are_all_shuffled_too():
     assert source.windows is None
     assert "all are shuffled" in source.describe()
     assert not p.in_windows
+
+
+class ShardReader:
+    """Samples of tar shards, which are read from their beginning: what any reader of groups looks like."""
+
+    in_memory, grouped = False, True
+
+    def __init__(self, root):
+        self.root = root
+
+    def read(self, path, group, rows, stamp=None):
+        with tarfile.open(self.root / path) as shard:
+            members = shard.getmembers()
+            return [shard.extractfile(members[row]).read() for row in rows.tolist()]
+
+
+def shards(root, each):
+    """Class-sorted tar shards of `each` samples, as samples."""
+    entries = []
+    for begin in range(0, len(LABELS), each):
+        path = root / f"{begin:04}.tar"
+        with tarfile.open(path, "w") as shard:
+            for i in range(begin, begin + each):
+                member, content = tarfile.TarInfo(f"{i:04}.png"), random_png(i, 4, 4)
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+        entries.append(Entry(path.name, path.stat().st_size, 1))
+    listing = Listing.of_groups(str(root), entries, [[each]] * len(entries), grouped=False)
+    return Samples(listing, ShardReader(root), LABELS)
+
+
+@pytest.mark.parametrize("window", [None, 100])
+def test_shards_are_mixed_as_row_groups_are(window, tmp_path):
+    data = Data(name="folder", mode="streaming", window=window)
+    source = open_source(shards(tmp_path, 10), data)
+    p = plan(source.readable, batch_size=BATCH, seed=0, windows=source.windows)
+    assert p.in_windows == (window is not None)
+    found, full = seen(source, p)
+    assert found > 0.95 * full
 
 
 # -------------------------------------------------------------------- windows smaller than the data
