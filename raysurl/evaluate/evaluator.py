@@ -118,7 +118,7 @@ class Evaluator:
 
         `untrained_embedder`: beside it stands what kNN compares, where that is not the backbone.
         """
-        settings, seed = self.recipe.eval, self.recipe.seed
+        settings, seed = self.recipe.eval, self.recipe.stream_seed
         features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
         untrained = untrained_headline = None
         if settings.baselines:

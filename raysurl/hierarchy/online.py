@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.hierarchy import forest, signals, turns
 from raysurl.hierarchy.dbscan import nested_labels
@@ -156,7 +157,6 @@ class Hierarchy:
         """The three moves for the clusters of one level that the batch touched, or for those whose turn it is."""
         layers, features = self._layers, self._features
         turns.mark(layers, layer - 1, np.unique(forest.ancestors(layers, samples, layer - 1)), self.step)
-        seed = (self.seed * 1_000_003 + self.step) * 16 + layer
         now = turns.due(
             layers,
             layer,
@@ -175,6 +175,7 @@ class Hierarchy:
         clusters = np.unique(layers[layer - 1].parent[units])
         # a cluster that units came to and that waits has its own turn
         clusters = clusters[layers[layer].since[clusters] == 0]
+        seed = streams.integer(self.seed, "split core", self.step, layer)
         pieces = split(
             layers, features, layer, clusters, units, self.prototypes, self.max_units, seed, self.propagate
         )

@@ -40,7 +40,7 @@ def networks(run_dir: Path, recipe: Recipe, encoder: nn.Module, source: Source) 
         return Networks(encoder, embedder), said
     remembered = state["memory"]["record"]
     rows = len(source.readable)
-    memory = recipe.method.memory(rows, recipe.seed)
+    memory = recipe.method.memory(rows, recipe.stream_seed)
     try:
         memory.load_state_dict(remembered)
     except InputError as error:

@@ -17,9 +17,9 @@ from raysurl.train import local
 
 SETTINGS = (
     "recipe=superand/cifar10", "runtime=local", "data.name=digits", "data.limit=256", "views.size=8",
-    "encoder.name=convnet", "encoder.sobel=false", "encoder.small_stem=false", "encoder.channels=[8,16]", "method.dim=16",
-    "train.batch_size=64", "train.epochs=2", "train.rounds=2", "train.schedule.warmup_epochs=0", "scale.threads=1",
-    "eval.every_epochs=0", "eval.protocols=[knn,lbfgs]", "eval.knn_k=[20]", "log.tensorboard=false",
+    "encoder.name=convnet", "encoder.sobel=false", "encoder.small_stem=false", "encoder.channels=[8,16]",
+    "method.dim=16", "train.batch_size=64", "train.epochs=2", "train.rounds=2", "train.schedule.warmup_epochs=0",
+    "scale.threads=1", "eval.every_epochs=0", "eval.protocols=[knn,lbfgs]", "eval.knn_k=[20]", "log.tensorboard=false",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_a_run_with_memory_evaluates_to_its_own_numbers_again(run_dir):
     evaluate.main([f"run={run_dir}"])
     first = metrics_of(run_dir / "results.json")
     assert metrics_of(run_dir / "evaluation.json") == {k: v for k, v in first.items() if k != "train/loss"}
-    assert first["eval/knn_top1"] != first["eval/backbone_knn_top1"]
+    assert first["eval/knn20_top1"] != first["eval/backbone_knn20_top1"]
 
 
 def test_each_knn_has_a_baseline_of_its_own_quantity(run_dir):
@@ -57,8 +57,8 @@ def test_each_knn_has_a_baseline_of_its_own_quantity(run_dir):
         labels = [torch.from_numpy(each.labels) for each in (source, test_source)]
         guess = knn_classify(rows[0], labels[0], rows[1], k=20, num_classes=10)
         sides.append(100 * float((guess == labels[1]).float().mean()))
-    assert found["eval/untrained_knn_top1"] == pytest.approx(sides[0], abs=0.01)
-    assert found["eval/untrained_backbone_knn_top1"] == pytest.approx(sides[1], abs=0.01)
+    assert found["eval/untrained_knn20_top1"] == pytest.approx(sides[0], abs=0.01)
+    assert found["eval/untrained_backbone_knn20_top1"] == pytest.approx(sides[1], abs=0.01)
 
 
 def test_a_run_whose_checkpoint_is_gone_says_that_its_knn_is_of_the_backbone(run_dir, tmp_path, capsys):
@@ -67,7 +67,7 @@ def test_a_run_whose_checkpoint_is_gone_says_that_its_knn_is_of_the_backbone(run
     evaluate.main([f"run={folder}", "eval.baselines=false"])
     assert "kNN is of the backbone" in capsys.readouterr().out
     found, first = metrics_of(folder / "evaluation.json"), metrics_of(run_dir / "results.json")
-    assert found["eval/knn_top1"] == first["eval/backbone_knn_top1"]
+    assert found["eval/knn20_top1"] == first["eval/backbone_knn20_top1"]
 
 
 def test_memory_of_other_samples_is_not_compared_with(run_dir, capsys):
