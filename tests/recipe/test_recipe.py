@@ -114,6 +114,7 @@ def test_a_file_differs_from_its_base_and_a_base_from_the_defaults(tmp_path):
         load_recipe([f"recipe={file}"])
 
 
+@pytest.mark.slow
 def test_packaged_recipes_say_only_what_differs():
     """No setting of a recipe repeats what its base or the defaults say already."""
     for name in packaged_recipes():
