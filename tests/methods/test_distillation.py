@@ -1,5 +1,7 @@
 """Distillation losses against slow references that share no code with them, and what holds of every such method."""
 
+from dataclasses import replace
+
 import contract
 import numpy as np
 import pytest
@@ -226,11 +228,50 @@ def test_genurls_memory_resumes_exactly(tmp_path):
     assert contract.steps(contract.start(recipe, tmp_path / "run"), 2) == contract.steps(run, 2)
 
 
+def test_genurls_memory_beside_instances_has_the_other_view_for_columns(tmp_path):
+    """KD+SSL with M: every column of the batch and each filled one counts, the own one as teacher's and as instance."""
+    both = {"structures": [{"kind": "teacher", "weight": 0.5}, {"kind": "instance", "weight": 0.25}]}
+    run = contract.start(
+        contract.recipe_for("genurl", method={**GENURL_KD, **both, "memory_size": 24}), tmp_path / "run"
+    )
+    contract.steps(run, 1)
+    snapshot = run.memory.snapshot(slice(None))
+    run.method.eval()
+    batch, out = output_of(run)
+    filled = snapshot["features"][snapshot["index"] >= 0].double().numpy()
+    h = [
+        run.method.neck(run.method.encoder(batch.views[f"view_{i}"])).double().detach().numpy()
+        for i in (1, 2)
+    ]
+    t = taught(run, batch, "view_1").double().numpy()
+    zt, columns = unit(np.vstack([t, filled[:, :12]])), unit(np.vstack([h[1], filled[:, 12:]]))
+    p = 0.5 * kernel(1 - zt[:16] @ zt.T) + 0.25 * kernel(0.0) * np.eye(16, 32)
+    expected = bce(p, kernel(1 - unit(h[0]) @ columns.T)).mean()
+    assert float(out.loss.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_genurls_memory_beside_instances_learns_from_both_views(tmp_path):
+    both = {"structures": [{"kind": "teacher"}, {"kind": "instance"}], "memory_size": 24}
+    run = contract.start(contract.recipe_for("genurl", method={**GENURL_KD, **both}), tmp_path / "run")
+    batch, _ = output_of(run)
+    snapshot = run.memory.snapshot(slice(None))
+    views = {name: x.clone().requires_grad_() for name, x in batch.views.items()}
+    run.method(replace(batch, views=views), snapshot, Progress(0, 10, 5)).loss.backward()
+    assert all(x.grad.abs().max() > 0 for x in views.values())
+
+
 @pytest.mark.parametrize(
-    "change", [{"target": "dynamic"}, {"structures": [{"kind": "teacher"}, {"kind": "instance"}]}]
+    "change",
+    [
+        {"target": "dynamic"},
+        {"structures": [{"kind": "instance"}]},
+        {"structures": [{"kind": "teacher"}, {"kind": "knn"}]},
+        {"structures": [{"kind": "teacher"}, {"kind": "instance"}], "pairs": "all"},
+        {"neck": False},
+    ],
 )
-def test_genurls_memory_is_for_the_teacher_alone(change):
-    with pytest.raises(InputError, match="memory_size needs the structure teacher alone"):
+def test_genurls_memory_is_for_a_teacher_alone_or_beside_instances(change):
+    with pytest.raises(InputError, match="memory_size needs the structure teacher, alone or beside instance"):
         contract.recipe_for("genurl", method={**GENURL_KD, "memory_size": 24, **change})
 
 

@@ -10,8 +10,8 @@ L(p_X, p_Z), eqs. 6-10                    functional.similarity_loss, GKL by def
 With the structure `instance` there are two views and the pairs are (row i of view 1, row j of view 2), the paper's N²;
 `pairs=all` takes every pair of the 2B rows but a row with itself. Without it there is one view and every other pair.
 The structure `teacher` is knowledge distillation (sec. IV-C): kind=bce, target=static, σ = σ_X = 1; with `instance`
-beside it, KD+SSL. `memory_size` K is Table VI's M: B × (B+K) pairs, the columns beyond the batch a queue of the
-teacher's embeddings and of h of the student's moving average.
+beside it, KD+SSL. `memory_size` K is M of Tables IV and VI: B × (B+K) pairs, the columns beyond the batch a queue of
+the teacher's embeddings and of h of the student's moving average.
 
 Deviations: d_Z is 1 − cos, because the paper's cosine (`distance=literal`) rewards orthogonal positives; α_t stands
 inside the sum of eq. 2 and A in eq. 4; p_X is clamped to 1, beyond which eq. 9 weights negatives below zero
@@ -63,6 +63,7 @@ from raysurl.methods.genurl.structures import (
     Teacher,
     linear,
     pairwise_distance,
+    with_columns,
 )
 from raysurl.nets.ema import Teacher as Average
 from raysurl.nets.heads import mlp
@@ -77,9 +78,7 @@ class GenURL(Method):
         pairs: Literal["cross", "all"] = "cross"  # of two views
         target: Literal["static", "dynamic"] = "dynamic"
         beta_min: float = Field(0.0, ge=0, le=1)  # β does not fall below it
-        centre_latents: bool = (
-            True  # False: p_{Z,l} is of the encoder's outputs as they are, the paper's letter
-        )
+        centre_latents: bool = True  # False: p_{Z,l} is of latents as they are, the paper's letter
         target_clamp: Literal["clamp", "convex", "none"] = "clamp"
         kind: Literal["mse", "kl", "bce", "gkl"] = "gkl"
         gamma: float = Field(0.1, ge=0)
@@ -93,7 +92,7 @@ class GenURL(Method):
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)
         head_norm: bool = False
-        memory_size: int = Field(0, ge=0)  # K of the momentum memory M, of the structure teacher alone
+        memory_size: int = Field(0, ge=0)  # K of the momentum memory M, of the structure teacher
         momentum: float = Field(0.99, ge=0, le=1)  # of the moving average that fills it
         teacher_dim: int | None = Field(None, ge=1)  # M's width; None: found from the teacher
         max_pairs: int = Field(
@@ -113,8 +112,10 @@ class GenURL(Method):
             kinds = [structure.kind for structure in self.structures]
             if len(set(kinds)) < len(kinds):
                 raise ValueError(f"each kind of structure may be given once, not {', '.join(kinds)}")
-            if self.memory_size and (kinds != ["teacher"] or self.target == "dynamic" or not self.neck):
-                raise ValueError("memory_size needs the structure teacher alone, target=static and neck=true")
+            taught = "teacher" in kinds and set(kinds) <= {"teacher", "instance"} and self.pairs == "cross"
+            if self.memory_size and (not taught or self.target == "dynamic" or not self.neck):
+                needs = "the structure teacher, alone or beside instance, pairs=cross, target=static and neck=true"
+                raise ValueError(f"memory_size needs {needs}")
             return self
 
         def for_teacher(self, dim: Callable[[], int]) -> GenURL.Config:
@@ -221,19 +222,21 @@ class GenURL(Method):
         return h, h
 
     def against_memory(self, average: Average, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
-        """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count."""
-        (structure,), c, x = self.config.structures, self.config, batch.views["view_1"]
-        assert isinstance(structure, Teacher)
-        own = self.neck(self.encoder(x)).float()
-        h, t = distributed.gather_with_gradient(own), distributed.gather(batch.views["teacher"])
+        """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count.
+
+        With the structure instance the batch's columns are the other view's, and a row's own one counts."""
+        c, x = self.config, batch.views["view_1"]
+        rows = [self.neck(self.encoder(batch.views[name])).float() for name in c.views()]
+        own, t = rows[0], distributed.gather(batch.views["teacher"])
+        h, *others = (distributed.gather_with_gradient(r) for r in rows)
+        h_columns = others[0] if others else h
         t_queue, h_queue = snapshot["features"].split((t.shape[1], own.shape[1]), dim=1)
-        p_x = self.scheduled(progress)["alpha_teacher"] * structure.between(
-            t, torch.cat([t, t_queue]), c.nu_x
-        )
-        d = pairwise_distance(h, torch.cat([h, h_queue]), c.distance)
+        p_x = with_columns(c.structures, self.scheduled(progress), t, t_queue, c.nu_x)
+        d = pairwise_distance(h, torch.cat([h_columns, h_queue]), c.distance)
         log_p_z = fn.log_student_kernel((d - c.mu).clamp(min=0) / c.sigma if c.mu else d / c.sigma, c.nu_z)
         used = torch.cat([torch.arange(len(h), device=h.device), snapshot["index"]])[None] >= 0
-        used = used & ~torch.eye(*p_x.shape, dtype=torch.bool, device=h.device)  # (B, B + K)
+        own_pair = torch.eye(*p_x.shape, dtype=torch.bool, device=h.device)  # (B, B + K)
+        used = used.expand_as(own_pair) if others else used & ~own_pair
         p_x = p_x.clamp(0, 1) if c.target_clamp == "clamp" else p_x
         loss = fn.similarity_loss(
             p_x, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=used, reduction=c.reduction

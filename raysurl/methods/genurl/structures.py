@@ -13,7 +13,7 @@ Letters: B global batch, N samples, D features, E edges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -201,6 +201,24 @@ class Graph(Structure):
 
 
 AnyStructure = Annotated[Instance | Neighbours | Graph | Teacher, Field(discriminator="kind")]
+
+
+def with_columns(
+    structures: Sequence[Structure],
+    weights: Mapping[str, float | Tensor],
+    teacher: Tensor,
+    more: Tensor,
+    nu: float,
+) -> Tensor:
+    """p_X (B, B + K) of instances and a teacher's embeddings (B, D), and of `more` of them (K, D) that are not here."""
+    p = teacher.new_zeros((len(teacher), len(teacher) + len(more)))
+    for s in structures:
+        if isinstance(s, Teacher):
+            found = s.between(teacher, torch.cat([teacher, more]), nu)
+        else:
+            found = F.pad(s.similarity(Known(len(teacher), teacher.device, {}), nu), (0, len(more)))
+        p = p + weights[f"alpha_{s.kind}"] * found
+    return p
 
 
 def linear(start: float, end: float, progress: Progress) -> float:
