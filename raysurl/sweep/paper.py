@@ -11,8 +11,17 @@ from raysurl.sweep.space import INACTIVE, Space, labels_of
 
 def paper_numbers(space: Space) -> dict[tuple[str, ...], float]:
     """Labels in the order of the axes -> the paper's number. Raises InputError for a cell that does not exist."""
+    return _numbers(space, space.paper)
+
+
+def paper_seconds(space: Space) -> dict[tuple[str, ...], float]:
+    """The same for the paper's seconds per epoch."""
+    return _numbers(space, space.epoch_seconds.paper) if space.epoch_seconds else {}
+
+
+def _numbers(space: Space, numbers: Any) -> dict[tuple[str, ...], float]:
     found: dict[tuple[str, ...], float] = {}
-    _collect(space, space.paper, (), found)
+    _collect(space, numbers, (), found)
     return found
 
 

@@ -15,7 +15,7 @@ from raysurl.recipe import Recipe
 from raysurl.sweep import cells as cells_
 from raysurl.sweep.cells import Cell, MissingDataError, Trial
 from raysurl.sweep.listing import listed_recipe
-from raysurl.sweep.paper import paper_numbers
+from raysurl.sweep.paper import paper_numbers, paper_seconds
 from raysurl.sweep.space import Space, at_scale, labels_of
 
 Splits = tuple[Samples, Samples | None]
@@ -70,6 +70,7 @@ def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
     unless nothing remains. `listed`: only to be shown, so that data and teachers need not be there."""
     space, missing = at_scale(request.space, request.scale)
     paper_numbers(request.space)
+    paper_seconds(request.space)
     changes = {"seeds": request.seeds, "trials": request.trials, "max_trials": request.max_trials}
     space = space.model_copy(update={k: v for k, v in changes.items() if v is not None})
     overrides, only = request.overrides or {}, request.only or {}

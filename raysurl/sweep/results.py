@@ -56,6 +56,12 @@ class Entry:
         return sum(outcome.seconds for outcome in self.outcomes)
 
     @property
+    def epoch_s(self) -> float | None:
+        """Mean seconds of an epoch over the seeds."""
+        found = [o.epoch_s for o in self.outcomes if o.epoch_s is not None]
+        return statistics.fmean(found) if found else None
+
+    @property
     def ranked(self) -> float | None:
         """What the cell is ranked by: its mean; −inf where most seeds collapsed or diverged; None without either."""
         lost = sum(self.states[state] for state in LOST)

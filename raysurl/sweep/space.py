@@ -65,6 +65,13 @@ class Stop(Section):
     patience: int = Field(3, ge=1)
 
 
+class EpochSeconds(Section):
+    """The paper's seconds per epoch, as `paper` of a space of one axis; ours are shown as shares of the cell `to`."""
+
+    to: str
+    paper: dict[str, float] | list[float]
+
+
 class Band(Section):
     """What counts as reproduced: at full scale the distance in points, at scale=cpu the rank agreement."""
 
@@ -110,6 +117,7 @@ class Space(Section):
         {}
     )  # the paper's numbers, nested in the order of the axes; last level may be a list
     read_from_figure: bool = False  # the numbers of `paper` were read off a plot, which prints none
+    epoch_seconds: EpochSeconds | None = None
     says: str = ""  # what the paper says in words where it prints no number
     band: Band = Band()
     cpu: Small | None = None
@@ -130,6 +138,10 @@ class Space(Section):
             raise ValueError(f"seeds={list(self.seeds)} must be different whole numbers from 0 on")
         if not self.objectives:
             raise ValueError("objectives names no metric")
+        if (timed := self.epoch_seconds) and (
+            len(self.axes) > 1 or timed.to not in labels_of(next(iter(self.axes.values())))
+        ):
+            raise ValueError(f"epoch_seconds.to={timed.to} must be a label of the only axis")
         if self.columns is not None and self.columns not in self.axes:
             raise ValueError(f"columns={self.columns} is not an axis; the axes are {', '.join(self.axes)}")
         return self

@@ -6,6 +6,7 @@ import csv
 import io
 
 from raysurl.evaluate import prefixed
+from raysurl.sweep.paper import paper_seconds
 from raysurl.sweep.results import Entry, Sweep, left_out, rows
 from raysurl.sweep.space import INACTIVE
 
@@ -37,17 +38,40 @@ def _list(
     """A line per cell, with all metrics that the space shows; below them the baselines that some cell has."""
     paper = any(entry.paper is not None for _, entry in found)
     shown = sweep.space.shown or {f"ours ({sweep.space.metric})": sweep.space.metric}
-    head = [*map(sweep.short, names), *shown, *(["paper"] if paper else []), "time"]
+    timed = _times(sweep)
+    head = [*map(sweep.short, names), *shown, *(["paper"] if paper else []), *timed.pop("", []), "time"]
     lines = []
     for labels, entry in found:
         number = [] if not paper else ["" if entry.paper is None else f"{entry.paper:g}"]
         values = [entry.of(metric).text() for metric in shown.values()]
-        lines.append([*_shown(labels), *values, *number, f"{entry.seconds:.0f} s"])
+        times = timed.get(labels[0], [])
+        lines.append([*_shown(labels), *values, *number, *times, f"{entry.seconds:.0f} s"])
     for name, prefix in BASELINES.items():
         values = [_baseline(found, prefixed(metric, prefix)) for metric in shown.values()]
         if any(values):
-            lines.append([name, *[""] * (len(names) - 1), *values, *([""] if paper else []), ""])
+            empty = len(head) - len(names) - len(values)
+            lines.append([name, *[""] * (len(names) - 1), *values, *[""] * empty])
     return head, lines
+
+
+def _times(sweep: Sweep) -> dict[str, list[str]]:
+    """A cell's label -> its time per epoch, ours and the paper's, as shares of one cell's; the heading under ""."""
+    timed = sweep.space.epoch_seconds
+    if timed is None:
+        return {}
+    ours = {entry.labels[0]: entry.epoch_s for entry in sweep.entries}
+    paper = {labels[0]: seconds for labels, seconds in paper_seconds(sweep.space).items()}
+    found = {"": [f"time per epoch / {timed.to}", "paper's"]}
+    for label, seconds in ours.items():
+        found[label] = [_share(seconds, ours.get(timed.to)), _share(paper.get(label), paper.get(timed.to))]
+    return found
+
+
+def _share(seconds: float | None, of: float | None) -> str:
+    if seconds is None:
+        return ""
+    shown = f"{seconds:.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
+    return f"{seconds / of:.2f} ({shown})" if of else f"({shown})"
 
 
 def _baseline(found: list[tuple[tuple[str, ...], Entry]], metric: str) -> str:
@@ -139,6 +163,7 @@ def to_csv(sweep: Sweep) -> str:
             "pruned",
             "failed",
             "seconds",
+            "epoch_s",
             "not_run",
         ]
     )
@@ -146,7 +171,10 @@ def to_csv(sweep: Sweep) -> str:
         states = [e.states[s] for s in ("collapsed", "diverged", "pruned", "failed")]
         numbers = ["" if v is None else f"{v:.6g}" for v in (e.mean, e.std)]
         paper = "" if e.paper is None else f"{e.paper:g}"
-        writer.writerow([*e.labels, *numbers, len(e.values), paper, *states, f"{e.seconds:.2f}", e.why])
+        epoch = "" if e.epoch_s is None else f"{e.epoch_s:.4g}"
+        writer.writerow(
+            [*e.labels, *numbers, len(e.values), paper, *states, f"{e.seconds:.2f}", epoch, e.why]
+        )
     return text.getvalue()
 
 

@@ -48,6 +48,7 @@ class Outcome:
     seconds: float = 0.0
     overhead: float = 0.0
     epochs: int = 0
+    epoch_s: float | None = None  # seconds of an epoch without evaluation, see run_directory.Spent
 
 
 class CollapsedError(Exception):
@@ -88,7 +89,8 @@ def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Out
         results = json.loads((directory / "results.json").read_text())
         said = _collapse(results["health"])
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # encoder.safetensors is what is kept
-        return Outcome("collapsed" if said else "finished", said, results["metrics"], results["seconds"])
+        state: State = "collapsed" if said else "finished"
+        return Outcome(state, said, results["metrics"], results["seconds"], epoch_s=results.get("epoch_s"))
     except CollapsedError as error:
         return Outcome("collapsed", str(error), watch.metrics, watch.trained_s)
     except DivergedError as error:

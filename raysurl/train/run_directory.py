@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +110,37 @@ def sinks(run_dir: Path, recipe: Recipe) -> list[Callable[[int, dict[str, float]
     return found
 
 
+@dataclass
+class Spent:
+    """`began` is moved back on resume by what was spent before; `epochs`: seconds of each since the last start."""
+
+    began: float = field(default_factory=time.time)
+    epochs: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self.began
+
+    @contextlib.contextmanager
+    def epoch(self) -> Iterator[None]:
+        """Around an epoch: what is rebuilt before it and its steps, without evaluation."""
+        began = time.perf_counter()
+        yield
+        self.epochs.append(time.perf_counter() - began)
+
+    @property
+    def epoch_s(self) -> float | None:
+        """Median of the later half of the epochs, when what a method does from some epoch on is done in each."""
+        return _median(self.epochs[len(self.epochs) // 2 :])
+
+
 def write_results(
     run_dir: Path,
     recipe: Recipe,
     runtime: Runtime,
     source: Source,
     values: dict[str, float],
-    *,
-    seconds: float,
+    spent: Spent,
 ) -> None:
     """`results.json`: final metrics (last epoch), the best online ones labelled so, and what the run was."""
     lines = metrics.read(run_dir / "metrics.jsonl")
@@ -127,7 +151,8 @@ def write_results(
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
         "best": _best(lines),
         "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}),
-        "seconds": seconds,
+        "seconds": spent.seconds,
+        "epoch_s": spent.epoch_s,
         "images_per_s": _median(
             [line["speed/images_per_s"] for line in lines if "speed/images_per_s" in line]
         ),

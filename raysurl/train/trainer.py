@@ -58,7 +58,7 @@ class Run:
     dropouts: list[Dropout]
     step: int = 0  # optimizer steps done
     saved_step: int = -1
-    began: float = field(default_factory=time.time)  # moved back on resume by what was spent before
+    spent: run_directory.Spent = field(default_factory=run_directory.Spent)
 
     @property
     def total_steps(self) -> int:
@@ -68,10 +68,6 @@ class Run:
     def progress(self) -> Progress:
         recipe, per_epoch = self.recipe, self.plan.steps_per_epoch
         return Progress(self.step, self.total_steps, per_epoch, recipe.stream_seed, recipe.train.rounds)
-
-    @property
-    def seconds(self) -> float:
-        return time.time() - self.began
 
     @property
     def checkpoints(self) -> Path:
@@ -89,8 +85,9 @@ def train(
     run = start(recipe, runtime, source, eval_source, run_dir)
     try:
         for epoch in range(run.step // run.plan.steps_per_epoch, recipe.total_epochs):
-            refresh_memory(run)
-            train_epoch(run)
+            with run.spent.epoch():
+                refresh_memory(run)
+                train_epoch(run)
             after_epoch(run, epochs_done=epoch + 1)
     except NonFiniteError as error:
         index = run.plan.global_batch(error.step)
@@ -105,7 +102,7 @@ def train(
         run.record.write(run.step, evaluated.metrics)
         run.record.flush()
         write_encoder(run_dir, run.method.encoder, recipe)
-        run_directory.write_results(run_dir, recipe, runtime, source, evaluated.metrics, seconds=run.seconds)
+        run_directory.write_results(run_dir, recipe, runtime, source, evaluated.metrics, run.spent)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
@@ -281,7 +278,7 @@ def save(run: Run, metric: float | None = None) -> None:
     state = {
         "streams": run.recipe.streams,
         "step": run.step,
-        "seconds": run.seconds,
+        "seconds": run.spent.seconds,
         "model": run.method.state_dict(),
         "optimizer": optim.state_of(run.optimizer),
         "memory": run.memory.state_dict() if run.memory else None,
@@ -306,7 +303,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         run.memory.load_state_dict(state["memory"])
         follow_graph(run)
     run.step = run.saved_step = int(state["step"])
-    run.began -= state["seconds"]
+    run.spent.began -= state["seconds"]
 
 
 def _plan_sentence(run: Run) -> str:

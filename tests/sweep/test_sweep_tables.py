@@ -308,3 +308,26 @@ def test_lost_trials_do_not_end_an_open_search(tmp_path):
 
 def test_hours_are_readable():
     assert [tables.hours(s) for s in (3.4, 600, 9000)] == ["3 s", "10 min", "2.5 h"]
+
+
+def test_times_per_epoch_are_shares_of_one_cells_beside_the_papers(tmp_path):
+    seconds = {0.1: 4.0, 0.2: 6.0}
+    timed = {
+        **BASE, "axes": {"method.tau_student": [0.1, 0.2, 0.3]}, "paper": [80, 70, 60],
+        "epoch_seconds": {"to": "0.1", "paper": [659, 1056, 776]},
+    }  # fmt: skip
+    plan = make_plan(SweepRequest(space_from(timed), "full"))
+
+    def outcome(trial):
+        took = seconds.get(trial.recipe.method.tau_student)
+        took = None if took is None else took + 0.1 * (trial.seed - 1)
+        return Outcome("finished", "", {"eval/knn_top1": 90.0}, 60.0, epoch_s=took)
+
+    fill(tmp_path, plan, outcome)
+    text = tables.markdown(read_sweep(tmp_path))
+    assert "| time per epoch / 0.1 | paper's |" in text
+    assert "| 0.1 | 90.00 ± 0.00 (3) | 80 | 1.00 (4 s) | 1.00 (659 s) |" in text
+    assert "| 0.2 | 90.00 ± 0.00 (3) | 70 | 1.50 (6 s) | 1.60 (1056 s) |" in text
+    assert "| 0.3 | 90.00 ± 0.00 (3) | 60 |  | 1.18 (776 s) |" in text
+    lines = list(csv.DictReader(tables.to_csv(read_sweep(tmp_path)).splitlines()))
+    assert [line["epoch_s"] for line in lines] == ["4", "6", ""]

@@ -30,3 +30,10 @@ def test_another_recipe_is_refused_on_resume(tmp_path):
     other = load_recipe(["data.name=digits", f"output={tmp_path}/run", "train.epochs=4", "resume=true"])
     with pytest.raises(InputError, match=r"train\.epochs=3, not 4"):
         run_directory.claim(other)
+
+
+def test_the_time_of_an_epoch_is_the_median_of_the_later_half():
+    """An offline clustering is made before each epoch after the warm-up: the early ones say nothing of it."""
+    assert run_directory.Spent(epochs=[1, 1, 1, 5, 7, 6]).epoch_s == 6
+    assert run_directory.Spent(epochs=[3.0]).epoch_s == 3.0
+    assert run_directory.Spent().epoch_s is None
