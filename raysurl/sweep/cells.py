@@ -155,7 +155,9 @@ def recipe_tree(name: str) -> dict[str, Any]:
 
 
 def tree_of(space: Space, settings: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
-    """Differences from the defaults: the recipe file, then the space's fixed settings, the cell's, the command's."""
+    """Differences from the defaults: the recipe file, then the space's fixed settings, the cell's, the command's.
+
+    A cell that sets `teacher.name: null` has no teacher, whatever the command names."""
     layers = [space.fixed, settings, {key: text for key, text in overrides.items() if key == "recipe"}]
     name = next((layer["recipe"] for layer in reversed(layers) if "recipe" in layer), space.recipe)
     tree = copy.deepcopy(recipe_tree(str(name)))
@@ -164,7 +166,10 @@ def tree_of(space: Space, settings: Mapping[str, Any], overrides: Mapping[str, s
         for key, value in layer.items():
             if key != "recipe":
                 _set(tree, key, value)
+    taught = settings.get("teacher.name", "") is not None
     for key, text_given in overrides.items():
+        if key.startswith("teacher.") and not taught:
+            continue
         method = tree.get("method")
         name = method.get("name") if isinstance(method, dict) else None
         _set(tree, key, typed(key, text_given, str(name or DEFAULT_METHOD)))
