@@ -74,6 +74,7 @@ def _row(found: list[dict[str, Any]]) -> dict[str, Any]:
         "metrics": {n: [fmean(v), stdev(v) if len(v) > 1 else None, len(v)] for n, v in values.items()},
         "seconds_per_epoch": fmean(r["num_samples"] / r["images_per_s"] for r in found),
         "measured": sorted({f"{r['hardware']}, {r['threads']} thread(s), `{r['commit']}`" for r in found}),
+        "rules": sorted({r["rule"] for r in found if r.get("rule")}),
         "verdicts": sorted({sentence for r in found for sentence in r["health"]}),
     }
 
@@ -105,7 +106,7 @@ def table(results: Path) -> str:
         rows.append(
             f"| {path.stem} | {' | '.join(cells)} | {m['health/rankme']:.0f} | {speed} | {minutes} | {what} |"
         )
-        commands.append(f"{path.stem}: {r['command']}")
+        commands.append(f"{path.stem}: {r['command']}" + (f"  # {r['rule']}" if r.get("rule") else ""))
     comparisons = [comparison(p) for p in sorted((results / "comparisons").glob("*.json"))]
     sweeps = [line for p in sorted((results / "sweeps").glob("*.md")) for line in sweep(p)]
     benchmarks = [benchmark(p) for p in sorted((results / "benchmarks").glob("*.md"))]
@@ -128,8 +129,11 @@ def comparison(path: Path) -> str:
         rank = _spread(metrics.get("health/rankme"))
         rows.append(f"| {name} | {_spread_row(metrics, 'eval/', columns)} | {rank} | {seconds} |")
     measured = sorted({where for row in record["rows"].values() for where in row["measured"]})
+    rules = [
+        f"{name}: {'; '.join(row['rules'])}." for name, row in record["rows"].items() if row.get("rules")
+    ]
     note = [
-        f"Mean ± standard deviation over seeds. Measured on {'; '.join(measured)}.",
+        " ".join([f"Mean ± standard deviation over seeds. Measured on {'; '.join(measured)}.", *rules]),
         "",
         "```",
         record["command"],

@@ -80,6 +80,10 @@ class MethodConfig(Section):
     def check(self, num_samples: int) -> None:
         """Raises InputError where these settings cannot be of so many samples. Called before anything starts."""
 
+    def rule(self) -> str:
+        """Which of several rules these settings take, where a number means little without it: said beside each."""
+        return ""
+
     def for_data(self, name: str, path: str | None, limit: int | None) -> Self:
         """These settings for the data `data.name`, `data.path`, where some are to be found there."""
         return self

@@ -105,6 +105,8 @@ def _sentence(run: StoredRun, value: float | None, baselines: dict[str, float]) 
         text = f"kNN accuracy of {value:.1f} %, {' and '.join(against)}."
     else:
         text = f"kNN accuracy of {value:.1f} %; there is no baseline to compare it with."
+    if rule := run.results.get("rule"):
+        text += f" Rule: {rule}."
     if not run.finished:
         done, epochs = max(run.steps, default=None), run.get("train", "epochs")
         if done is not None:

@@ -18,6 +18,8 @@ def show_run(run_dir: Path) -> None:
     speed = f"{results['images_per_s']:.0f} images/s" if results["images_per_s"] else ""
     show_metrics(results["metrics"], f"{run_dir.name}: {results['seconds']:.0f} s, {speed}")
     console = Console()
+    if rule := results.get("rule"):
+        console.print(f"rule: {rule}", highlight=False)
     for sentence in results["health"]:
         console.print(sentence, style="yellow", highlight=False)
     if results["skipped"]:

@@ -107,10 +107,20 @@ def facts(sweep: Sweep) -> list[str]:
         found.append("The paper's numbers were read off a plot, which prints none.")
     if sweep.space.says:
         found.append(f"The paper says: {sweep.space.says}.")
+    found += _rules(sweep)
     if len(sweep.starts) > 1:
         found.append(_restarts(sweep))
     commits = list(dict.fromkeys(str(start["commit"]) for start in sweep.starts))
     return [*found, f"Code at {', '.join(commits)}."]
+
+
+def _rules(sweep: Sweep) -> list[str]:
+    """A sentence per rule of a method that has several: which cells it made."""
+    cells: dict[str, list[str]] = {}
+    for entry in sweep.entries:
+        for rule in sorted({outcome.rule for outcome in entry.outcomes if outcome.rule}):
+            cells.setdefault(rule, []).append(sweep.name(entry))
+    return [f"Rule of {'; '.join(names)}: {rule}." for rule, names in cells.items()]
 
 
 def _restarts(sweep: Sweep) -> str:

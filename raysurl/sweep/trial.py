@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,7 @@ class Outcome:
     overhead: float = 0.0
     epochs: int = 0
     epoch_s: float | None = None  # seconds of an epoch without evaluation, see run_directory.Spent
+    rule: str = ""  # see MethodConfig.rule
 
 
 class CollapsedError(Exception):
@@ -90,7 +91,8 @@ def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Out
         said = _collapse(results["health"])
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # encoder.safetensors is what is kept
         state: State = "collapsed" if said else "finished"
-        return Outcome(state, said, results["metrics"], results["seconds"], epoch_s=results.get("epoch_s"))
+        found = Outcome(state, said, results["metrics"], results["seconds"])
+        return replace(found, epoch_s=results.get("epoch_s"), rule=results.get("rule", ""))
     except CollapsedError as error:
         return Outcome("collapsed", str(error), watch.metrics, watch.trained_s)
     except DivergedError as error:

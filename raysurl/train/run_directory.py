@@ -151,6 +151,7 @@ def write_results(
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
         "best": _best(lines),
         "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}),
+        "rule": recipe.method.rule(),
         "seconds": spent.seconds,
         "epoch_s": spent.epoch_s,
         "images_per_s": _median(

@@ -207,3 +207,31 @@ def test_the_state_of_the_clusters_is_recorded_each_epoch_and_every_n_steps(tmp_
         name.removeprefix("health/level3_") for name in lines[0]
     }
     assert all("health/level2_churn" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (
+            {},
+            "online clusters with relocation, noise correction, up to 16 pieces a split, beyond the paper's text",
+        ),
+        (
+            {"correct_noise": False, "prototypes": 2},
+            "online clusters with relocation, beyond the paper's text",
+        ),
+        (
+            {"relocate": False, "correct_noise": False, "prototypes": 2},
+            "online clusters by the paper's text",
+        ),
+        (
+            {"relocate": False, "correct_noise": False, "prototypes": 2, "max_clusters": 9},
+            "online clusters with at most 9 clusters a step, beyond the paper's text",
+        ),
+        ({"kind": "kmeans"}, "K-means before each epoch, the paper's offline arm"),
+        ({"levels": 1}, "no clusters"),
+    ],
+)
+def test_every_number_says_which_rule_made_it(settings, rule):
+    assert contract.recipe_for("rcl", method={"hierarchy": settings}).method.rule() == rule
+    assert contract.recipe_for("ressl").method.rule() == ""

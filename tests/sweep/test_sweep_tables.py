@@ -331,3 +331,16 @@ def test_times_per_epoch_are_shares_of_one_cells_beside_the_papers(tmp_path):
     assert "| 0.3 | 90.00 ± 0.00 (3) | 60 |  | 1.18 (776 s) |" in text
     lines = list(csv.DictReader(tables.to_csv(read_sweep(tmp_path)).splitlines()))
     assert [line["epoch_s"] for line in lines] == ["4", "6", ""]
+
+
+def test_a_table_says_which_rule_made_which_cell(tmp_path):
+    plan = make_plan(
+        SweepRequest(space_from({**BASE, "axes": {"method.tau_student": [0.1, 0.2]}, "paper": {}}), "full")
+    )
+
+    def outcome(trial):
+        rule = "as printed" if trial.recipe.method.tau_student == 0.1 else ""
+        return Outcome("finished", "", {"eval/knn_top1": 90.0}, 60.0, rule=rule)
+
+    fill(tmp_path, plan, outcome)
+    assert "Rule of 0.1: as printed." in tables.markdown(read_sweep(tmp_path))

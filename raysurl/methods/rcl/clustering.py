@@ -20,6 +20,9 @@ THRESHOLDS = (0.82, 0.755, 0.68)
 SHARES = (0.78, 0.39, 0.195)
 
 
+PLAIN = "online clusters by the paper's text"
+
+
 class Clustering(MethodConfig):
     """`levels` is H, the number of criteria; the sample itself is the first of them if `instance_level`."""
 
@@ -45,6 +48,23 @@ class Clustering(MethodConfig):
     def depth(self) -> int:
         """Levels of clusters."""
         return self.levels - self.instance_level
+
+    def rule(self) -> str:
+        """What makes the labels, and how it departs from the paper's text."""
+        if not self.depth:
+            return "no clusters"
+        if self.kind != "online":
+            return f"{'K-means' if self.kind == 'kmeans' else 'DBSCAN'} before each epoch, the paper's offline arm"
+        ours = [
+            name
+            for name, used in (("relocation", self.relocate), ("noise correction", self.correct_noise))
+            if used
+        ]
+        ours += [f"up to {self.prototypes} pieces a split"] * (self.prototypes != 2)
+        ours += ["label propagation"] * (self.mode != "nearest")
+        if self.max_clusters is not None:
+            ours.append(f"at most {self.max_clusters} clusters a step")
+        return f"online clusters with {', '.join(ours)}, beyond the paper's text" if ours else PLAIN
 
     @model_validator(mode="after")
     def _check(self) -> Clustering:

@@ -85,6 +85,9 @@ class RCL(Method):
                 instance_level=clusters.instance_level,
             )
 
+        def rule(self) -> str:
+            return self.hierarchy.rule()
+
         def refresh(self, progress: Progress) -> Refresh:
             """Once after the warm-up; the offline arms before each epoch from then on. Never without clusters."""
             due = progress.epoch == self.warmup_epochs
