@@ -1,11 +1,14 @@
 """Spaces of the papers' tables: what each cell is trained with, where the papers say it."""
 
+from itertools import pairwise
+
 import contract
 import pytest
 
 pytest.importorskip("optuna")
 
 from raysurl.errors import InputError
+from raysurl.method import Progress
 from raysurl.methods.rcl.clustering import make_clusters
 from raysurl.recipe import load_recipe
 from raysurl.recipe.files import parse_yaml
@@ -183,3 +186,31 @@ def test_the_papers_set_up_of_graphs_is_the_command_that_the_recipe_names(name):
     assert [s.kind for s in method.structures] == ["graph", "knn"]
     assert method.reads_hidden()
     assert parse_yaml(structures.partition("=")[2], "header")[1]["weight"] > 0
+
+
+# -------------------------------------------------------------------- comparisons of ours
+
+
+def test_anchors_of_super_and_come_in_several_steps_on_a_small_budget():
+    made = recipes("cifar10_cpu")
+    for row in ("superand", "and"):
+        recipe = made[row,]
+        epochs = range(recipe.total_epochs)
+        shares = [
+            recipe.method.fraction(Progress(e, recipe.total_epochs, 1, 0, recipe.train.rounds))
+            for e in epochs
+        ]
+        assert recipe.total_epochs == made["npid",].total_epochs == 8
+        assert (shares[0], shares[-1]) == (0, 1)
+        assert max(b - a for a, b in pairwise(shares)) < 0.4
+
+
+@pytest.mark.parametrize("name", ["mvmr/kd_imagenet", "mvmr/kd_stl10"])
+def test_mvmr_distils_as_the_papers_section_6_says(name):
+    recipe = load_recipe([f"recipe={name}", "data.path=x"])
+    train, method = recipe.train, recipe.method
+    assert (train.epochs, train.batch_size, train.accumulate) == (200, 512, 1)
+    assert (train.optimizer.name, train.optimizer.lr, train.optimizer.lr_batch) == ("adam", 1e-4, 0)
+    assert (method.projector, method.features, method.teacher_weight) == ((8192,) * 3, (), 1)
+    assert (recipe.encoder.name, recipe.teacher.view) == ("resnet50", "plain")
+    assert recipe.teacher.name.startswith("open_clip:ViT-B-16/")
