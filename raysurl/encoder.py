@@ -19,6 +19,7 @@ from torch import nn
 
 from raysurl.errors import InputError
 from raysurl.nets.encoders import MLP, build_encoder, check_size
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, overridden, read_mapping, recipe_from
 
 NAME = "encoder.safetensors"
@@ -76,7 +77,7 @@ def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> Traine
 
     Raises InputError if the run has no encoder yet, or the weights do not fit.
     """
-    path = Path(run).expanduser().absolute()
+    path = given_path("run", run).absolute()
     stored = path / "recipe.yaml"
     if stored.is_file():
         tree = read_mapping(stored, str(stored), "recipe keys")

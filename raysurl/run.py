@@ -14,6 +14,7 @@ from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, read_weights
 from raysurl.errors import InputError
 from raysurl.evaluate import Division, divide
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.report import write_report
 from raysurl.report.progress import watching
@@ -59,11 +60,11 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Non
     samples.nbytes_estimate()  # decodes a few: a data set of which nothing can be read is refused here
     encoder = encoder_of(recipe)
     if recipe.init_from:
-        read_weights(Path(recipe.init_from), encoder)
+        read_weights(given_path("init_from", recipe.init_from), encoder)
     if teacher := build.teacher_of(recipe, len(samples), samples.labels):
         teachers.check_input(teacher, str(recipe.teacher.name), samples.width(), recipe.views.size)
     if (name := recipe.teacher.name) and name.endswith(".parquet"):
-        teachers.check_names(Path(name), samples)
+        teachers.check_names(given_path("teacher.name", name), samples)
     _check_evaluation(recipe, samples, eval_samples)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from raysurl.data.names import open_samples
 from raysurl.embed import embed
 from raysurl.encoder import named_encoder
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import take
 from raysurl.runtime import default_device
 from raysurl.train import local
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe, device = found.recipe, default_device()
     if not mine.get("to", "").endswith(".parquet"):
         raise InputError("name the file to write: to=FILE.parquet")
-    target = Path(mine["to"]).expanduser()
+    target = given_path("to", mine["to"])
     if target.exists():
         raise InputError(f"to={target} exists already; name another file")
     samples = open_samples(recipe.data, "train", seed=recipe.seed)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, dump, load_recipe, read_mapping, split_argument
 
 
@@ -28,7 +28,7 @@ def read_recipe(arguments: Sequence[str]) -> Recipe:
         return load_recipe(arguments)
     if not given.get("output"):
         raise InputError("resume=true needs output=DIR, the run directory to continue")
-    stored = Path(given["output"]).expanduser() / "recipe.yaml"
+    stored = given_path("output", given["output"]) / "recipe.yaml"
     if not stored.is_file():
         raise InputError(f"output={given['output']} has no recipe.yaml, so there is no run to resume")
     named = read_mapping(stored, str(stored), "recipe keys").get("recipe")

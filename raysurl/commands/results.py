@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import take
 from raysurl.report.recipe import command
 from raysurl.report.run import read_run
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     if not readme.is_file() or BEGIN not in readme.read_text():
         raise InputError("here is no README.md with a place for results; go to the root of the checkout")
     if given.get("add"):
-        directory = Path(given["add"]).expanduser()
+        directory = given_path("add", given["add"])
         keep = add_sweep if (directory / sweep_directory.FILE).is_file() else add
         keep(directory, given.get("name") or directory.name, results)
     before, _, rest = readme.read_text().partition(BEGIN)

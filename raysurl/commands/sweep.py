@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.directory import known, outcomes, remaining, remember
@@ -111,12 +112,12 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         max_trials=_number(mine, "max_trials", int),
         only={axis: _labels(space, axis, v) for axis, v in only.items()},
         overrides=given,
-        data_root=str(Path(mine["data_root"]).expanduser()) if "data_root" in mine else None,
+        data_root=str(given_path("data_root", mine["data_root"])) if "data_root" in mine else None,
     )
     small = space.cpu.max_hours if space.cpu and scale == "cpu" else None
     return Asked(
         request=request,
-        output=Path(mine.get("output", f"sweeps/{space.name}-{scale}")).expanduser().absolute(),
+        output=given_path("output", mine.get("output", f"sweeps/{space.name}-{scale}")).absolute(),
         print_only="--print" in arguments or mine.get("print", "false").lower() in ("true", "1", "yes"),
         share={
             "cpus": _number(mine, "cpus", float),

@@ -189,7 +189,7 @@ def policy_from(value: Any, view: str) -> Policy:
         return value
     settings = dict(value) if isinstance(value, dict) else {"base": value}
     base = settings.pop("base", "plain")
-    if base not in POLICIES:
+    if not isinstance(base, str) or base not in POLICIES:
         raise InputError(
             f"views.policies.{view}={base!r} is not a policy; choose one of {', '.join(POLICIES)}"
         )

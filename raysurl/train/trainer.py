@@ -23,6 +23,7 @@ from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
 from raysurl.runtime import Runtime, threads_of
@@ -113,7 +114,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
-        build.initialise(method, read_weights(Path(recipe.init_from), method.encoder))
+        build.initialise(method, read_weights(given_path("init_from", recipe.init_from), method.encoder))
     step = 0 if state is None else int(state["step"])
     is_first = runtime.rank == 0
     record = (
