@@ -18,6 +18,12 @@ from raysurl.recipe import take
 from raysurl.runtime import default_device
 from raysurl.train import local
 
+SETTINGS = {
+    "run": ("DIR | FILE", "", "a finished run, or an encoder.safetensors"),
+    "to": ("FILE.parquet", "", "what is written; it must not be there yet"),
+}
+RECIPE = ("data", "eval.batch_size")  # its other arguments, and all others of a recipe
+
 
 def main(arguments: Sequence[str]) -> None:
     """`embed.py run=DIR|FILE to=FILE.parquet [data.…]`: columns index, name, label, embedding (D float32).

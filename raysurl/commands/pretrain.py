@@ -8,6 +8,8 @@ from raysurl.errors import InputError
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe, dump, load_recipe, read_mapping, split_argument
 
+RECIPE = ("",)  # every setting of a recipe
+
 
 def main(arguments: Sequence[str]) -> None:
     """`pretrain.py [recipe=NAME] [key=value …] [--print]`."""

@@ -8,10 +8,15 @@ from raysurl.errors import InputError
 from raysurl.paths import given_path
 from raysurl.recipe import take
 
+SETTINGS = {
+    "run": ("DIR", "", "a run directory"),
+    "sweep": ("DIR", "", "a sweep directory"),
+}
+
 
 def main(arguments: Sequence[str]) -> None:
     """`report.py run=DIR`, or `report.py sweep=DIR`."""
-    given, others = take(arguments, "run", "sweep")
+    given, others = take(arguments, *SETTINGS)
     if others or bool(given.get("run")) == bool(given.get("sweep")):
         raise InputError("say which run or which sweep: run=DIR or sweep=DIR, and nothing else")
     if given.get("sweep"):

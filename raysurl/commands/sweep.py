@@ -28,10 +28,22 @@ from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space
 from raysurl.sweep.trial import FINAL
 
 SHARE, RUNNER = "raysurl.scale.share", "raysurl.scale.tune"  # Ray is imported only when trials are run
-KEYS = (
-    "space", "scale", "output", "print", "max_concurrent", "cpus", "gpus", "seeds", "trials", "max_trials",
-    "max_hours", "data_root",
-)  # fmt: skip
+SETTINGS = {
+    "space": ("text", "", "a file of search_spaces/, or a YAML file"),
+    "scale": ("cpu | full", "cpu", "the small version that the space describes, or the paper's size"),
+    "output": ("DIR", "sweeps/SPACE-SCALE", "the sweep directory; the same command goes on there"),
+    "print": ("true | false", "false", "list the trials and start nothing, as --print does"),
+    "max_concurrent": ("whole number ≥ 1", "none", "trials at once; none: as many as fit"),
+    "cpus": ("number ≥ 0", "none", "CPUs of each trial; none: scale.threads"),
+    "gpus": ("number ≥ 0", "none", "GPUs of each trial; none: one where there is any"),
+    "seeds": ("[whole number, …]", "none", "none: those of the space"),
+    "trials": ("whole number ≥ 1", "none", "of an open search"),
+    "max_trials": ("whole number ≥ 1", "none", "of a grid: no more than these"),
+    "max_hours": ("number > 0", "none", "after which no trial is started"),
+    "data_root": ("DIR", "none", "where the data of the space lie"),
+    "only.AXIS": ("[label, …]", "none", "of an axis these values alone"),
+}
+KEYS = tuple(key for key in SETTINGS if key != "only.AXIS")
 MAY_BE_ZERO = ("cpus", "gpus")  # of which a trial may take the one and not the other
 
 

@@ -41,18 +41,22 @@ class Recipe(Section):
     views: Views = Views()
     encoder: Encoder = Encoder()
     teacher: Teacher = Teacher()
-    norm: Literal["sync", "shuffle", "local"] = "sync"
+    norm: Literal["sync", "shuffle", "local"] = (
+        "sync"  # batch norm over all workers, or of each, or of each with a shuffled batch
+    )
     train: Train = Train()
     memory: MemorySettings = MemorySettings()
     checkpoint: Checkpoint = Checkpoint()
     eval: Evaluation = Evaluation()
     scale: Scale = Scale()
     log: Log = Log()
-    runtime: Literal["ray", "local"] = "ray"
-    seed: int = Field(0, ge=0)
-    output: str | None = None
-    resume: bool = False
-    init_from: str | None = None
+    runtime: Literal["ray", "local"] = (
+        "ray"  # ray: on a cluster, also one of this machine alone; local: in this process without Ray
+    )
+    seed: int = Field(0, ge=0)  # of weights, order and augmentation
+    output: str | None = None  # the run directory; none: a new one in runs/
+    resume: bool = False  # continue the run in output=
+    init_from: str | None = None  # a run, or an encoder.safetensors, whose weights the encoder begins with
 
     @field_validator("method", mode="before")
     @classmethod
