@@ -54,8 +54,8 @@ class Evaluated:
 class Evaluator:
     """Embeds the labelled train samples (the bank) and the test samples and runs protocols on rank 0.
 
-    Without `eval_source` every tenth labelled training sample is held out as the test set: the encoder has seen
-    its image, never its label. Without labels only the protocols that need none are run.
+    Without `eval_source` every tenth labelled training sample is in the test set: the encoder has seen its image,
+    never its label, and the notes say so. Without labels only the protocols that need none are run.
     """
 
     def __init__(self, recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None) -> None:

@@ -25,6 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from raysurl.report.run import duration
+
 POLL_S = 0.3
 PLAIN_EVERY_S = 5.0  # without a terminal (a log file, a job's output) a line now and then
 
@@ -76,14 +78,34 @@ def _show(bar: Progress, task: TaskID, line: dict[str, Any], console: Console) -
 
 
 def _lines(lines: Iterator[dict[str, Any]], console: Console) -> None:
-    last, total = 0.0, "?"
+    last, total, pace = 0.0, 0, _Pace()
     for line in lines:
         total = line.get("total_steps", total)
         if text := line.get("event") or _evaluation(line):
             console.print(f"step {line['step']}: {text}", markup=False, highlight=False, soft_wrap=True)
+        left = pace.left(line["step"] + 1, total) if "speed/images_per_s" in line else ""
         if "speed/images_per_s" in line and time.monotonic() - last > PLAIN_EVERY_S:
             last = time.monotonic()
-            console.print(f"step {line['step'] + 1}/{total}: {_summary(line)}", markup=False, highlight=False)
+            console.print(
+                f"step {line['step'] + 1}/{total or '?'}: {_summary(line)}{left}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+
+class _Pace:
+    """The time left by what the steps have taken since the run, or this part of it, was first seen."""
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+
+    def left(self, step: int, total: int) -> str:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = step, now
+        begun, since = self.first
+        if step <= begun or not total:
+            return ""
+        return f"  {duration((total - step) * (now - since) / (step - begun))} left"
 
 
 def _summary(line: dict[str, Any]) -> str:

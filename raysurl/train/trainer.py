@@ -25,7 +25,7 @@ from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
-from raysurl.report import pictures
+from raysurl.report import confusion, pictures
 from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan, plan
 from raysurl.train import checkpoint, optim, run_directory
@@ -97,6 +97,7 @@ def train(
     evaluated = run.evaluator.final(trained(run))
     if run.record and evaluated.features is not None:
         pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
+        confusion.save(run_dir, evaluated.features)
         pictures.save_scatter(run_dir, evaluated.features, source.class_names)
         if run.memory and run.memory.has_clusters:
             pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())

@@ -44,6 +44,25 @@ def test_events_steps_and_evaluations_are_shown_as_plain_lines_without_a_termina
     assert shown[2] == "step 4: eval/knn_top1 55.50"
 
 
+def test_plain_lines_say_the_time_left(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    speed = {"speed/images_per_s": 400.0, "speed/data_wait": 0.0}
+
+    def lines():
+        yield {"step": 0, "event": "starting", "total_steps": 1000}
+        for number, seconds in ((9, 0), (19, 10), (119, 50), (999, 1000)):
+            now[0] = 100 + seconds
+            yield step(number, **speed)
+
+    console = Console(file=io.StringIO(), width=200)
+    progress._lines(lines(), console)
+    shown = lines_of(console.file.getvalue())[1:]
+    # 10 steps in 10 s and 980 to go; then 110 in 50 s and 880 to go; at the end nothing
+    ends = ["data wait 0%", "16 min 20 s left", "6 min 40 s left", "0 s left"]
+    assert [line.endswith(end) for line, end in zip(shown, ends, strict=True)] == [True] * 4
+
+
 def test_a_resumed_run_shows_only_what_is_new_though_its_record_is_rewritten(tmp_path):
     write(tmp_path, {"step": 0, "event": "old"}, step(0), step(1), step(2))
 
