@@ -26,12 +26,12 @@ __all__ = ["KINDS", "Samples", "Split", "Unreadable", "open_samples"]
 
 Split = Literal["train", "eval"]
 KINDS = {  # data.name -> what it reads
+    "digits": "8×8 handwritten digits that come with scikit-learn",
     "folder": "a folder of images in data.path, flat or one folder per class",
     "parquet": "Parquet files with encoded images, or lists of numbers, in data.path (a file, folder, glob or URI)",
     "npz": ".npy or .npz arrays in data.path",
     "torchvision:<class>": "a data set of torchvision, CIFAR10 for example, with data.path as its root",
     "planetoid:<graph>": "a citation graph, Cora, CiteSeer or PubMed, with data.path as its root",
-    "digits": "8×8 handwritten digits that come with scikit-learn",
 }
 
 _LIMIT = 0x6C696D6974  # keeps the choice of `data.limit` apart from other uses of the seed

@@ -53,6 +53,9 @@ class Recipe(Section):
     runtime: Literal["ray", "local"] = (
         "ray"  # ray: on a cluster, also one of this machine alone; local: in this process without Ray
     )
+    preset: Literal["quick", "standard", "paper"] | None = (
+        None  # at most 10 minutes, at most 2 hours, or as it stands
+    )
     seed: int = Field(0, ge=0)  # of weights, order and augmentation
     output: str | None = None  # the run directory; none: a new one in runs/
     resume: bool = False  # continue the run in output=
@@ -62,6 +65,10 @@ class Recipe(Section):
     @classmethod
     def _typed(cls, value: Any) -> Any:
         return value if isinstance(value, MethodConfig) else method_config(value)
+
+    def with_threads(self, threads: int) -> Recipe:
+        """The recipe with the CPU threads of a worker that its runtime chose."""
+        return self.model_copy(update={"scale": self.scale.model_copy(update={"threads": threads})})
 
     @property
     def total_epochs(self) -> int:

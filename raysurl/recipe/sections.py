@@ -173,10 +173,13 @@ class Evaluation(Section):
 
 
 class Scale(Section):
-    workers: int | None = Field(None, ge=1)  # None: from the cluster's GPUs, else two on CPU
+    workers: int | None = Field(None, ge=1)  # none: one per GPU, else cpu_workers
+    cpu_workers: int = Field(
+        1, ge=1
+    )  # without a GPU, where workers is none: so many, or as many as there are cores
     threads: int | None = Field(
         None, ge=1
-    )  # CPU threads of each worker; None: 1, beside a GPU its share of cores
+    )  # CPU threads of each; none: all cores shared out, 1 in a sweep's trials
     timeout_s: float = Field(300, gt=0)  # no collective or memory call waits longer
     max_failures: int = Field(3, ge=0)  # worker-group restarts
 
