@@ -42,11 +42,23 @@ def _fitting(value: float, epochs: int) -> str:
     return f"{round(fits)}" if isinstance(value, int) else f"{fits:g}"
 
 
+def fitting_batch(recipe: Recipe, count: int) -> int | None:
+    """A batch that suits so many samples; None where the recipe's does, or takes points or nodes, all at once."""
+    if recipe.train.batch_size <= SHARE * count or recipe.encoder.name == "mlp":
+        return None
+    return _power_of_two(max(SHARE * count, 2))
+
+
+def fitting_memory(recipe: Recipe, count: int) -> dict[str, int]:
+    """Settings of the method that hold more keys than there are samples, with what would fit."""
+    held = {name: getattr(recipe.method, name, None) or 0 for name in HELD}
+    return {name: _power_of_two(count) for name, size in held.items() if size > count}
+
+
 def _batch(recipe: Recipe, count: int) -> list[str]:
-    batch = recipe.train.batch_size
-    if batch <= SHARE * count or recipe.encoder.name == "mlp":  # points and nodes are taken all at once
+    batch, fits = recipe.train.batch_size, fitting_batch(recipe, count)
+    if fits is None:
         return []
-    fits = _power_of_two(max(SHARE * count, 2))
     steps = count // batch
     return [
         f"train.batch_size={batch} is more than a tenth of the {count:,} samples, so that an epoch has"
@@ -55,12 +67,10 @@ def _batch(recipe: Recipe, count: int) -> list[str]:
 
 
 def _queue(recipe: Recipe, count: int) -> list[str]:
-    held = {name: getattr(recipe.method, name, None) or 0 for name in HELD}
     return [
-        f"method.{name}={size} is more than the {count:,} samples, so that a sample's own older keys count as others;"
-        f" method.{name}={_power_of_two(count)} fits"
-        for name, size in held.items()
-        if size > count
+        f"method.{name}={getattr(recipe.method, name)} is more than the {count:,} samples, so that a sample's own older"
+        f" keys count as others; method.{name}={fits} fits"
+        for name, fits in fitting_memory(recipe, count).items()
     ]
 
 

@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from raysurl.embed import embed
 from raysurl.errors import InputError, RunError
 from raysurl.method import Progress
 from raysurl.recipe import Recipe, shortened
+from raysurl.report.recipe import flatten
 from raysurl.report.run import duration
 from raysurl.runtime import LocalRuntime
-from raysurl.train import trainer
+from raysurl.train import advice, trainer
 
 STEPS = {"cpu": 5, "cuda": 8}  # on a GPU the first ones are recorded
 TIMED = 3  # of them, the last ones
@@ -42,14 +43,14 @@ REFRESHED = 5000  # samples at most, where memory is first built from all of the
 LEAST_STEPS = 100  # of a run whose cost is worth saying
 BUDGETS = {"quick": 600.0, "standard": 7200.0}  # seconds of a preset; paper: the recipe as it stands
 SPENT = 0.8  # of these is planned, since a measured speed is no promise
-LEAST_EPOCHS = 10  # rather than fewer a preset takes fewer samples
+LEAST_EPOCHS, LEAST_SAMPLES = 10, 64  # rather than fewer epochs a preset takes fewer samples
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of an optimizer step, of embedding a sample, and of reading one from disk."""
+    """Seconds of training on a sample, of embedding one, and of reading one from disk; the first of all workers."""
 
-    step: float
+    training: float
     embedding: float
     reading: float
 
@@ -89,7 +90,7 @@ def _trial(recipe: Recipe, samples: Samples, device: torch.device, workers: int,
     if small < batch and STEPS[device.type] * step * batch / small <= AT_ONCE_S:
         step, embedding = _timed(_alone(recipe, batch), source, device, folder / "whole")
         small = batch
-    return Pace(step * batch / small, embedding, reading)
+    return Pace(step / (small * (recipe.train.batch_size // batch)), embedding, reading)
 
 
 def _timed(recipe: Recipe, source: ResidentSource, device: torch.device, folder: Path) -> tuple[float, float]:
@@ -172,7 +173,7 @@ def seconds(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> float
     """About how long the run takes: reading, training, embeddings for memory and for each evaluation."""
     per_epoch, epochs, settings = sizes.train // recipe.train.batch_size, recipe.total_epochs, recipe.eval
     streams = recipe.data.mode == "streaming"
-    step = max(pace.step, recipe.train.batch_size / workers * pace.reading if streams else 0.0)
+    step = recipe.train.batch_size * max(pace.training, pace.reading / workers if streams else 0.0)
     moments = (
         Progress(e * per_epoch, epochs * per_epoch, per_epoch, recipe.seed, recipe.train.rounds)
         for e in range(epochs)
@@ -186,9 +187,9 @@ def seconds(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> float
 
 def sentence(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> str:
     total = seconds(recipe, pace, sizes, workers)
-    steps = sizes.train // recipe.train.batch_size
+    steps, step = sizes.train // recipe.train.batch_size, pace.training * recipe.train.batch_size
     said = (
-        f"cost: about {duration(total)} ({recipe.total_epochs} epochs of {steps} steps of {pace.step:.2g} s, and"
+        f"cost: about {duration(total)} ({recipe.total_epochs} epochs of {steps} steps of {step:.2g} s, and"
         " evaluation), by a few trial steps that count for nothing; the time left is corrected as it goes"
     )
     return said + (
@@ -200,44 +201,43 @@ def sentence(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> str:
 
 
 def fitted(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> Recipe:
-    """The recipe cut to the time of its preset: fewer epochs, their warm-up with them, and if need be fewer samples."""
-    budget = SPENT * BUDGETS.get(recipe.preset or "", float("inf"))
+    """The recipe cut to the time of its preset: fewer epochs, their warm-up with them, and if need be fewer samples.
+
+    Batch and queue become such as suit the samples.
+    """
+    if recipe.preset not in BUDGETS:
+        return recipe
+    budget, wanted = SPENT * BUDGETS[recipe.preset], recipe.train.epochs
 
     def takes(epochs: int, count: int) -> float:
-        share = count / sizes.train
-        return seconds(
-            _cut(recipe, epochs),
-            pace,
-            replace(sizes, train=count, evaluated=int(sizes.evaluated * share)),
-            workers,
-        )
+        part = Sizes(count, sizes.evaluated * count // sizes.train)
+        return seconds(_suited(_cut(recipe, epochs), count, workers), pace, part, workers)
 
-    wanted = recipe.train.epochs
-    epochs = _most(1, wanted, lambda e: takes(e, sizes.train) <= budget)
-    if epochs >= min(LEAST_EPOCHS, wanted):
-        return _cut(recipe, epochs)
-    epochs = min(LEAST_EPOCHS, wanted)
-    batch = recipe.train.batch_size
-    most = _most(2, max(sizes.train // batch, 2), lambda steps: takes(epochs, steps * batch) <= budget)
-    count = min(most * batch, sizes.train)
-    if takes(epochs, count) > budget:
+    count = sizes.train
+    epochs = _most(1, wanted, lambda e: takes(e, count) <= budget)
+    if epochs < min(LEAST_EPOCHS, wanted):
+        epochs = min(LEAST_EPOCHS, wanted)
+        count = _most(min(LEAST_SAMPLES, count), count, lambda n: takes(epochs, n) <= budget)
         epochs = _most(1, epochs, lambda e: takes(e, count) <= budget)
-    cut = _cut(recipe, epochs)
-    limited = cut.data.model_copy(update={"limit": count if count < sizes.train else cut.data.limit})
-    return cut.model_copy(update={"data": limited})
+    cut = _suited(_cut(recipe, epochs), count, workers)
+    limit = count if count < sizes.train else cut.data.limit
+    return cut.model_copy(update={"data": cut.data.model_copy(update={"limit": limit})})
+
+
+def _suited(recipe: Recipe, count: int, workers: int) -> Recipe:
+    """Batch and memory for so many samples, as the advice on them has it."""
+    least = workers * recipe.train.accumulate
+    batch = advice.fitting_batch(recipe, count) or recipe.train.batch_size
+    batch = max(batch // least, 2) * least if batch % least else batch
+    train = recipe.train.model_copy(update={"batch_size": batch})
+    method = recipe.method.model_copy(update=advice.fitting_memory(recipe, count))
+    return recipe.model_copy(update={"train": train, "method": method})
 
 
 def changes(before: Recipe, after: Recipe) -> str:
     """What a preset has set, as it would be typed."""
-    then, now = (
-        {
-            "train.epochs": r.train.epochs,
-            "train.schedule.warmup_epochs": r.train.schedule.warmup_epochs,
-            "data.limit": r.data.limit,
-        }
-        for r in (before, after)
-    )
-    named = [f"{key}={now[key]}" for key in now if now[key] != then[key]]
+    then, now = (flatten(r.model_dump(mode="json")) for r in (before, after))
+    named = [f"{key}={now[key]}" for key in now if now[key] != then[key] and key != "preset"]
     return f"preset={before.preset}: {' '.join(named) or 'the recipe as it stands'}"
 
 

@@ -26,7 +26,7 @@ SMALL = (
     "log.tensorboard=false",
     "scale.threads=1",
 )
-PACE = Pace(step=1.0, embedding=0.01, reading=0.0)
+PACE = Pace(training=0.01, embedding=0.01, reading=0.0)
 
 
 def test_trial_steps_count_for_nothing(tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_every_kind_of_method_can_be_tried(method):
     torch.manual_seed(3)
     pace = cost.measure(recipe, samples, CPU)
     assert pace is not None
-    assert pace.step > 0
+    assert pace.training > 0
     assert pace.embedding > 0
     assert torch.equal(torch.rand(4), expected)
     assert torch.get_num_threads() == threads
@@ -93,25 +93,35 @@ def test_cost_counts_steps_evaluations_and_baselines():
     assert cost.seconds(plain, PACE, Sizes(2000, 500)) == pytest.approx(train_s + 5)
 
 
-@pytest.mark.parametrize("step", [1e-4, 0.01, 0.3, 3.0, 60.0])
+@pytest.mark.parametrize("training", [1e-6, 1e-4, 1e-2, 0.1, 2.0])
 @pytest.mark.parametrize("count", [100, 2000, 10**6])
 @pytest.mark.parametrize(("preset", "budget"), [("quick", 600), ("standard", 7200)])
-def test_a_preset_stays_within_its_time_and_uses_most_of_it(step, count, preset, budget):
-    recipe = load_recipe(["data.path=x", f"preset={preset}", "train.batch_size=32", "eval.every_epochs=0"])
-    pace, sizes = Pace(step, 1e-6, 1e-9), Sizes(count, 0)
-    cut = cost.fitted(recipe, pace, sizes)
+def test_a_preset_stays_within_its_time_and_uses_most_of_it(training, count, preset, budget):
+    recipe = load_recipe(["data.path=x", f"preset={preset}", "eval.every_epochs=0"])
+    pace = Pace(training, 1e-9, 1e-9)
+    cut = cost.fitted(recipe, pace, Sizes(count, 0))
     samples = min(count, cut.data.limit or count)
     takes = cost.seconds(cut, pace, Sizes(samples, 0))
-    assert takes <= budget or (cut.train.epochs == 1 and samples <= 64)
+    assert takes <= cost.SPENT * budget or (cut.train.epochs == 1 and samples == cost.LEAST_SAMPLES)
     assert cut.train.epochs <= recipe.train.epochs
-    assert samples >= 64
-    whole = cost.seconds(recipe, pace, sizes) <= cost.SPENT * budget
+    assert samples >= cost.LEAST_SAMPLES
+    suited = cost._suited(recipe, count, 1)
+    whole = cost.seconds(suited, pace, Sizes(count, 0)) <= cost.SPENT * budget
     assert (cut.train.epochs == recipe.train.epochs and samples == count) == whole
-    if not whole and step < 3:
+    if not whole:
         assert takes > 0.5 * cost.SPENT * budget
     if samples < count:  # epochs go first, then samples
         assert cut.train.epochs <= cost.LEAST_EPOCHS
     assert cut.train.schedule.warmup_epochs == pytest.approx(10 * cut.train.epochs / 200, abs=1e-3)
+    assert cut.train.batch_size <= max(0.1 * samples, 2)
+    assert cut.method.queue_size <= samples
+
+
+def test_a_batch_that_suits_is_dealt_evenly_to_the_workers():
+    recipe = load_recipe(["data.path=x", "preset=quick", "train.batch_size=240"])
+    cut = cost.fitted(recipe, PACE, Sizes(500, 0), workers=6)
+    assert cut.train.batch_size % 6 == 0
+    assert cut.train.batch_size >= 12
 
 
 def test_paper_is_the_recipe_as_it_stands():
@@ -120,7 +130,7 @@ def test_paper_is_the_recipe_as_it_stands():
 
 
 def test_the_numbers_of_a_preset_are_the_recipes_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "measure", lambda recipe, samples: (Pace(480 / 11 / 12, 0, 0), 1))
+    monkeypatch.setattr(local, "measure", lambda recipe, samples: (Pace(480 / 11 / 12 / 128, 0, 0), 1))
     run_dir = run.pretrain(load_recipe([*SMALL, "preset=quick", f"output={tmp_path / 'run'}"]))
     stored = load_recipe([f"recipe={run_dir / 'recipe.yaml'}"])
     assert (stored.train.epochs, stored.preset, stored.data.limit) == (12, None, None)
