@@ -57,7 +57,7 @@ def fields(path: Path, name: str) -> Iterator[Setting]:
                 continue
             lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
             about = " ".join(remarks[line] for line in lines if line in remarks)
-            default, bounds = _default(node.value)
+            default, bounds = _default(_resolved(node.value, path))
             kind, choices = _kind(node.annotation, path)
             about = about.replace("None:", "none:")
             yield Setting(node.target.id, _bounded(kind, bounds), default, about, choices)
@@ -71,6 +71,14 @@ def _default(value: ast.expr | None) -> tuple[str, list[str]]:
         bounds = [f"{sign} {_typed(given[word])}" for word, sign in _BOUNDS.items() if word in given]
         return _default(inner)[0], bounds
     return ("" if value is None else _typed(value)), []
+
+
+def _resolved(value: ast.expr | None, path: Path) -> ast.expr | None:
+    """What a default that is a constant's name stands for, of this module or of one of the package."""
+    if isinstance(value, ast.Name):
+        found = (_assigned(where, value.id) for where in (path, imported(path, value.id)))
+        return next((known for known in found if known is not None), value)
+    return value
 
 
 def _bounded(kind: str, bounds: list[str]) -> str:
@@ -154,7 +162,15 @@ def _remarks(path: Path) -> dict[int, str]:
 
 def constant(path: Path, name: str) -> Any:
     """The value of a module's constant that is written out; None where it has none."""
+    value = _assigned(path, name)
+    return None if value is None else ast.literal_eval(value)
+
+
+def _assigned(path: Path, name: str) -> ast.expr | None:
+    """What stands behind `name =` or `name: type =` in a module."""
     for node in tree(path).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return ast.literal_eval(node.value)
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        if isinstance(node, ast.Assign | ast.AnnAssign) and ast.unparse(targets[0]) == name:
+            return node.value
     return None

@@ -29,8 +29,8 @@ Measure = Callable[[Recipe, Samples], tuple[cost.Pace | None, int]]  # and the n
 
 def pretrain(recipe: Recipe) -> Path:
     """Train and evaluate as the recipe says; returns the run directory. Raises InputError or RunError."""
-    samples = open_samples(recipe.data, "train", seed=recipe.seed)
-    eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)
+    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
+    eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
     recipe = build.resolve(recipe, samples.width())
     division = check(recipe, samples, eval_samples)
@@ -38,7 +38,7 @@ def pretrain(recipe: Recipe) -> Path:
     runtime.check(recipe)
     recipe, said = priced(recipe, samples, division, runtime.measure)
     if recipe.data.limit is not None and recipe.data.limit < len(samples):
-        samples = open_samples(recipe.data, "train", seed=recipe.seed)
+        samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
         assert samples is not None
         division = check(recipe, samples, eval_samples)
     said += advice.remarks(recipe, len(samples), division)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
 
     found = named_encoder(rest)
     recipe, device = found.recipe, default_device()
-    samples = open_samples(recipe.data, "train", seed=recipe.seed)
+    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     assert samples is not None
     source, _ = local.open_sources(recipe, samples, None)
     index = np.flatnonzero(source.readable)

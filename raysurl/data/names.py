@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from raysurl import streams
 from raysurl.data import folders, listings, planetoid, storage, tables, torchvision_data
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
@@ -34,8 +35,6 @@ KINDS = {  # data.name -> what it reads
     "planetoid:<graph>": "a citation graph, Cora, CiteSeer or PubMed, with data.path as its root",
 }
 
-_LIMIT = 0x6C696D6974  # keeps the choice of `data.limit` apart from other uses of the seed
-
 
 def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
     """List the samples of a split; None where the recipe names no labelled test set.
@@ -51,7 +50,7 @@ def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
     check_unreadable(samples.missing, len(samples), data.max_unreadable)
     samples = measured(samples, data, split)
     if split == "train" and data.limit is not None and data.limit < len(samples):
-        bits = np.random.Philox(key=[seed, _LIMIT]).random_raw(len(samples))
+        bits = streams.raw_bits(len(samples), seed, "limit")
         samples = samples.select(np.sort(np.argsort(bits, kind="stable")[: data.limit]))
     return samples if data.flatten is None else flattened(samples, data.flatten)
 

@@ -22,6 +22,7 @@ from raysurl.recipe.sections import (
     Train,
     Views,
 )
+from raysurl.streams import VERSION, FirstSeed
 from raysurl.views.policies import POLICIES, Policy
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Recipe(Section):
         None  # at most 10 minutes, at most 2 hours, or as it stands
     )
     seed: int = Field(0, ge=0)  # of weights, order and augmentation
+    streams: Literal[1, 2] = VERSION  # version of the random streams that the seed opens; a run keeps its own
     output: str | None = None  # the run directory; none: a new one in runs/
     resume: bool = False  # continue the run in output=
     init_from: str | None = None  # a run, or an encoder.safetensors, whose weights the encoder begins with
@@ -69,6 +71,11 @@ class Recipe(Section):
     def with_threads(self, threads: int) -> Recipe:
         """The recipe with the CPU threads of a worker that its runtime chose."""
         return self.model_copy(update={"scale": self.scale.model_copy(update={"threads": threads})})
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed as everything that draws takes it."""
+        return FirstSeed(self.seed) if self.streams == 1 else self.seed
 
     @property
     def total_epochs(self) -> int:

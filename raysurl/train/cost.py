@@ -81,7 +81,7 @@ def measure(recipe: Recipe, samples: Samples, device: torch.device, workers: int
 
 def _trial(recipe: Recipe, samples: Samples, device: torch.device, workers: int, folder: Path) -> Pace:
     loaded, reading = _some(samples)
-    first = Progress(0, 1, 1, recipe.seed, recipe.train.rounds)
+    first = Progress(0, 1, 1, recipe.stream_seed, recipe.train.rounds)
     count = len(samples) if recipe.method.refresh(first) == "no" else min(len(samples), REFRESHED)
     source = ResidentSource(_repeated(loaded, count), _facts(samples, count))
     batch = max(recipe.train.batch_size // workers, 2)
@@ -175,7 +175,7 @@ def seconds(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> float
     streams = recipe.data.mode == "streaming"
     step = recipe.train.batch_size * max(pace.training, pace.reading / workers if streams else 0.0)
     moments = (
-        Progress(e * per_epoch, epochs * per_epoch, per_epoch, recipe.seed, recipe.train.rounds)
+        Progress(e * per_epoch, epochs * per_epoch, per_epoch, recipe.stream_seed, recipe.train.rounds)
         for e in range(epochs)
     )
     refreshed = sum(recipe.method.refresh(moment) == "features" for moment in moments)

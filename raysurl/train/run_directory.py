@@ -22,7 +22,7 @@ from raysurl import health, metrics
 from raysurl.data.source import Source
 from raysurl.errors import InputError
 from raysurl.paths import given_path
-from raysurl.recipe import Recipe, dump, read_mapping, recipe_from
+from raysurl.recipe import Recipe, dump, read_stored, recipe_from
 from raysurl.runtime import Runtime, threads_of
 
 # What may differ when a run is resumed; everything else must be as it was.
@@ -43,7 +43,7 @@ def claim(recipe: Recipe) -> tuple[Recipe, Path]:
             raise InputError(
                 f"output={run_dir} has no recipe.yaml, so there is no run to resume; leave out resume=true"
             )
-        _check_same(recipe, read_mapping(stored, str(stored), "recipe keys"), run_dir)
+        _check_same(recipe, read_stored(run_dir), run_dir)
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise InputError(
             f"output={run_dir} is not empty; continue that run with resume=true or name another directory"
