@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -66,7 +67,7 @@ def _bar(lines: Iterator[dict[str, Any]], console: Console) -> None:
 
 def _show(bar: Progress, task: TaskID, line: dict[str, Any], console: Console) -> None:
     if "event" in line:
-        console.print(f"[dim]step {line['step']}:[/dim] {line['event']}", markup=True, highlight=False)
+        console.print(f"[dim]step {line['step']}:[/dim] {escape(line['event'])}", highlight=False)
     if total := line.get("total_steps"):
         bar.update(task, total=total)
     if "train/loss" in line:
@@ -81,6 +82,8 @@ def _lines(lines: Iterator[dict[str, Any]], console: Console) -> None:
     last, total, pace = 0.0, 0, _Pace()
     for line in lines:
         total = line.get("total_steps", total)
+        if "total_steps" in line or ("event" in line and not pace.warm):
+            pace.begin(line["step"])
         if text := line.get("event") or _evaluation(line):
             console.print(f"step {line['step']}: {text}", markup=False, highlight=False, soft_wrap=True)
         left = pace.left(line["step"] + 1, total) if "speed/images_per_s" in line else ""
@@ -93,16 +96,19 @@ def _lines(lines: Iterator[dict[str, Any]], console: Console) -> None:
 
 
 class _Pace:
-    """The time left by what the steps have taken since the run, or this part of it, was first seen."""
+    """The time left by what the steps have taken since the first of them, or for that one, since the run began."""
 
     def __init__(self) -> None:
-        self.first: tuple[int, float] | None = None
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        self.since, self.warm = (step, time.monotonic()), False
 
     def left(self, step: int, total: int) -> str:
-        now = time.monotonic()
-        if self.first is None:
-            self.first = step, now
-        begun, since = self.first
+        """`step` of `total` are done."""
+        now, (begun, since) = time.monotonic(), self.since
+        if not self.warm:
+            self.since, self.warm = (step, now), True
         if step <= begun or not total:
             return ""
         return f"  {duration((total - step) * (now - since) / (step - begun))} left"
