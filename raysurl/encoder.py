@@ -100,6 +100,11 @@ def named_encoder(given: Mapping[str, str]) -> TrainedEncoder:
     return load_encoder(given["run"], {key: text for key, text in given.items() if key != "run"})
 
 
+def initial_weights(init_from: str, encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that a recipe's `init_from` names, for its encoder."""
+    return read_weights(given_path("init_from", init_from), encoder)
+
+
 def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
     """Tensors of a run's encoder or an encoder file, checked against the names and shapes of `encoder`."""
     file = path / NAME if path.is_dir() else path

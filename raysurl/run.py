@@ -11,7 +11,7 @@ import numpy as np
 
 from raysurl import build, evaluate, metrics, teachers
 from raysurl.data.names import Samples, open_samples
-from raysurl.encoder import encoder_of, read_weights
+from raysurl.encoder import encoder_of, initial_weights
 from raysurl.errors import InputError
 from raysurl.evaluate import Division, divide
 from raysurl.paths import given_path
@@ -94,7 +94,7 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Div
     samples.nbytes_estimate()  # decodes a few: a data set of which nothing can be read is refused here
     encoder = encoder_of(recipe)
     if recipe.init_from:
-        read_weights(given_path("init_from", recipe.init_from), encoder)
+        initial_weights(recipe.init_from, encoder)
     if teacher := build.teacher_of(recipe, len(samples), samples.labels):
         teachers.check_input(teacher, str(recipe.teacher.name), samples.width(), recipe.views.size)
     if (name := recipe.teacher.name) and name.endswith(".parquet"):

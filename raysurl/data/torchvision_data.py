@@ -1,7 +1,8 @@
 """Any torchvision data set by name and root: `torchvision:CIFAR10`.
 
 Which split is which follows from the class's own arguments (`train=`, `split=`), so that no table of data
-sets is kept here; STL10's training split takes its unlabelled images in. Nothing is downloaded unless asked.
+sets is kept here; STL10's training split takes its unlabelled images in, and a class with a test split and a validation
+split trains on the latter too, as papers do on FGVC Aircraft, DTD and Flowers. Nothing is downloaded unless asked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -28,17 +29,19 @@ from raysurl.errors import InputError
 from raysurl.recipe import Data
 
 _SPLITS = {
-    "train": ("train+unlabeled", "train", "trainval", "balanced"),
+    "train": ("train+unlabeled", "trainval", "train", "balanced"),
     "eval": ("test", "val", "valid", "validation"),
 }
+_VALIDATION = _SPLITS["eval"][1:]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A torchvision data set that any process can open again: class, and its arguments."""
+    """A torchvision data set that any process can open again: class, its arguments, and a split that comes behind."""
 
     name: str
     arguments: tuple[tuple[str, Any], ...]
+    behind: str | None = None
 
     def open(self) -> Any:
         return _open_once(self)
@@ -52,7 +55,25 @@ class Dataset:
 def _open_once(dataset: Dataset) -> Any:
     import torchvision.datasets  # slow to import, and most processes never need it
 
-    return getattr(torchvision.datasets, dataset.name)(**dict(dataset.arguments))
+    opened = getattr(torchvision.datasets, dataset.name)
+    first = opened(**dict(dataset.arguments))
+    if dataset.behind is None:
+        return first
+    return Joined(first, opened(**{**dict(dataset.arguments), "split": dataset.behind}))
+
+
+class Joined:
+    """Two splits as one: the items of the first, then those of the other."""
+
+    def __init__(self, first: Any, other: Any) -> None:
+        self.first, self.other = first, other
+        self.classes = getattr(first, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.other)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.first[row] if row < len(self.first) else self.other[row - len(self.first)]
 
 
 @dataclass(frozen=True)
@@ -156,13 +177,32 @@ def _open_split(cls: Any, data: Data, split: Literal["train", "eval"]) -> tuple[
     for choice in choices:
         dataset = Dataset(cls.__name__, tuple({**arguments, **({"split": choice} if choice else {})}.items()))
         try:
-            return dataset, dataset.open()
+            items = dataset.open()
+            return _with_validation(dataset, items) if choice == "train" else (dataset, items)
         except ValueError as error:
             if "split" not in str(error):
                 raise _missing(data, error) from None
         except (RuntimeError, OSError, ImportError) as error:
             raise _missing(data, error) from None
     return Dataset(cls.__name__, ()), None
+
+
+def _with_validation(dataset: Dataset, items: Any) -> tuple[Dataset, Any]:
+    """A training split with the validation split behind it, where there is a test split beside these two."""
+    arguments = dict(dataset.arguments)
+
+    def has(split: str) -> bool:
+        try:
+            replace(dataset, arguments=tuple({**arguments, "split": split}.items())).open()
+        except Exception:  # no such split, or its files are not there: each class says so in its own way
+            return False
+        return True
+
+    held = next((split for split in _VALIDATION if has(split)), None)
+    if held is None or not has("test") or _files(items) is not None or hasattr(items, "data"):
+        return dataset, items
+    joined = replace(dataset, behind=held)
+    return joined, joined.open()
 
 
 def _missing(data: Data, error: Exception) -> InputError:
@@ -183,6 +223,10 @@ def _files(items: Any) -> list[str] | None:
 
 
 def _labels(items: Any) -> NDArray[np.int64] | None:
+    if isinstance(items, Joined):
+        parts = [_labels(items.first), _labels(items.other)]
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
     for name in ("targets", "labels", "_labels", "y"):
         values = getattr(items, name, None)
         if values is None:
@@ -190,6 +234,19 @@ def _labels(items: Any) -> NDArray[np.int64] | None:
         array = np.asarray(values)
         if array.ndim == 1 and array.dtype.kind in "iub":
             return array.astype(np.int64)
+    return _of_pairs(items)
+
+
+def _of_pairs(items: Any) -> NDArray[np.int64] | None:
+    """Labels of data sets that keep a list of (image, label), in either order; a label is the one whole number."""
+    for name in ("_samples", "index", "_flat_character_images"):
+        pairs = getattr(items, name, None)
+        if not isinstance(pairs, list) or not pairs or not isinstance(pairs[0], tuple):
+            continue
+        columns = [np.asarray(column) for column in zip(*pairs, strict=True) if np.ndim(column[0]) == 0]
+        whole = [column for column in columns if column.ndim == 1 and column.dtype.kind in "iu"]
+        if len(whole) == 1:
+            return whole[0].astype(np.int64)
     return None
 
 

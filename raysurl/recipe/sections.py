@@ -32,7 +32,12 @@ class Data(Section):
     mode: Literal["auto", "resident", "streaming"] = (
         "auto"  # all decoded in memory, or decoded as it is read; auto: by its size
     )
-    window: int = Field(4096, ge=1)  # samples per shuffle window when streaming
+    window: int | None = Field(
+        None, ge=1
+    )  # samples shuffled together when streaming what is read in groups; None: as many as 4 GiB hold
+    reads: int | None = Field(
+        None, ge=1
+    )  # of each group in an epoch, a part each time, so that a window holds more groups; None: up to 4, as batches need
     resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of unreadable samples that stops a run
     limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice

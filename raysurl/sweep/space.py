@@ -109,6 +109,7 @@ class Space(Section):
     paper: dict[str, Any] | list[Any] = Field(
         {}
     )  # the paper's numbers, nested in the order of the axes; last level may be a list
+    read_from_figure: bool = False  # the numbers of `paper` were read off a plot, which prints none
     says: str = ""  # what the paper says in words where it prints no number
     band: Band = Band()
     cpu: Small | None = None

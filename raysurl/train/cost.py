@@ -69,9 +69,8 @@ class Sizes:
 def measure(recipe: Recipe, samples: Samples, device: torch.device, workers: int = 1) -> Pace | None:
     """The pace of one of so many workers; None where the trial cannot be made of these samples."""
     threads = torch.get_num_threads()
-    gpus = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=gpus), tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
             return _trial(recipe, samples, device, workers, Path(folder))
     except (InputError, RunError):  # what is wrong with the run itself, the run says
         return None

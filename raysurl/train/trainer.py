@@ -15,23 +15,23 @@ import torch
 from torch import Tensor, nn
 
 from raysurl import build, distributed, streams
+from raysurl.data.grouping import mixing
 from raysurl.data.source import Source
 from raysurl.embed import embed
-from raysurl.encoder import read_weights, write_encoder
+from raysurl.encoder import initial_weights, write_encoder
 from raysurl.errors import DivergedError, InputError
 from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.nets.encoders import Dropout
-from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.report import confusion, pictures
 from raysurl.runtime import Runtime, threads_of
-from raysurl.sampler import Plan, plan
+from raysurl.sampler import Plan
 from raysurl.train import checkpoint, optim, run_directory
 from raysurl.train.device_views import DeviceViews, device_views
-from raysurl.train.loading import Loaded, Loader
+from raysurl.train.loading import Loaded, Loader, plan_of
 from raysurl.train.step import RecordedStep, Step, step_of
 from raysurl.views.augmenter import Augment
 
@@ -112,20 +112,17 @@ def train(
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    window = recipe.data.window if source.mode == "streaming" else None
     method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
-        build.initialise(method, read_weights(given_path("init_from", recipe.init_from), method.encoder))
+        build.initialise(method, initial_weights(recipe.init_from, method.encoder))
     step = 0 if state is None else int(state["step"])
     is_first = runtime.rank == 0
     record = (
         Record(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe)) if is_first else None
     )
-    the_plan = plan(
-        source.readable, batch_size=recipe.train.batch_size, seed=recipe.stream_seed, window=window
-    )
+    the_plan = plan_of(recipe, source)
     augment = Augment(recipe.view_policies(), recipe.views, recipe.stream_seed, recipe.train.batch_size)
     accumulates = recipe.train.accumulate > 1
     model = distributed.wrap(method, runtime.device, runtime.world_size, accumulates=accumulates)
@@ -151,7 +148,8 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
         dropouts=[module for module in method.modules() if isinstance(module, Dropout)],
     )
-    for sentence in [*damaged, source.describe(), *run.evaluator.notes, *said]:
+    mixed = mixing(the_plan, source.labels) if is_first else ""
+    for sentence in filter(None, [*damaged, source.describe(), mixed, *run.evaluator.notes, *said]):
         run.event(sentence)
     for speaker in (one_step, on_device):
         if isinstance(speaker, RecordedStep | DeviceViews):

@@ -46,7 +46,7 @@ def test_events_steps_and_evaluations_are_shown_as_plain_lines_without_a_termina
 
 
 def left_in(monkeypatch, *timed):
-    """What lines without a terminal say of the time left; `timed`: (seconds since the beginning, line of the record)."""
+    """What lines without a terminal say of the time left; `timed`: (seconds since the first, line of the record)."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
 
