@@ -56,6 +56,7 @@ PATHS = [
     ("pretrain", [], "data.labels"),
     ("evaluate", [], "run"),
     ("embed", ["to=x.parquet"], "run"),
+    ("shuffle", ["data.path=x"], "to"),
     ("report", [], "run"),
     ("report", [], "sweep"),
     ("sweep", [], "space"),
@@ -153,12 +154,12 @@ def test_choices_are_those_that_are_valid():
                 load_recipe(arguments)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "embed", "report", "results", "sweep", "reproduce"])
-def test_a_command_s_own_settings_are_in_its_help(name):
-    own = settings.of_command(name)
-    assert own
+@pytest.mark.parametrize("name", sorted({*settings.commands()} - {"recipes"}))
+def test_a_command_s_settings_are_in_its_help(name):
+    own, of_recipe = settings.of_command(name), settings.taken(name)
+    assert own or of_recipe
     help_text = called(name, "--help").output
-    for setting in own:
+    for setting in [*own, *of_recipe]:
         assert f"  {setting.key} " in help_text
         assert setting.about
     module = importlib.import_module(f"raysurl.commands.{name}")
