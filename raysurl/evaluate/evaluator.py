@@ -51,6 +51,16 @@ class Evaluated:
     bank: NDArray[np.int64]
 
 
+def labels_to_learn(source: Source, eval_source: Source | None) -> NDArray[np.int64] | None:
+    """The labels (N,) of a supervised row: −1 where the test set is a part of the training samples, for that part."""
+    if source.labels is None or eval_source is not None:
+        return source.labels
+    held_out = divide(source.labels, np.flatnonzero(source.readable), source.split).test
+    labels: NDArray[np.int64] = source.labels.copy()
+    labels[held_out] = -1
+    return labels
+
+
 class Evaluator:
     """Embeds the labelled train samples (the bank) and the test samples and runs protocols on rank 0.
 

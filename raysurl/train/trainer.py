@@ -20,7 +20,7 @@ from raysurl.data.source import Source
 from raysurl.embed import embed
 from raysurl.encoder import initial_weights, write_encoder
 from raysurl.errors import DivergedError, InputError
-from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.evaluate.evaluator import Evaluator, Networks, labels_to_learn
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
@@ -112,7 +112,8 @@ def train(
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
+    labels = labels_to_learn(source, eval_source)
+    method = build.method_of(recipe, num_samples=len(source.readable), labels=labels)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
@@ -312,9 +313,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
 
 def _plan_sentence(run: Run) -> str:
     p, r = run.plan, run.runtime
-    precision = run.recipe.precision(r.device)
     return (
-        f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
-        f" {p.batch_size} on {r.world_size} × {r.device.type} in {precision}, lr {run.base_lr:.4g};"
+        f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch {p.batch_size}"
+        f" on {r.world_size} × {r.device.type} in {run.recipe.precision(r.device)}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )
