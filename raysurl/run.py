@@ -17,7 +17,7 @@ from raysurl.evaluate import Division, divide
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.report import write_report
-from raysurl.report.progress import watching
+from raysurl.report.progress import announce, watching
 from raysurl.train import advice, cost, run_directory
 
 RUNTIMES = {
@@ -63,6 +63,7 @@ def priced(
     cut = recipe.preset in cost.BUDGETS
     if recipe.resume or (steps < cost.LEAST_STEPS and not cut):
         return recipe.model_copy(update={"preset": None}), []
+    announce(f"a few steps on {len(samples):,} samples are tried, to say what the run will cost")
     found, workers = measure(recipe, samples)
     if found is None:
         if cut:

@@ -49,6 +49,11 @@ def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
         thread.join()
 
 
+def announce(sentence: str) -> None:
+    """Say what is done before there is a run directory whose record could say it."""
+    Console().print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
 def _bar(lines: Iterator[dict[str, Any]], console: Console) -> None:
     columns = (
         SpinnerColumn(),

@@ -29,7 +29,7 @@ SMALL = (
 PACE = Pace(training=0.01, embedding=0.01, reading=0.0)
 
 
-def test_trial_steps_count_for_nothing(tmp_path, monkeypatch):
+def test_trial_steps_count_for_nothing(tmp_path, monkeypatch, capsys):
     """The run with its trial is bit for bit the run without one, and the caller's random numbers stay as they are."""
 
     def trained(where):
@@ -44,6 +44,9 @@ def test_trial_steps_count_for_nothing(tmp_path, monkeypatch):
         )
 
     with_trial = trained("with")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "a few steps on 1,437 samples are tried, to say what the run will cost"
+    assert "cost: about " in shown[1]
     monkeypatch.setattr(local, "measure", lambda recipe, samples: (None, 1))
     without = trained("without")
     assert with_trial[:2] == without[:2]
