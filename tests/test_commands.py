@@ -58,7 +58,15 @@ def test_embed_writes_a_row_per_readable_sample(run_dir, tmp_path, capsys):
     vectors = np.stack(table.column("embedding").to_numpy(zero_copy_only=False))
     assert vectors.shape == (256, 256)
     assert np.isfinite(vectors).all()
-    assert "256 embeddings of 256 dimensions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "256 embeddings of 256 dimensions" in said
+    assert "the run took data.limit=256 of the samples; data.limit= embeds all" in said
+
+
+def test_embed_takes_all_samples_of_a_limited_run_where_asked(run_dir, tmp_path, capsys):
+    embed.main([f"run={run_dir}", f"to={tmp_path}/all.parquet", "data.limit="])
+    assert pq.read_table(tmp_path / "all.parquet").num_rows == 1437
+    assert "data.limit" not in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

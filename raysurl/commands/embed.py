@@ -64,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
     }
     write(pa.table(columns).replace_schema_metadata({"raysurl": json.dumps(about)}), target)
     print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
+    if recipe.data.limit and "data.limit" not in rest:
+        print(f"the run took data.limit={recipe.data.limit} of the samples; data.limit= embeds all")
     for skipped in source.skipped:
         print(f"skipped {skipped}")
 
