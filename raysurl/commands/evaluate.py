@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
-from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.evaluate.evaluator import Evaluator
 from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
-from raysurl.train import local
+from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
 
 SETTINGS = {"run": ("DIR | FILE", "", "a finished run, or an encoder.safetensors")}
@@ -27,8 +27,9 @@ def main(arguments: Sequence[str]) -> None:
     assert samples is not None
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
-    metrics = evaluator.final(Networks(found.encoder.to(device))).metrics
+    networks, said = stored.networks(found.where, recipe, found.encoder, source)
+    metrics = evaluator.final(networks.to(device), stored.untrained_embedder(recipe, source)).metrics
     write_atomic(found.where / "evaluation.json", json.dumps({"metrics": metrics}, indent=1))
-    for note in evaluator.notes:
+    for note in [*evaluator.notes, *said]:
         print(note)
     show_metrics(metrics, str(found.where))

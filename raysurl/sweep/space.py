@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from raysurl.errors import InputError
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe, read_mapping
+from raysurl.recipe.files import with_base
 from raysurl.recipe.schema import Section, nearest, sentence
 
 SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
@@ -200,7 +201,7 @@ def as_settings(name: str, axis: Axis, label: str, value: Any) -> Settings:
 
 
 def read_space(name: str) -> Space:
-    """The space of a file, or of search_spaces/ by name. Raises InputError, one sentence."""
+    """The space of a file, or of search_spaces/ by name, upon its `base`. Raises InputError, one sentence."""
     path = given_path("space", name)
     if path.suffix not in (".yaml", ".yml"):
         path = SPACES / f"{name}.yaml"
@@ -210,7 +211,7 @@ def read_space(name: str) -> Space:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"space={name} is neither a YAML file nor one of {', '.join(known)}{hint}")
     tree = read_mapping(path, f"space={name}", "axes, recipe and title")
-    return space_from({"name": path.stem, **tree})
+    return space_from({"name": path.stem, **with_base(tree, f"space={name}", SPACES)})
 
 
 def space_from(tree: Mapping[str, Any]) -> Space:

@@ -29,7 +29,7 @@ from raysurl.recipe import Recipe
 from raysurl.report import confusion, pictures
 from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan
-from raysurl.train import checkpoint, optim, run_directory
+from raysurl.train import checkpoint, optim, run_directory, stored
 from raysurl.train.device_views import DeviceViews, device_views
 from raysurl.train.loading import Loaded, Loader, plan_of
 from raysurl.train.step import RecordedStep, Step, step_of
@@ -96,7 +96,7 @@ def train(
         index = run.plan.global_batch(error.step)
         raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
     run.writer.wait()
-    evaluated = run.evaluator.final(trained(run))
+    evaluated = run.evaluator.final(trained(run), stored.untrained_embedder(recipe, source))
     if run.record and evaluated.features is not None:
         pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
         confusion.save(run_dir, evaluated.features)

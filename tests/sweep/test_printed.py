@@ -5,11 +5,12 @@ import re
 import papers
 import pytest
 
+from raysurl.recipe import packaged_recipes
 from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.space import SPACES, read_space
 
 SPACE_FILES = sorted(SPACES.glob("*.yaml"))
-RECIPE_FILES = sorted((SPACES.parent / "recipes").glob("*/*.yaml"))
+RECIPE_FILES = [SPACES.parent / "recipes" / f"{name}.yaml" for name in packaged_recipes()]
 NAMED = re.compile(
     r"(ReSSL|RCL|Super-AND|MV-MR|GenURL)(?: \(journal version\))?, (Tables?|Fig\.) ([IVX]+|\d+[a-c]?)(?: and (\d+))?"
 )
