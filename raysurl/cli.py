@@ -2,54 +2,88 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import click
 
-from raysurl import __version__, commands
+from raysurl import __version__, commands, completion, settings
+from raysurl.definitions import Setting
 from raysurl.errors import InputError, RunError
 
 Command = Callable[[Sequence[str]], None]
 EXIT_CODES = "Exit codes: 0 done, 1 the work failed, 2 an argument or a file is wrong, 130 and 143 stopped."
+COMPLETION = (
+    'Completion: eval "$(_RAYSURL_COMPLETE=bash_source raysurl)" in a start file; or zsh_source, fish_source.'
+)
+_GIVEN = "raysurl.given"  # in a context: the arguments as they were typed
 
 
 def main() -> None:
+    completion.register()
     group(prog_name="raysurl")
-
-
-def available() -> list[str]:
-    """Names of all commands: the modules of raysurl.commands, of which none is imported."""
-    return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
 
 
 class _Commands(click.Group):
     """Each module of raysurl.commands as a command; its help is read from its text, so that nothing is imported."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return available()
+        return list(settings.commands())
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in available():
+        if name not in settings.commands():
             return None
-        about, usage = _docstrings(name)
-        arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[KEY=VALUE]...")
-        return click.Command(
+        about, usage = settings.about_command(name)
+        arguments = click.Argument(
+            ["arguments"],
+            nargs=-1,
+            type=click.UNPROCESSED,
+            metavar="[KEY=VALUE]...",
+            shell_complete=lambda context, _, incomplete: completion.complete(
+                name, context.params, incomplete
+            ),
+        )
+        return _Command(
             name,
             params=[arguments],
             callback=lambda arguments: run(_main_of(name), arguments),
             help=f"{about}\n\n{usage}",
             short_help=about.partition("\n")[0],
             epilog=EXIT_CODES,
-            context_settings={"ignore_unknown_options": True},
+            context_settings={"ignore_unknown_options": True, "max_content_width": 120},
         )
 
 
-@click.command(cls=_Commands, epilog=EXIT_CODES)
+class _Command(click.Command):
+    """Its help lists settings too: its own, and those of the recipe that it takes, of the method that was named."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.meta[_GIVEN] = list(args)  # --help is answered before they are read
+        return super().parse_args(context, args)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(context, formatter)
+        name = str(self.name)
+        method = settings.method_of(context.meta.get(_GIVEN, ()))
+        sections = {"Settings": settings.of_command(name)}
+        for setting in settings.taken(name, method):
+            section = setting.key.partition(".")[0] if "." in setting.key else "the run"
+            sections.setdefault(f"Settings of {section}", []).append(setting)
+        for title, found in sections.items():
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl([(s.key, _described(s)) for s in found], col_max=34)
+
+
+def _described(setting: Setting) -> str:
+    default = f", default {setting.default}" if setting.default else ""
+    return f"{setting.type}{default}: {setting.about}"
+
+
+@click.command(
+    cls=_Commands, epilog=f"{EXIT_CODES}\n\n{COMPLETION}", context_settings={"max_content_width": 120}
+)
 @click.version_option(__version__, prog_name="raysurl")
 def group() -> None:
     """Learn an image encoder from images without labels, and use it."""
@@ -58,13 +92,6 @@ def group() -> None:
 def _main_of(name: str) -> Command:
     command: Command = importlib.import_module(f"{commands.__name__}.{name}").main
     return command
-
-
-def _docstrings(name: str) -> tuple[str, str]:
-    """Of the command's module, and of its `main`."""
-    tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text())
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
-    return ast.get_docstring(tree) or "", ast.get_docstring(function) or ""
 
 
 def run(command: Command, arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,13 @@ def decoding_progress(run_dir: Path) -> Callable[[int, int], None]:
                 file.write(json.dumps(line) + "\n")
 
     return report
+
+
+def note(run_dir: Path, sentences: Sequence[str]) -> None:
+    """Leave events before the trainer has opened the record."""
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        for text in sentences:
+            file.write(json.dumps({"step": 0, "event": text, "time": time.time()}) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:

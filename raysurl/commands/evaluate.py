@@ -14,6 +14,9 @@ from raysurl.runtime import LocalRuntime, default_device
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
 
+SETTINGS = {"run": ("DIR | FILE", "", "a finished run, or an encoder.safetensors")}
+RECIPE = ("data", "eval")  # its other arguments, and all others of a recipe
+
 
 def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""

@@ -13,6 +13,8 @@ from raysurl.sweep.plan import make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.results import Sweep, in_band, read_sweep
 
+LIKE = "sweep"  # whose settings it takes
+
 
 def main(arguments: Sequence[str]) -> None:
     """`reproduce.py NAME [only.AXIS=LABEL …] [scale=cpu|full] [key=value …]`, exit code 1 outside the band."""

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.directory import known, outcomes, remaining, remember
@@ -27,11 +28,23 @@ from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space
 from raysurl.sweep.trial import FINAL
 
 SHARE, RUNNER = "raysurl.scale.share", "raysurl.scale.tune"  # Ray is imported only when trials are run
-KEYS = (
-    "space", "scale", "output", "print", "max_concurrent", "cpus", "gpus", "seeds", "trials", "max_trials",
-    "max_hours", "data_root",
-)  # fmt: skip
-SETTINGS = ("method", "encoder", "data", "samples", "epochs", "batch")  # of each cell, where cells are listed
+SETTINGS = {
+    "space": ("text", "", "a file of search_spaces/, or a YAML file"),
+    "scale": ("cpu | full", "cpu", "the small version that the space describes, or the paper's size"),
+    "output": ("DIR", "sweeps/SPACE-SCALE", "the sweep directory; the same command goes on there"),
+    "print": ("true | false", "false", "list the trials and start nothing, as --print does"),
+    "max_concurrent": ("whole number ≥ 1", "none", "trials at once; none: as many as fit"),
+    "cpus": ("number ≥ 0", "none", "CPUs of each trial; none: scale.threads"),
+    "gpus": ("number ≥ 0", "none", "GPUs of each trial; none: one where there is any"),
+    "seeds": ("[whole number, …]", "none", "none: those of the space"),
+    "trials": ("whole number ≥ 1", "none", "of an open search"),
+    "max_trials": ("whole number ≥ 1", "none", "of a grid: no more than these"),
+    "max_hours": ("number > 0", "none", "after which no trial is started"),
+    "data_root": ("DIR", "none", "where the data of the space lie"),
+    "only.AXIS": ("[label, …]", "none", "of an axis these values alone"),
+}
+KEYS = tuple(key for key in SETTINGS if key != "only.AXIS")
+COLUMNS = ("method", "encoder", "data", "samples", "epochs", "batch")  # of each cell, where cells are listed
 WIDE = 240  # characters
 MAY_BE_ZERO = ("cpus", "gpus")  # of which a trial may take the one and not the other
 
@@ -113,12 +126,12 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         max_trials=_number(mine, "max_trials", int),
         only={axis: _labels(space, axis, v) for axis, v in only.items()},
         overrides=given,
-        data_root=str(Path(mine["data_root"]).expanduser()) if "data_root" in mine else None,
+        data_root=str(given_path("data_root", mine["data_root"])) if "data_root" in mine else None,
     )
     small = space.cpu.max_hours if space.cpu and scale == "cpu" else None
     return Asked(
         request=request,
-        output=Path(mine.get("output", f"sweeps/{space.name}-{scale}")).expanduser().absolute(),
+        output=given_path("output", mine.get("output", f"sweeps/{space.name}-{scale}")).absolute(),
         print_only="--print" in arguments or mine.get("print", "false").lower() in ("true", "1", "yes"),
         share={
             "cpus": _number(mine, "cpus", float),
@@ -187,13 +200,13 @@ def show_plan(plan: SweepPlan) -> None:
         console.print(
             f"{space.trials} trials, chosen one by one over {', '.join(space.axes)}", highlight=False
         )
-        corners = Table("corner", *SETTINGS, box=None)
+        corners = Table("corner", *COLUMNS, box=None)
         for number, recipe in enumerate(plan.recipes):
             corners.add_row(str(number), *_settings(plan, recipe))
         console.print(corners)
         return
     paper = paper_numbers(plan.request.space)
-    table = Table(Column("trial", no_wrap=True), *space.axes, *SETTINGS, "seed", "paper", box=None)
+    table = Table(Column("trial", no_wrap=True), *space.axes, *COLUMNS, "seed", "paper", box=None)
     for trial in plan.trials:
         value = paper.get(trial.cell.key)
         labels = [label if label != INACTIVE else "" for label in trial.cell.key]

@@ -26,7 +26,14 @@ from raysurl.recipe import Data
 __all__ = ["KINDS", "Samples", "Split", "Unreadable", "open_samples"]
 
 Split = Literal["train", "eval"]
-KINDS = ("digits", "torchvision:<class>", "folder", "parquet", "npz", "planetoid:<graph>")
+KINDS = {  # data.name -> what it reads
+    "digits": "8×8 handwritten digits that come with scikit-learn",
+    "folder": "a folder of images in data.path, flat or one folder per class",
+    "parquet": "Parquet files with encoded images, or lists of numbers, in data.path (a file, folder, glob or URI)",
+    "npz": ".npy or .npz arrays in data.path",
+    "torchvision:<class>": "a data set of torchvision, CIFAR10 for example, with data.path as its root",
+    "planetoid:<graph>": "a citation graph, Cora, CiteSeer or PubMed, with data.path as its root",
+}
 
 
 def open_samples(data: Data, split: Split, seed: int) -> Samples | None:

@@ -12,12 +12,13 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from raysurl.evaluate.division import Division, divide
+from raysurl.evaluate.division import SEEN, Division, divide
 from raysurl.evaluate.features import Features, Nodes, pixel_features
 from raysurl.evaluate.knn import knn_classify
 from raysurl.recipe import Evaluation
 
 __all__ = [
+    "SEEN",
     "Division",
     "Features",
     "Nodes",

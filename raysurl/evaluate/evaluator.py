@@ -58,11 +58,21 @@ class Evaluated:
     bank: NDArray[np.int64]
 
 
+def labels_to_learn(source: Source, eval_source: Source | None) -> NDArray[np.int64] | None:
+    """The labels (N,) of a supervised row: −1 where the test set is a part of the training samples, for that part."""
+    if source.labels is None or eval_source is not None:
+        return source.labels
+    held_out = divide(source.labels, np.flatnonzero(source.readable), source.split).test
+    labels: NDArray[np.int64] = source.labels.copy()
+    labels[held_out] = -1
+    return labels
+
+
 class Evaluator:
     """Embeds the labelled train samples (the bank) and the test samples and runs protocols on rank 0.
 
-    Without `eval_source` every tenth labelled training sample is held out as the test set: the encoder has seen
-    its image, never its label. Without labels only the protocols that need none are run.
+    Without `eval_source` every tenth labelled training sample is in the test set: the encoder has seen its image,
+    never its label, and the notes say so. Without labels only the protocols that need none are run.
     """
 
     def __init__(self, recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 
 BASES = "bases"  # of the packaged recipes: what they share, by data set
 DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what they stand for
@@ -18,8 +19,8 @@ DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what the
 
 def read_recipe_file(name: str) -> dict[str, Any]:
     """A packaged recipe by name, or a YAML file: what it differs in, upon what its `base` differs in."""
+    path = given_path("recipe", name)
     packaged = _root() / f"{name}.yaml"
-    path = Path(name)
     if packaged.is_file():
         path = packaged
     elif not (path.suffix in {".yaml", ".yml"} and path.is_file()):

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from raysurl import health
-from raysurl.evaluate import prefixed
-from raysurl.report import figures, page, tree
+from raysurl.evaluate import SEEN, prefixed
+from raysurl.report import confusion, figures, page, tree
 from raysurl.report.charts import number
 from raysurl.report.recipe import recipe_section
-from raysurl.report.run import BASELINES, StoredRun, is_of_clusters, label, read_run, shown
+from raysurl.report.run import BASELINES, StoredRun, duration, is_of_clusters, label, read_run, shown
 
 __all__ = ["write_report"]
 
@@ -46,6 +46,7 @@ def write_report(run_dir: Path) -> Path:
             "Embedding", figures.embedding(run), "Each point is a training sample, coloured by its class."
         )
         + page.section("Nearest neighbours", figures.neighbours(run))
+        + page.section("Confused classes", confusion.section(run), confusion.NOTE)
         + page.section("Clusters", tree.numbers(run) + tree.charts(run) + tree.sheets(run), tree.NOTE)
         + page.section("Recipe", recipe_section(run), "What differs from the defaults.")
         + page.section("Environment", _environment(run))
@@ -105,6 +106,8 @@ def _sentence(run: StoredRun, value: float | None, baselines: dict[str, float]) 
         text = f"kNN accuracy of {value:.1f} %, {' and '.join(against)}."
     else:
         text = f"kNN accuracy of {value:.1f} %; there is no baseline to compare it with."
+    if value is not None and run.saw_test_images:
+        text += f" There is no test set of its own: {SEEN}."
     if not run.finished:
         done, epochs = max(run.steps, default=None), run.get("train", "epochs")
         if done is not None:
@@ -186,17 +189,6 @@ def _tiles(run: StoredRun) -> str:
     return f'<div class="tiles">{cells}</div>' if cells else ""
 
 
-def duration(seconds: Any) -> str | None:
-    """3,725 s -> `1 h 2 min`; None for what is no number."""
-    if not isinstance(seconds, int | float):
-        return None
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 # -------------------------------------------------------------------- tables
 
 
@@ -225,11 +217,14 @@ def _results(run: StoredRun) -> str:
 
 
 def _results_note(run: StoredRun) -> str:
-    if not run.results.get("best"):
-        return ""
-    return (
-        "The last epoch is the result. The best epoch was chosen on the test set and so flatters the method."
-    )
+    notes = []
+    if run.saw_test_images:
+        notes.append(f"No test set: {SEEN}.")
+    if run.results.get("best"):
+        notes.append(
+            "The last epoch is the result. The best epoch was chosen on the test set and so flatters the method."
+        )
+    return " ".join(notes)
 
 
 def _base(name: str) -> str:

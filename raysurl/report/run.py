@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from raysurl import metrics
+from raysurl.data import manifest
 from raysurl.errors import InputError
+from raysurl.evaluate import SEEN
 
 BASELINES = {
     "untrained": "Untrained encoder",
@@ -70,6 +72,23 @@ class StoredRun:
     @property
     def x_name(self) -> str:
         return "epoch" if self.steps_per_epoch else "step"
+
+    @property
+    def saw_test_images(self) -> bool:
+        """Whether the test images were trained on, because the data have no test set of their own."""
+        return any(SEEN in str(event["event"]) for event in self.events)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """By label, as the data have them: the training set's, and what only a test set has."""
+        found = (
+            manifest.class_names(self.directory / name)
+            for name in ("manifest.parquet", "eval_manifest.parquet")
+        )
+        return max(found, key=len)
+
+    def class_name(self, label: int) -> str:
+        return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
 
     def result(self, key: str) -> dict[str, Any]:
         """A mapping of results.json, {} where it is missing."""
@@ -194,3 +213,14 @@ def shown(name: str, value: float | None) -> str:
     if is_percent(name):
         return f"{value:.2f} %"
     return f"{100 * value:.1f} %" if is_share(name) else number(value)
+
+
+def duration(seconds: Any) -> str | None:
+    """3,725 s -> `1 h 2 min`; None for what is no number."""
+    if not isinstance(seconds, int | float):
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -26,11 +26,12 @@ from raysurl.errors import DivergedError, InputError, RunError
 from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import decoding_progress, latest_step
 from raysurl.recipe import Recipe, recipe_from
+from raysurl.runtime import default_device
 from raysurl.scale import cluster, data, memory
 from raysurl.scale.cluster import Placement
 from raysurl.scale.line import EpochReport
 from raysurl.scale.record import ActorRecord
-from raysurl.train import trainer
+from raysurl.train import cost, trainer
 from raysurl.train.run_directory import locked, write_atomic
 
 RAY_FILES = "ray"  # Ray Train's own, in the run directory
@@ -77,9 +78,27 @@ def check(recipe: Recipe) -> None:
     cluster.place(recipe)
 
 
+def measure(recipe: Recipe, samples: Samples) -> tuple[cost.Pace | None, int]:
+    """The pace of one of the workers, and how many there will be: in a task on a GPU, or where nodes differ."""
+    placement = cluster.place(recipe)
+    if not placement.gpus:
+        recipe = recipe.with_threads(int(placement.cpus))
+        if len(cluster.alive()) == 1:
+            return cost.measure(recipe, samples, torch.device("cpu"), placement.workers), placement.workers
+    task = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0)(_measured)
+    found = ray.get(task.remote(recipe.model_dump(mode="json"), samples, placement.workers))
+    return found, placement.workers
+
+
+def _measured(recipe: dict[str, Any], samples: Samples, workers: int) -> cost.Pace | None:
+    return cost.measure(recipe_from(recipe), samples, default_device(), workers)
+
+
 def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir: Path) -> None:
     """The driver's part. Returns when the run is finished."""
     placement = cluster.place(recipe)
+    if not placement.gpus:
+        recipe = recipe.with_threads(int(placement.cpus))
     prepared = data.prepare(recipe, samples, eval_samples, run_dir, decoding_progress(run_dir))
     fit(recipe, placement, prepared, run_dir)
 

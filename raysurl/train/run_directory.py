@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from raysurl import health, metrics
 from raysurl.data.source import Source
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, dump, read_stored, recipe_from
 from raysurl.runtime import Runtime, threads_of
 
@@ -34,7 +35,7 @@ def claim(recipe: Recipe) -> tuple[Recipe, Path]:
 
     Raises InputError if the directory holds another run, nothing to resume, or a different recipe.
     """
-    run_dir = Path(recipe.output).expanduser().absolute() if recipe.output else default_directory(recipe)
+    run_dir = given_path("output", recipe.output).absolute() if recipe.output else default_directory(recipe)
     recipe = recipe.model_copy(update={"output": str(run_dir)})
     stored = run_dir / "recipe.yaml"
     if recipe.resume:

@@ -18,15 +18,15 @@ from raysurl import build, distributed, streams
 from raysurl.data.grouping import mixing
 from raysurl.data.source import Source
 from raysurl.embed import embed
-from raysurl.encoder import read_weights, write_encoder
+from raysurl.encoder import initial_weights, write_encoder
 from raysurl.errors import DivergedError, InputError
-from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.evaluate.evaluator import Evaluator, Networks, labels_to_learn
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
 from raysurl.nets.encoders import Dropout
 from raysurl.recipe import Recipe
-from raysurl.report import pictures
+from raysurl.report import confusion, pictures
 from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan
 from raysurl.train import checkpoint, optim, run_directory, stored
@@ -99,6 +99,7 @@ def train(
     evaluated = run.evaluator.final(trained(run), stored.untrained_embedder(recipe, source))
     if run.record and evaluated.features is not None:
         pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
+        confusion.save(run_dir, evaluated.features)
         pictures.save_scatter(run_dir, evaluated.features, source.class_names)
         if run.memory and run.memory.has_clusters:
             pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())
@@ -111,11 +112,12 @@ def train(
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
+    labels = labels_to_learn(source, eval_source)
+    method = build.method_of(recipe, num_samples=len(source.readable), labels=labels)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
-        build.initialise(method, read_weights(Path(recipe.init_from), method.encoder))
+        build.initialise(method, initial_weights(recipe.init_from, method.encoder))
     step = 0 if state is None else int(state["step"])
     is_first = runtime.rank == 0
     record = (
@@ -311,9 +313,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
 
 def _plan_sentence(run: Run) -> str:
     p, r = run.plan, run.runtime
-    precision = run.recipe.precision(r.device)
     return (
-        f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
-        f" {p.batch_size} on {r.world_size} × {r.device.type} in {precision}, lr {run.base_lr:.4g};"
+        f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch {p.batch_size}"
+        f" on {r.world_size} × {r.device.type} in {run.recipe.precision(r.device)}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )

@@ -7,13 +7,27 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from raysurl import evaluate as package
 from raysurl import streams
+from raysurl.data.shards import Shard
+from raysurl.data.source import Facts, ResidentSource
 from raysurl.errors import InputError, RunError
-from raysurl.evaluate import Features, evaluate, knn_classify, lbfgs, linear, pixel_features
+from raysurl.evaluate import (
+    SEEN,
+    Division,
+    Features,
+    divide,
+    evaluate,
+    knn_classify,
+    lbfgs,
+    linear,
+    pixel_features,
+)
+from raysurl.evaluate.evaluator import labels_to_learn
 from raysurl.functional import rankme
 from raysurl.recipe import Evaluation
 
@@ -224,3 +238,39 @@ def test_features_refuse_what_cannot_be_evaluated() -> None:
         Features(rows, labels, rows[:, :1], labels, 1)
     with pytest.raises(InputError, match="num_classes=1"):
         Features(rows, labels + 1, rows, labels, 1)
+
+
+# -------------------------------------------------------------------- held out
+
+
+def held(
+    labels: NDArray[np.int64], split: NDArray[np.uint8] | None = None
+) -> tuple[ResidentSource, Division]:
+    """A source of so many vectors, of which the sixth cannot be read, and how its samples are divided."""
+    readable = np.arange(len(labels)) != 5
+    facts = Facts(readable, (), labels, None, "resident", split=split)
+    source = ResidentSource([Shard(np.zeros((len(labels), 3), np.float32))], facts)
+    return source, divide(labels, np.flatnonzero(readable), split)
+
+
+@pytest.mark.parametrize("kind", ["all", "some without a label", "a split of its own"])
+def test_a_supervised_row_never_learns_the_labels_that_it_is_judged_by(kind: str) -> None:
+    labels = np.random.default_rng(0).integers(0, 4, 200)
+    if kind == "some without a label":
+        labels[::3] = -1
+    split = np.tile(np.array([1, 2, 3, 0], np.uint8), 50) if kind == "a split of its own" else None
+    source, division = held(labels, split)
+    learnt = labels_to_learn(source, None)
+    assert learnt is not None
+    assert len(division.test) >= 10
+    assert (learnt[division.test] == -1).all()
+    np.testing.assert_array_equal(np.delete(learnt, division.test), np.delete(labels, division.test))
+    assert SEEN in division.note
+    np.testing.assert_array_equal(source.labels, labels)  # evaluation still knows them
+
+
+def test_with_a_test_set_of_its_own_every_label_is_learnt_and_nothing_is_said() -> None:
+    labels = np.random.default_rng(0).integers(0, 4, 200)
+    source, _ = held(labels)
+    np.testing.assert_array_equal(labels_to_learn(source, source), labels)
+    assert divide(labels, np.arange(200), test=np.arange(50)).note == ""

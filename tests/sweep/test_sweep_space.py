@@ -200,6 +200,14 @@ def test_files_that_are_no_space_are_refused(tmp_path):
     refused("method=0.1 holds no settings", axes={"method": [0.1]})
 
 
+def test_runs_that_are_compared_have_no_preset():
+    said = r"preset=quick cuts each run by its own speed.*set train\.epochs= and data\.limit="
+    refused(said, fixed={"preset": "quick"})
+    refused(said, axes={"preset": ["quick", "standard"]})
+    with pytest.raises(InputError, match=said):
+        plan(space(), overrides={"preset": "quick"})
+
+
 def test_an_argument_may_not_change_what_an_axis_varies():
     with pytest.raises(InputError, match=r"argument method\.tau_student= is an axis .*only\.method\.tau_stu"):
         plan(space(), overrides={"method.tau_student": "0.5"})
