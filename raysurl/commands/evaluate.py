@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from raysurl import intervals
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
 from raysurl.evaluate.evaluator import Evaluator, Networks
@@ -24,8 +25,10 @@ def main(arguments: Sequence[str]) -> None:
     assert samples is not None
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
-    metrics = evaluator.final(Networks(found.encoder.to(device))).metrics
-    write_atomic(found.where / "evaluation.json", json.dumps({"metrics": metrics}, indent=1))
+    evaluated = evaluator.final(Networks(found.encoder.to(device)))
+    metrics, between = evaluated.metrics, intervals.of_metrics(evaluated.metrics)
+    written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
+    write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
     for note in evaluator.notes:
         print(note)
-    show_metrics(metrics, str(found.where))
+    show_metrics(metrics, str(found.where), between, evaluated.gains)

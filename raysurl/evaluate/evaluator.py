@@ -7,6 +7,7 @@ of the training samples (Super-AND's headline). In the last two cases the backbo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,14 +17,16 @@ from torch import Tensor, nn
 
 from raysurl import health
 from raysurl.data.source import Source
-from raysurl.embed import embed, pixels
+from raysurl.embed import Augmented, embed, pixels
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.evaluate import (
     Features,
+    Gains,
     Nodes,
     divide,
     evaluate,
+    gains_of,
     needs,
     of_pixels,
     pixel_features,
@@ -31,6 +34,7 @@ from raysurl.evaluate import (
 from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
+from raysurl.views import POLICIES
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,12 @@ class Networks:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The metrics, and what they are of: the backbone's features, of the samples `bank` (n,). None beyond rank 0."""
+    """The metrics, and what they are of: the backbone's features, of the samples `bank` (n,). Nothing beyond rank 0."""
 
     metrics: dict[str, float]
     features: Features | None
     bank: NDArray[np.int64]
+    gains: Gains  # over the baselines
 
 
 class Evaluator:
@@ -110,24 +115,26 @@ class Evaluator:
         """All protocols, beside the untrained encoder and raw pixels."""
         settings, seed = self.recipe.eval, self.recipe.seed
         features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
-        untrained = None
-        if settings.baselines:
-            untrained = self.features(encoder_of(self.recipe).to(self.runtime.device), self.bank)
+        fresh = encoder_of(self.recipe).to(self.runtime.device) if settings.baselines else None
+        untrained = self.features(fresh, self.bank) if fresh else None
         nodes = self._nodes(trained.encoder)
+        views = [self._augmented(encoder) for encoder in (trained.encoder, fresh) if encoder]
         if features is None:
-            return Evaluated({}, None, self.bank)
-        features = replace(features, inputs=self._inputs(), nodes=nodes)
+            self._help(views)
+            return Evaluated({}, None, self.bank, {})
+        features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0])
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
         if untrained is not None:
+            untrained = replace(untrained, augmented=views[1])
             metrics |= evaluate(untrained, settings, prefix="untrained", seed=seed)
         if settings.baselines and self.num_classes:
             raw = self._pixels()
             asked = of_pixels(settings.protocols)
             metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
-        return Evaluated(metrics, features, self.bank)
+        return Evaluated(metrics, features, self.bank, gains_of(metrics))
 
     def _headline(self, trained: Networks, bank: NDArray[np.int64]) -> dict[str, float]:
         """kNN of what `eval.features` names, where that is not the backbone."""
@@ -135,6 +142,28 @@ class Evaluator:
             return {}
         features = self.features(trained.embedder, bank, trained.remembered)
         return {} if features is None else evaluate(features, self.recipe.eval, protocols=["knn"])
+
+    def _augmented(self, encoder: nn.Module) -> Callable[[int], Tensor] | None:
+        """Epoch -> features of random views of the bank, where a protocol is to be trained on such. All ranks call it,
+        epoch by epoch."""
+        name = self.recipe.eval.linear_probe.augment
+        if name is None or "augmented" not in self._needs or not self.num_classes:
+            return None
+        views = self.recipe.view_policies()
+        policy = next(iter(views.values())) if name == "views" else POLICIES[name]
+        policy = policy.model_copy(update={"size": None})
+
+        def of_epoch(epoch: int) -> Tensor:
+            view, device = Augmented(policy, epoch), self.runtime.device
+            return embed(encoder, self.source, self.recipe, device, self.bank, view)
+
+        return of_epoch
+
+    def _help(self, views: Sequence[Callable[[int], Tensor] | None]) -> None:
+        """Embed on this rank what rank 0 asks for while it runs the protocols."""
+        for of_epoch in filter(None, views):
+            for epoch in range(self.recipe.eval.linear_probe.epochs):
+                of_epoch(epoch)
 
     def _pixels(self) -> Features:
         train = pixels(self.source, self.recipe, self.bank)

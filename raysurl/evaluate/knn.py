@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from raysurl.errors import InputError
-from raysurl.evaluate.features import Features, check_labels, top1
+from raysurl.evaluate.features import Features, check_labels
 from raysurl.evaluate.nearest import nearest_blocks
+from raysurl.evaluate.scores import top1
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"labels"})

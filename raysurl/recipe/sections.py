@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
+from raysurl.recipe.probes import PROBES, Probe
 from raysurl.recipe.schema import Section, sentence
 from raysurl.views.policies import POLICIES, Policy
 
@@ -156,14 +157,51 @@ class Evaluation(Section):
     )
     knn_k: tuple[int, ...] = (200, 20)
     knn_tau: float = Field(0.1, gt=0)
-    linear_epochs: int = Field(100, ge=1)
-    linear_lr: float = Field(10.0, gt=0)
-    linear_batch_size: int = Field(256, ge=1)
+    probe: str = (
+        "ressl"  # how the linear probe is trained, see raysurl.recipe.probes; what follows changes it
+    )
+    linear_epochs: int | None = Field(None, ge=1)
+    linear_lr: float | tuple[float, ...] | None = (
+        None  # several: trained together, the best by held-out samples
+    )
+    linear_weight_decay: float | tuple[float, ...] | None = None
+    linear_batch_size: int | None = Field(None, ge=1)
+    linear_augment: str | None = None  # a policy; views: the first of the run's; plain: none
+    margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
     random_splits: int = Field(10, ge=1)  # of nodes
     batch_size: int = Field(512, ge=1)  # embedding
     baselines: bool = True  # the same numbers for the untrained encoder, and kNN of raw pixels
+
+    @property
+    def linear_probe(self) -> Probe:
+        """The probe that is named, changed by what else is given."""
+        given = {
+            name: getattr(self, f"linear_{name}") for name in ("epochs", "lr", "weight_decay", "batch_size")
+        }
+        changes = {
+            name: (value,) if isinstance(value, float) else value
+            for name, value in given.items()
+            if value is not None
+        }
+        if self.linear_augment is not None:
+            changes["augment"] = None if self.linear_augment == "plain" else self.linear_augment
+        return Probe.model_validate({**PROBES[self.probe].model_dump(), **changes})
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluation:
+        if self.probe not in PROBES:
+            raise ValueError(f"probe={self.probe} is none; choose one of {', '.join(PROBES)}")
+        if self.linear_augment not in (None, "views", *POLICIES):
+            raise ValueError(
+                f"linear_augment={self.linear_augment} is no policy; choose views or one of {', '.join(POLICIES)}"
+            )
+        try:
+            self.linear_probe  # noqa: B018
+        except ValidationError as error:
+            raise ValueError(sentence(error, Probe, "linear_")) from None
+        return self
 
 
 class Scale(Section):

@@ -142,10 +142,13 @@ def label(name: str) -> str:
 
 
 _LABELS = {
-    "eval/linear_top1": "Linear probe, SGD",
-    "eval/linear_train_top1": "Linear probe, SGD, on its own train features",
-    "eval/linear_lr": "Linear probe, learning rate after it diverged",
+    "eval/linear_top1": "Linear probe",
+    "eval/linear_top5": "Linear probe, top 5",
+    "eval/linear_train_top1": "Linear probe, on its own train features",
+    "eval/linear_lr": "Linear probe, learning rate that was chosen",
+    "eval/linear_weight_decay": "Linear probe, weight decay that was chosen",
     "eval/lbfgs_top1": "Linear probe, L-BFGS",
+    "eval/lbfgs_top5": "Linear probe, L-BFGS, top 5",
     "health/rankme": "RankMe, effective dimensions",
     "health/rank_share": "RankMe, share of all dimensions",
     "health/std": "Spread of the embeddings",
@@ -176,7 +179,7 @@ def is_of_clusters(name: str) -> bool:
 
 
 def is_percent(name: str) -> bool:
-    return name.endswith("_top1")
+    return name.endswith(("_top1", "_top5"))
 
 
 def is_share(name: str) -> bool:

@@ -18,9 +18,10 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from raysurl import health, metrics
+from raysurl import health, intervals, metrics
 from raysurl.data.source import Source
 from raysurl.errors import InputError
+from raysurl.evaluate import Gains
 from raysurl.recipe import Recipe, dump, read_mapping, recipe_from
 from raysurl.runtime import Runtime, threads_of
 
@@ -117,16 +118,20 @@ def write_results(
     values: dict[str, float],
     *,
     seconds: float,
+    gains: Gains | None = None,
 ) -> None:
-    """`results.json`: final metrics (last epoch), the best online ones labelled so, and what the run was."""
+    """`results.json`: final metrics (last epoch) with their intervals, `gains` over the baselines, the best online ones
+    labelled so, and what the run was."""
     lines = metrics.read(run_dir / "metrics.jsonl")
     steps = {line["step"]: line for line in lines if "train/loss" in line}
     per_epoch = len(steps) // recipe.total_epochs
     last = [steps[step] for step in sorted(steps)[-per_epoch:]]
     results = {
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
+        "intervals": intervals.of_metrics(values),
+        "gains": gains or {},
         "best": _best(lines),
-        "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}),
+        "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}, gains),
         "seconds": seconds,
         "images_per_s": _median(
             [line["speed/images_per_s"] for line in lines if "speed/images_per_s" in line]
