@@ -79,7 +79,9 @@ def embed(
     requests = [Request(0, i, padded[i : i + block]) for i in range(0, share, block)]
     draws = None
     if augmented:
-        places = draw(augmented.policy, share * world, seed=recipe.seed, step=augmented.epoch, view="linear")
+        places = draw(
+            augmented.policy, share * world, seed=recipe.stream_seed, step=augmented.epoch, view="linear"
+        )
         draws = places[rank * share : (rank + 1) * share]
     rows = torch.empty(0)
     for request, images in zip(requests, source.batches(requests, images_alone), strict=True):

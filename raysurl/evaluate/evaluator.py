@@ -113,7 +113,7 @@ class Evaluator:
 
     def final(self, trained: Networks) -> Evaluated:
         """All protocols, beside the untrained encoder and raw pixels."""
-        settings, seed = self.recipe.eval, self.recipe.seed
+        settings, seed = self.recipe.eval, self.recipe.stream_seed
         features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
         fresh = encoder_of(self.recipe).to(self.runtime.device) if settings.baselines else None
         untrained = self.features(fresh, self.bank) if fresh else None

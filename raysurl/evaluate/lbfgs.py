@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.evaluate import logistic
 from raysurl.evaluate.features import Features
@@ -39,7 +40,7 @@ def choose_penalty(
     """The λ that is most accurate on a seeded fifth of train (N, D), labels (N,); the strongest of equals."""
     if len(train) < 2:
         raise InputError(f"the lbfgs protocol needs at least 2 labelled train samples, not {len(train)}")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(train.device)
+    order = torch.randperm(len(train), generator=streams.torch_stream(seed, "penalty")).to(train.device)
     held_out, kept = order.tensor_split([max(1, round(len(train) * HELD_OUT))])
     rows, truth = train[held_out], labels[held_out]
 

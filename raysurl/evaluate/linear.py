@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.errors import RunError
 from raysurl.evaluate.features import Features
 from raysurl.evaluate.heads import Heads, factor_of
@@ -82,7 +83,7 @@ def trained(of_epoch: Rows, features: Features, probe: Probe, seed: int) -> tupl
 
 def split(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Held-out and other positions of `count` samples."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(count, generator=streams.torch_stream(seed, "held out"))
     held_out, kept = order.tensor_split([max(1, round(count * HELD_OUT))])
     return held_out, kept
 
@@ -102,7 +103,7 @@ def fit(
     The initial weights and the order of each epoch are drawn from `seed` on the CPU, alike for each device. `stop`:
     when all have diverged; workers that embed each epoch's views go on to the end.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = streams.torch_stream(seed, "linear probe")
     train = of_epoch(0)
     start = (0.01 * torch.randn(num_classes, train.shape[1], generator=generator)).to(labels.device)
     heads = Heads(start, probe, probe.lr, probe.weight_decay)

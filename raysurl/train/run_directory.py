@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 from raysurl import health, intervals, metrics
 from raysurl.data.source import Source
 from raysurl.errors import InputError
-from raysurl.evaluate import Gains
-from raysurl.recipe import Recipe, dump, read_mapping, recipe_from
+from raysurl.evaluate.evaluator import Evaluated
+from raysurl.recipe import Recipe, dump, read_stored, recipe_from
 from raysurl.runtime import Runtime, threads_of
 
 # What may differ when a run is resumed; everything else must be as it was.
@@ -43,7 +43,7 @@ def claim(recipe: Recipe) -> tuple[Recipe, Path]:
             raise InputError(
                 f"output={run_dir} has no recipe.yaml, so there is no run to resume; leave out resume=true"
             )
-        _check_same(recipe, read_mapping(stored, str(stored), "recipe keys"), run_dir)
+        _check_same(recipe, read_stored(run_dir), run_dir)
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise InputError(
             f"output={run_dir} is not empty; continue that run with resume=true or name another directory"
@@ -115,13 +115,13 @@ def write_results(
     recipe: Recipe,
     runtime: Runtime,
     source: Source,
-    values: dict[str, float],
+    evaluated: Evaluated,
     *,
     seconds: float,
-    gains: Gains | None = None,
 ) -> None:
-    """`results.json`: final metrics (last epoch) with their intervals, `gains` over the baselines, the best online ones
+    """`results.json`: final metrics (last epoch) with their intervals, gains over the baselines, the best online ones
     labelled so, and what the run was."""
+    values, gains = evaluated.metrics, evaluated.gains
     lines = metrics.read(run_dir / "metrics.jsonl")
     steps = {line["step"]: line for line in lines if "train/loss" in line}
     per_epoch = len(steps) // recipe.total_epochs
@@ -129,7 +129,7 @@ def write_results(
     results = {
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
         "intervals": intervals.of_metrics(values),
-        "gains": gains or {},
+        "gains": gains,
         "best": _best(lines),
         "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}, gains),
         "seconds": seconds,

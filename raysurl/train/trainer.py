@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raysurl import build, distributed
+from raysurl import build, distributed, streams
 from raysurl.data.source import Source
 from raysurl.embed import embed
 from raysurl.encoder import read_weights, write_encoder
@@ -23,6 +23,7 @@ from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock
+from raysurl.nets.encoders import Dropout
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
 from raysurl.runtime import Runtime, threads_of
@@ -53,6 +54,7 @@ class Run:
     record: Record | None  # metrics.jsonl, rank 0 only
     block: StepBlock
     base_lr: float
+    dropouts: list[Dropout]
     step: int = 0  # optimizer steps done
     saved_step: int = -1
     began: float = field(default_factory=time.time)  # moved back on resume by what was spent before
@@ -64,7 +66,7 @@ class Run:
     @property
     def progress(self) -> Progress:
         recipe, per_epoch = self.recipe, self.plan.steps_per_epoch
-        return Progress(self.step, self.total_steps, per_epoch, recipe.seed, recipe.train.rounds)
+        return Progress(self.step, self.total_steps, per_epoch, recipe.stream_seed, recipe.train.rounds)
 
     @property
     def seconds(self) -> float:
@@ -102,9 +104,7 @@ def train(
         run.record.write(run.step, evaluated.metrics)
         run.record.flush()
         write_encoder(run_dir, run.method.encoder, recipe)
-        run_directory.write_results(
-            run_dir, recipe, runtime, source, evaluated.metrics, seconds=run.seconds, gains=evaluated.gains
-        )
+        run_directory.write_results(run_dir, recipe, runtime, source, evaluated, seconds=run.seconds)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
@@ -121,8 +121,10 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     record = (
         Record(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe)) if is_first else None
     )
-    the_plan = plan(source.readable, batch_size=recipe.train.batch_size, seed=recipe.seed, window=window)
-    augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, recipe.train.batch_size)
+    the_plan = plan(
+        source.readable, batch_size=recipe.train.batch_size, seed=recipe.stream_seed, window=window
+    )
+    augment = Augment(recipe.view_policies(), recipe.views, recipe.stream_seed, recipe.train.batch_size)
     accumulates = recipe.train.accumulate > 1
     model = distributed.wrap(method, runtime.device, runtime.world_size, accumulates=accumulates)
     optimizer = optim.build_optimizer(method, recipe.train.optimizer)
@@ -145,6 +147,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         record=record,
         block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
+        dropouts=[module for module in method.modules() if isinstance(module, Dropout)],
     )
     for sentence in [*damaged, source.describe(), *run.evaluator.notes, *said]:
         run.event(sentence)
@@ -213,7 +216,8 @@ def train_epoch(run: Run) -> None:
 
 def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     """One optimizer step on this rank's part of the global batch; returns its logs."""
-    torch.manual_seed((run.recipe.seed * 1_000_003 + run.step) * 1_009 + run.runtime.rank)  # dropout only
+    if run.dropouts:
+        draw_dropout(run)
     parts = (
         (run.loader.to_batch(loaded), run.memory.snapshot(loaded[0].rows) if run.memory else {})
         for loaded in micro_batches
@@ -222,6 +226,14 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     if run.memory and stepped.push:
         run.memory.push(*stepped.push)
     return stepped.logs
+
+
+def draw_dropout(run: Run) -> None:
+    """This step's masks: one stream for all layers of a rank."""
+    seed, device = run.recipe.stream_seed, run.runtime.device
+    draws = streams.torch_stream(seed, "dropout", run.step, run.runtime.rank, device=device)
+    for layer in run.dropouts:
+        layer.draws = draws
 
 
 def after_epoch(run: Run, epochs_done: int) -> None:
@@ -268,6 +280,7 @@ def save(run: Run, metric: float | None = None) -> None:
     if run.step == run.saved_step or run.runtime.rank:
         return
     state = {
+        "streams": run.recipe.streams,
         "step": run.step,
         "seconds": run.seconds,
         "model": run.method.state_dict(),
@@ -279,7 +292,11 @@ def save(run: Run, metric: float | None = None) -> None:
 
 
 def restore(run: Run, state: dict[str, Any]) -> None:
-    """Put a checkpoint's state into the run. Raises InputError when its shapes are another recipe's."""
+    """Put a checkpoint's state into the run. Raises InputError when its shapes or streams are another recipe's."""
+    if (begun := state.get("streams", 1)) != run.recipe.streams:
+        raise InputError(
+            f"the run in {run.run_dir} was begun with streams={begun}, not {run.recipe.streams}; resume it with them"
+        )
     try:
         run.method.load_state_dict(state["model"])
         optim.restore(run.optimizer, state["optimizer"])

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from raysurl import evaluate as package
+from raysurl import streams
 from raysurl.errors import InputError, RunError
 from raysurl.evaluate import Features, evaluate, knn_classify, lbfgs, linear, logistic, pixel_features
 from raysurl.evaluate.scores import top
@@ -47,7 +48,7 @@ def test_linear_probe_is_the_papers_sgd() -> None:
     epochs, lr, batch = 5, 0.5, 16
     probe = Probe(epochs=epochs, lr=(lr,), batch_size=batch)
     heads = linear.fit(lambda epoch: bank, labels, probe, num_classes=4, seed=3)
-    generator = torch.Generator().manual_seed(3)
+    generator = streams.torch_stream(3, "linear probe")
     weight = np.concatenate([0.01 * torch.randn(4, 3, generator=generator).numpy(), np.zeros((4, 1))], 1)
     momentum, x = np.zeros_like(weight), np.concatenate([bank.numpy(), np.ones((40, 1))], 1)
     for epoch in range(epochs):
@@ -109,7 +110,7 @@ def test_each_of_many_heads_does_what_it_would_do_alone(name: str, schedule: str
     heads = linear.fit(lambda epoch: bank + epoch, labels, probe, num_classes=4, seed=2)
     assert heads.pairs == [(lr, wd) for lr in rates for wd in decays]
     for head, (lr, decay) in enumerate(heads.pairs):
-        generator = torch.Generator().manual_seed(2)
+        generator = streams.torch_stream(2, "linear probe")
         weight = (0.01 * torch.randn(4, 5, generator=generator)).requires_grad_()
         bias = torch.zeros(4, requires_grad=True)
         optimizer = OPTIMIZERS[name]([weight, bias], lr, decay)
@@ -258,7 +259,8 @@ def test_lbfgs_chooses_the_penalty_that_generalises() -> None:
     # 300 noise dimensions of 60 samples: a weak penalty overfits
     rows, labels = clusters(60, spread=1.0)
     noisy = torch.cat([rows, 3 * torch.randn(60, 300, generator=generator)], 1)
-    assert lbfgs.choose_penalty(noisy, labels, num_classes=4, seed=0) >= 1e-3
+    chosen = [lbfgs.choose_penalty(noisy, labels, num_classes=4, seed=seed) for seed in range(5)]
+    assert np.median(chosen) >= 1e-3  # six held-out samples decide
     # the class is in a dimension so small that it takes a large weight: a strong penalty cannot express it
     labels = torch.randint(3, (600,), generator=generator)
     small = 0.02 * (labels - 1 + 0.05 * torch.randn(600, generator=generator))
