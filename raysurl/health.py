@@ -177,8 +177,8 @@ def _gain(metrics: Mapping[str, float], gains: Mapping[str, Sequence[float]]) ->
             points, low, high = gains[prefix]
             if low <= 0:
                 found.append(
-                    f"no gain: kNN accuracy {trained:.1f} % is {points:+.1f} points from that of {baseline}, and their"
-                    f" interval of 95 % ({low:+.1f} to {high:+.1f}) includes zero or worse."
+                    f"no gain: kNN accuracy {trained:.1f} % is not surely above that of {baseline}; the difference is"
+                    f" {points:+.1f} points, in an interval of 95 % from {low:+.1f} to {high:+.1f}."
                 )
         elif value is not None and trained < value + GAIN:
             found.append(

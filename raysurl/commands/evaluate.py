@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from raysurl import intervals
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
-from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.evaluate.evaluator import Evaluator, Networks, check_views
 from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
+    check_views(recipe, samples)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
     evaluated = evaluator.final(Networks(found.encoder.to(device)))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import health
+from raysurl.data.dataset import Samples
 from raysurl.data.source import Source
 from raysurl.embed import Augmented, embed, pixels
 from raysurl.encoder import encoder_of
@@ -35,6 +36,7 @@ from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.views import POLICIES
+from raysurl.views.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,13 @@ class Evaluator:
     def _augmented(self, encoder: nn.Module) -> Callable[[int], Tensor] | None:
         """Epoch -> features of random views of the bank, where a protocol is to be trained on such. All ranks call it,
         epoch by epoch."""
-        name = self.recipe.eval.linear_probe.augment
-        if name is None or "augmented" not in self._needs or not self.num_classes:
+        if (
+            self.recipe.eval.linear_probe.augment is None
+            or "augmented" not in self._needs
+            or not self.num_classes
+        ):
             return None
-        views = self.recipe.view_policies()
-        policy = next(iter(views.values())) if name == "views" else POLICIES[name]
-        policy = policy.model_copy(update={"size": None})
+        policy = _probe_policy(self.recipe).model_copy(update={"size": None})
 
         def of_epoch(epoch: int) -> Tensor:
             view, device = Augmented(policy, epoch), self.runtime.device
@@ -217,3 +220,22 @@ class Evaluator:
         assert self.test_source.labels is not None
         bank, test = self.source.labels[index], self.test_source.labels[self.test]
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)
+
+
+def check_views(recipe: Recipe, samples: Samples) -> None:
+    """Raises InputError for vectors under a probe that augments."""
+    asked = "linear" in recipe.eval.protocols and recipe.eval.linear_probe.augment
+    if asked and not _probe_policy(recipe).is_identity and samples.width():
+        raise InputError(
+            f"eval.probe={recipe.eval.probe} trains on augmented views, and {recipe.data.name} holds vectors, which"
+            " cannot be augmented; use eval.linear_augment=plain"
+        )
+
+
+def _probe_policy(recipe: Recipe) -> Policy:
+    """That of `augment` of the linear probe; `views` is the first of the run's own that crops at random."""
+    name = recipe.eval.linear_probe.augment or "plain"
+    if name != "views":
+        return POLICIES[name]
+    own = [policy for policy in recipe.view_policies().values() if policy.crop]
+    return own[0] if own else POLICIES["plain"]
