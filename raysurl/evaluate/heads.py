@@ -19,6 +19,7 @@ from torch import Tensor
 from raysurl.recipe.probes import Probe
 
 TRUST = 1e-3  # of LARS
+LEAST = -60.0  # log of a probability
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 MILESTONES = (0.6, 0.8)  # shares of the epochs after which the learning rate falls to a tenth
 
@@ -46,20 +47,21 @@ class Heads:
     def step(self, rows: Tensor, labels: Tensor, factor: float) -> None:
         """One step on rows (B, D) and labels (B,), at `factor` times the learning rates."""
         k, classes, dim = self.weight.shape
-        logits = torch.addmm(self.bias.view(-1), rows, self.weight.view(-1, dim).T).view(-1, k, classes)
-        chosen = labels.view(-1, 1, 1).expand(-1, k, 1)
-        # the softmax by hand: torch's own takes five times as long over short rows
-        logits -= logits.amax(2, keepdim=True)
-        own = logits.gather(2, chosen)
+        # batch last, so that what is done over classes is done to whole rows of the batch at once
+        logits = torch.addmm(self.bias.view(-1, 1), self.weight.view(-1, dim), rows.T).view(k, classes, -1)
+        chosen = labels.expand(k, 1, -1)
+        # no number so small that a CPU takes a hundred times as long over it
+        logits = logits.sub_(logits.amax(1, keepdim=True)).clamp_min_(LEAST)
+        own = logits.gather(1, chosen)
         error = logits.exp_()
-        total = error.sum(2, keepdim=True)
+        total = error.sum(1, keepdim=True)
         error /= total
-        self.loss += (total.log() - own).mean((0, 2))
-        error.scatter_add_(2, chosen, error.new_full((1, 1, 1), -1.0).expand(len(rows), k, 1))
-        error = error.view(len(rows), -1) / len(rows)
+        self.loss += (total.log_() - own).mean((1, 2))
+        error.scatter_add_(1, chosen, error.new_full((1, 1, 1), -1.0).expand(k, 1, len(rows)))
+        error = error.view(-1, len(rows)).div_(len(rows))
         self.steps += 1
         update = _UPDATES[self.probe.optimizer]
-        of_weight, of_bias = (error.T @ rows).view_as(self.weight), error.sum(0).view_as(self.bias)
+        of_weight, of_bias = (error @ rows).view_as(self.weight), error.sum(1).view_as(self.bias)
         if self.decayed:
             of_weight.addcmul_(self.weight, self.decays)
         if self.decayed and self.probe.optimizer != "lars":
@@ -102,7 +104,7 @@ def _adam(heads: Heads, part: Tensor, gradient: Tensor, state: list[Tensor]) -> 
     mean.lerp_(gradient, 1 - BETAS[0])
     square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
     unbiased = math.sqrt(1 - BETAS[1] ** heads.steps)
-    return mean / (square.sqrt() / unbiased + EPSILON) / (1 - BETAS[0] ** heads.steps)
+    return (mean / square.sqrt().div_(unbiased).add_(EPSILON)).div_(1 - BETAS[0] ** heads.steps)
 
 
 _UPDATES: dict[str, Callable[[Heads, Tensor, Tensor, list[Tensor]], Tensor]] = {
