@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from raysurl import intervals
+from raysurl.classifier import write_classifiers
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
 from raysurl.evaluate.evaluator import Evaluator, Networks, check_views
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     metrics, between = evaluated.metrics, intervals.of_metrics(evaluated.metrics)
     written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
+    write_classifiers(found.where, evaluated.classifiers, recipe, source)
     for note in evaluator.notes:
         print(note)
     show_metrics(metrics, str(found.where), between, evaluated.gains)

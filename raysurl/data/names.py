@@ -16,6 +16,7 @@ from raysurl.data import folders, listings, planetoid, storage, tables, torchvis
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
 from raysurl.data.depth import Depth
+from raysurl.data.label_files import few_labels
 from raysurl.data.labels import Classes
 from raysurl.data.manifest import Listing
 from raysurl.data.readers import ArrayReader, Digits, digits
@@ -42,6 +43,8 @@ def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
         raise InputError(f"data.name={data.name} data.path={data.path}: the {split} split holds no samples")
     check_unreadable(samples.missing, len(samples), data.max_unreadable)
     samples = measured(samples, data, split)
+    if split == "train" and data.labelled is not None:
+        samples = few_labels(samples, data.labelled)
     if split == "train" and data.limit is not None and data.limit < len(samples):
         bits = streams.raw_bits(len(samples), seed, "limit")
         samples = samples.select(np.sort(np.argsort(bits, kind="stable")[: data.limit]))

@@ -7,8 +7,8 @@ of the training samples (Super-AND's headline). In the last two cases the backbo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from raysurl.evaluate import (
     of_pixels,
     pixel_features,
 )
+from raysurl.evaluate.features import Tuned
+from raysurl.evaluate.tuning import Task, tune
 from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
@@ -56,6 +58,7 @@ class Evaluated:
     features: Features | None
     bank: NDArray[np.int64]
     gains: Gains  # over the baselines
+    classifiers: Mapping[str, nn.Module] = field(default_factory=dict)  # that were fine-tuned, by name
 
 
 class Evaluator:
@@ -120,23 +123,26 @@ class Evaluator:
         fresh = encoder_of(self.recipe).to(self.runtime.device) if settings.baselines else None
         untrained = self.features(fresh, self.bank) if fresh else None
         nodes = self._nodes(trained.encoder)
-        views = [self._augmented(encoder) for encoder in (trained.encoder, fresh) if encoder]
+        judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
+        views = [self._augmented(encoder) for encoder in judged]
+        tuned = [self._tuned(encoder) for encoder in judged]
         if features is None:
             self._help(views)
             return Evaluated({}, None, self.bank, {})
-        features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0])
+        features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0], tuned=tuned[0])
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
         if untrained is not None:
-            untrained = replace(untrained, augmented=views[1])
+            untrained = replace(untrained, augmented=views[1], tuned=tuned[1])
             metrics |= evaluate(untrained, settings, prefix="untrained", seed=seed)
         if settings.baselines and self.num_classes:
             raw = self._pixels()
             asked = of_pixels(settings.protocols)
             metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
-        return Evaluated(metrics, features, self.bank, gains_of(metrics))
+        classifiers = {name: found.classifier for name, found in tuned[0].items()}
+        return Evaluated(metrics, features, self.bank, gains_of(metrics), classifiers)
 
     def _headline(self, trained: Networks, bank: NDArray[np.int64]) -> dict[str, float]:
         """kNN of what `eval.features` names, where that is not the backbone."""
@@ -154,13 +160,25 @@ class Evaluator:
             or not self.num_classes
         ):
             return None
-        policy = _probe_policy(self.recipe).model_copy(update={"size": None})
+        policy = _policy(self.recipe, self.recipe.eval.linear_probe.augment).model_copy(update={"size": None})
 
         def of_epoch(epoch: int) -> Tensor:
             view, device = Augmented(policy, epoch), self.runtime.device
             return embed(encoder, self.source, self.recipe, device, self.bank, view)
 
         return of_epoch
+
+    def _tuned(self, encoder: nn.Module) -> dict[str, Tuned]:
+        """The encoder fine-tuned in each way that is asked for. All ranks call it."""
+        if "tuned" not in self._needs or not self.num_classes:
+            return {}
+        found = {}
+        for name, tuning in self.recipe.eval.tunings.items():
+            policy = _policy(self.recipe, tuning.augment).model_copy(update={"size": None})
+            given = (self.recipe, self.runtime, self.source, self.test_source)
+            task = Task(*given, self.bank, self.test, self.num_classes, policy)
+            found[name] = tune(encoder, task, tuning)
+        return found
 
     def _help(self, views: Sequence[Callable[[int], Tensor] | None]) -> None:
         """Embed on this rank what rank 0 asks for while it runs the protocols."""
@@ -223,19 +241,24 @@ class Evaluator:
 
 
 def check_views(recipe: Recipe, samples: Samples) -> None:
-    """Raises InputError for vectors under a probe that augments."""
-    asked = "linear" in recipe.eval.protocols and recipe.eval.linear_probe.augment
-    if asked and not _probe_policy(recipe).is_identity and samples.width():
-        raise InputError(
-            f"eval.probe={recipe.eval.probe} trains on augmented views, and {recipe.data.name} holds vectors, which"
-            " cannot be augmented; use eval.linear_augment=plain"
-        )
+    """Raises InputError for vectors under a probe or a fine-tuning that augments."""
+    settings = recipe.eval
+    asked: dict[str, list[str | None]] = {
+        "linear": [settings.linear_probe.augment],
+        "finetune": [t.augment for t in settings.tunings.values()],
+    }
+    for protocol, names in asked.items():
+        random = any(not _policy(recipe, name).is_identity for name in names)
+        if protocol in settings.protocols and random and samples.width():
+            raise InputError(
+                f"the protocol {protocol} trains on augmented views here, and {recipe.data.name} holds vectors, which"
+                f" cannot be augmented; use eval.{protocol}_augment=plain"
+            )
 
 
-def _probe_policy(recipe: Recipe) -> Policy:
-    """That of `augment` of the linear probe; `views` is the first of the run's own that crops at random."""
-    name = recipe.eval.linear_probe.augment or "plain"
+def _policy(recipe: Recipe, name: str | None) -> Policy:
+    """That of `augment` of a probe; `views` is the first of the run's own that crops at random."""
     if name != "views":
-        return POLICIES[name]
+        return POLICIES[name or "plain"]
     own = [policy for policy in recipe.view_policies().values() if policy.crop]
     return own[0] if own else POLICIES["plain"]

@@ -5,11 +5,11 @@ Letters used in this package: N bank (train) samples, Q test samples, D feature 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysurl.errors import InputError
 
@@ -26,12 +26,23 @@ class Nodes:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """`scores` (Q, C) of the test samples, on rank 0; the classifier, and the rates that were chosen."""
+
+    scores: Tensor
+    classifier: nn.Module
+    lr: float
+    head_times: float
+
+
+@dataclass(frozen=True)
 class Features:
     """Features of the train and test images, centre crop and no augmentation, with their labels.
 
     What only some protocols ask for: `inputs` (M, D′), the raw values of M evenly spaced train samples; `nodes`, all
     labelled samples with their division; `augmented`, from an epoch to features (N, D) of random views of the train
-    images, to be called once for each epoch, in order, as all workers take part.
+    images, to be called once for each epoch, in order, as all workers take part; `tuned`, what came of each
+    fine-tuning.
 
     `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
     where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
@@ -46,6 +57,7 @@ class Features:
     inputs: Tensor | None = None
     nodes: Nodes | None = None
     augmented: Callable[[int], Tensor] | None = None
+    tuned: Mapping[str, Tuned] | None = None
 
     def __post_init__(self) -> None:
         for name, rows, labels in (
@@ -95,6 +107,7 @@ class Features:
             self.num_classes,
             nodes=self.nodes,
             augmented=augmented and (lambda epoch: augmented(epoch)[train.cpu()]),
+            tuned=self.tuned and {n: replace(t, scores=t.scores[test]) for n, t in self.tuned.items()},
         )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raysurl.errors import InputError
 from raysurl.recipe.probes import PROBES, Probe
 from raysurl.recipe.schema import Section, sentence
+from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES, Policy
 
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
@@ -34,6 +35,7 @@ class Data(Section):
     window: int = Field(4096, ge=1)  # samples per shuffle window when streaming
     resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of unreadable samples that stops a run
+    labelled: str | None = None  # a file of sample names, one a line: only they keep their labels
     limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice
 
 
@@ -149,7 +151,7 @@ class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
-    protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme", "embedding", "nodes"], ...] = (
+    protocols: tuple[Literal["knn", "linear", "lbfgs", "finetune", "rankme", "embedding", "nodes"], ...] = (
         "knn",
         "linear",
         "lbfgs",
@@ -167,6 +169,13 @@ class Evaluation(Section):
     linear_weight_decay: float | tuple[float, ...] | None = None
     linear_batch_size: int | None = Field(None, ge=1)
     linear_augment: str | None = None  # a policy; views: the first of the run's; plain: none
+    finetune: tuple[str, ...] = ("full",)  # see raysurl.recipe.tunings; what follows changes each of them
+    finetune_share: float | None = None  # of the labels
+    finetune_epochs: int | None = None
+    finetune_lr: float | tuple[float, ...] | None = None
+    finetune_head_times: float | tuple[float, ...] | None = None
+    finetune_batch_size: int | None = None
+    finetune_augment: str | None = None  # as linear_augment
     margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
@@ -177,30 +186,54 @@ class Evaluation(Section):
     @property
     def linear_probe(self) -> Probe:
         """The probe that is named, changed by what else is given."""
-        given = {
-            name: getattr(self, f"linear_{name}") for name in ("epochs", "lr", "weight_decay", "batch_size")
+        return Probe.model_validate({**PROBES[self.probe].model_dump(), **self._changes("linear", Probe)})
+
+    @property
+    def tunings(self) -> dict[str, Tuning]:
+        """Those that are named, changed by what else is given."""
+        changes = self._changes("finetune", Tuning)
+        return {
+            name: Tuning.model_validate({**TUNINGS[name].model_dump(), **changes}) for name in self.finetune
         }
-        changes = {
-            name: (value,) if isinstance(value, float) else value
-            for name, value in given.items()
-            if value is not None
-        }
-        if self.linear_augment is not None:
-            changes["augment"] = None if self.linear_augment == "plain" else self.linear_augment
-        return Probe.model_validate({**PROBES[self.probe].model_dump(), **changes})
+
+    @field_validator("finetune", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def _changes(self, prefix: str, of: type[Section]) -> dict[str, Any]:
+        """What the settings that begin with `prefix` change of a preset."""
+        given = {name: getattr(self, f"{prefix}_{name}", None) for name in of.model_fields}
+        changes = {name: value for name, value in given.items() if value is not None}
+        for name, value in changes.items():
+            several = get_origin(of.model_fields[name].annotation) is tuple
+            changes[name] = (value,) if several and not isinstance(value, tuple) else value
+        if changes.get("augment") == "plain":
+            changes["augment"] = None if of is Probe else "plain"
+        return changes
 
     @model_validator(mode="after")
     def _check(self) -> Evaluation:
         if self.probe not in PROBES:
             raise ValueError(f"probe={self.probe} is none; choose one of {', '.join(PROBES)}")
-        if self.linear_augment not in (None, "views", *POLICIES):
-            raise ValueError(
-                f"linear_augment={self.linear_augment} is no policy; choose views or one of {', '.join(POLICIES)}"
-            )
+        named = self.finetune
+        if wrong := [name for name in named if name not in TUNINGS] or ([] if named else [""]):
+            raise ValueError(f"finetune={wrong[0]} is none; choose one or more of {', '.join(TUNINGS)}")
+        for key in ("linear_augment", "finetune_augment"):
+            if (name := getattr(self, key)) not in (None, "views", *POLICIES):
+                raise ValueError(f"{key}={name} is no policy; choose views or one of {', '.join(POLICIES)}")
         try:
             self.linear_probe  # noqa: B018
         except ValidationError as error:
             raise ValueError(sentence(error, Probe, "linear_")) from None
+        try:
+            shares = [tuning.share for tuning in self.tunings.values()]
+        except ValidationError as error:
+            raise ValueError(sentence(error, Tuning, "finetune_")) from None
+        if len(set(shares)) < len(shares):
+            raise ValueError(
+                f"finetune={', '.join(named)} names two of the same share of labels; give one for each"
+            )
         return self
 
 

@@ -19,6 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from raysurl import health, intervals, metrics
+from raysurl.classifier import write_classifiers
 from raysurl.data.source import Source
 from raysurl.errors import InputError
 from raysurl.evaluate.evaluator import Evaluated
@@ -148,6 +149,7 @@ def write_results(
         "skipped": [{"index": s.index, "name": s.name, "reason": s.reason} for s in source.skipped],
         "finished": True,
     }
+    write_classifiers(run_dir, evaluated.classifiers, recipe, source)
     write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
 
 
