@@ -104,8 +104,12 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
     """Of the mean of runs that differ in their seed: Student's t. None for fewer than two."""
     if len(values) < 2:
         return None
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1)) * error
+    return of_mean(float(np.mean(values)), float(np.std(values, ddof=1)), len(values))
+
+
+def of_mean(mean: float, deviation: float, count: int) -> Interval:
+    """Of the mean of `count` runs, two or more, whose standard deviation (of a sample) is known: Student's t."""
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * deviation / math.sqrt(count)
     return mean - half, mean + half
 
 

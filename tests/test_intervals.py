@@ -81,6 +81,7 @@ def test_over_seeds_is_students_t():
     expected = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert intervals.over_seeds(values) == pytest.approx(expected)
     assert intervals.over_seeds([1.0]) is None
+    assert intervals.of_mean(np.mean(values), np.std(values, ddof=1), 3) == pytest.approx(expected)
 
 
 def test_a_measured_number_is_a_number_that_travels():
