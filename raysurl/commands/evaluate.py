@@ -21,6 +21,8 @@ def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
     found = named_encoder(take(arguments)[1])
     recipe, device = found.recipe, default_device()
+    if "transfer" in recipe.eval.protocols:  # which is chosen and fitted with the set's own validation split
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": True})})
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None

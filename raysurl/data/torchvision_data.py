@@ -22,6 +22,7 @@ from raysurl.data.dataset import Samples
 from raysurl.data.decode import Array, DecodeError, pixels_of_pil
 from raysurl.data.listings import check_array
 from raysurl.data.manifest import Listing
+from raysurl.data.planetoid import TRAIN, VALIDATION
 from raysurl.data.readers import ArrayReader, Encoded, FileReader, Reader, Stamp
 from raysurl.data.tree import Entry
 from raysurl.errors import InputError
@@ -30,6 +31,7 @@ from raysurl.recipe import Data
 _SPLITS = {
     "train": ("train+unlabeled", "train", "trainval", "balanced"),
     "eval": ("test", "val", "valid", "validation"),
+    "validation": ("val", "valid", "validation"),
 }
 
 
@@ -59,7 +61,7 @@ def _open_once(dataset: Dataset) -> Any:
 class ItemReader:
     """Samples of a data set that offers neither an array nor files: its items, one by one."""
 
-    dataset: Dataset
+    dataset: Dataset | Joined
     in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
 
@@ -76,8 +78,21 @@ class ItemReader:
         return result
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Two splits of a data set, one after the other."""
+
+    parts: tuple[Dataset, Dataset]
+
+    def open(self) -> Any:
+        from torch.utils.data import ConcatDataset
+
+        return ConcatDataset([part.open() for part in self.parts])
+
+
 def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
-    """The samples of a split; None where the class knows no test split.
+    """The samples of a split; None where the class knows no test split. With `data.validation` the training split has
+    the class's own validation split behind it, and says so.
 
     Raises InputError for an unknown class (the nearest named), a missing root, or a set that is not there.
     """
@@ -85,6 +100,23 @@ def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
     dataset, items = _open_split(cls, data, split)
     if items is None:
         return None
+    if split == "train" and data.validation:
+        held_out, more = _open_split(cls, data, "validation")
+        if more is not None:
+            return _joined(dataset, items, held_out, more)
+    return _samples(dataset, items, data)
+
+
+def _joined(dataset: Dataset, items: Any, held_out: Dataset, more: Any) -> Samples:
+    where, labels = f"torchvision:{dataset.name}", [_labels(items), _labels(more)]
+    counts = [len(items), len(more)]
+    listing = Listing.of_rows(f"{where} with its validation split", sum(counts))
+    known = None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]])
+    split = np.repeat(np.array([TRAIN, VALIDATION], np.uint8), counts)
+    return Samples(listing, ItemReader(Joined((dataset, held_out))), known, _names(items), split=split)
+
+
+def _samples(dataset: Dataset, items: Any, data: Data) -> Samples:
     where = f"torchvision:{dataset.name}"
     labels, names = _labels(items), _names(items)
     reader: Reader
@@ -134,8 +166,14 @@ def _class(name: str) -> Any:
     )
 
 
-def _open_split(cls: Any, data: Data, split: Literal["train", "eval"]) -> tuple[Dataset, Any]:
-    """The data set and its opened form; None for a test split that the class does not have."""
+def _open_split(cls: Any, data: Data, split: Literal["train", "eval", "validation"]) -> tuple[Dataset, Any]:
+    """The data set and its opened form; None for a split that the class does not have. Its validation split is none
+    where its training split holds it, or where it is the only test split."""
+    if split == "validation":
+        (train, _), (test, _) = (_open_split(cls, data, other) for other in ("train", "eval"))
+        taken = [dict(other.arguments).get("split") for other in (train, test)]
+        if taken[0] != "train" or taken[1] != "test":
+            return Dataset(cls.__name__, ()), None
     parameters = inspect.signature(cls).parameters
     arguments: dict[str, Any] = {}
     if "root" in parameters:
@@ -148,7 +186,7 @@ def _open_split(cls: Any, data: Data, split: Literal["train", "eval"]) -> tuple[
         arguments["download"] = data.download  # one class downloads by default
     if "train" in parameters:
         arguments["train"] = split == "train"
-    elif "split" not in parameters and split == "eval":
+    elif "split" not in parameters and split != "train":
         return Dataset(cls.__name__, ()), None
     choices = _SPLITS[split] if "split" in parameters else (None,)
     if "train" in parameters and "split" in parameters:
@@ -176,7 +214,7 @@ def _missing(data: Data, error: Exception) -> InputError:
 
 
 def _files(items: Any) -> list[str] | None:
-    pairs = getattr(items, "samples", None)
+    pairs = getattr(items, "samples", getattr(items, "_samples", None))
     if not isinstance(pairs, list) or not pairs or not isinstance(pairs[0], tuple):
         return None
     return [path for path, _ in pairs] if isinstance(pairs[0][0], str) else None
@@ -190,6 +228,10 @@ def _labels(items: Any) -> NDArray[np.int64] | None:
         array = np.asarray(values)
         if array.ndim == 1 and array.dtype.kind in "iub":
             return array.astype(np.int64)
+    pairs = getattr(items, "_samples", None)  # of StanfordCars: path and class
+    if isinstance(pairs, list) and pairs and isinstance(pairs[0], tuple) and len(pairs[0]) == 2:
+        array = np.asarray([label for _, label in pairs])
+        return array.astype(np.int64) if array.dtype.kind in "iu" else None
     return None
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from raysurl import health
 from raysurl.data.dataset import Samples
+from raysurl.data.planetoid import VALIDATION
 from raysurl.data.source import Source
 from raysurl.embed import Augmented, embed, pixels
 from raysurl.encoder import encoder_of
@@ -231,7 +232,13 @@ class Evaluator:
         if not self.num_classes:
             return Features.unlabelled(train)
         train_labels, test_labels = self._labels(bank, train.device)
-        return Features(train, train_labels, test, test_labels, self.num_classes)
+        split, validation = self.source.split, None
+        if split is not None and (split[bank] == VALIDATION).any():
+            validation = torch.from_numpy(split[bank] == VALIDATION).to(train.device)
+        name = self.recipe.data.name
+        return Features(
+            train, train_labels, test, test_labels, self.num_classes, of=name, validation=validation
+        )
 
     def _labels(self, index: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         assert self.source.labels is not None

@@ -42,7 +42,7 @@ class Features:
     What only some protocols ask for: `inputs` (M, D′), the raw values of M evenly spaced train samples; `nodes`, all
     labelled samples with their division; `augmented`, from an epoch to features (N, D) of random views of the train
     images, to be called once for each epoch, in order, as all workers take part; `tuned`, what came of each
-    fine-tuning.
+    fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split.
 
     `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
     where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
@@ -58,6 +58,8 @@ class Features:
     nodes: Nodes | None = None
     augmented: Callable[[int], Tensor] | None = None
     tuned: Mapping[str, Tuned] | None = None
+    of: str = ""
+    validation: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, rows, labels in (
@@ -107,6 +109,8 @@ class Features:
             self.num_classes,
             nodes=self.nodes,
             augmented=augmented and (lambda epoch: augmented(epoch)[train.cpu()]),
+            of=self.of,
+            validation=None if self.validation is None else self.validation[train],
             tuned=self.tuned and {n: replace(t, scores=t.scores[test]) for n, t in self.tuned.items()},
         )
 

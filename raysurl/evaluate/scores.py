@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl import intervals
@@ -34,3 +36,15 @@ def top(name: str, scores: Tensor, labels: Tensor) -> Iterator[tuple[str, float]
     yield f"{name}_top1", top1(scores.argmax(1), labels)
     if scores.shape[1] > TOP:
         yield f"{name}_top5", top5(scores, labels)
+
+
+def per_class(predictions: Tensor, labels: Tensor, *, seed: int) -> Measured:
+    """Mean over the classes that are there of the share of right predictions (Q,), in percent, with the bootstrap's
+    interval."""
+    truth, right = labels.cpu().numpy(), (predictions == labels).cpu().numpy()
+
+    def mean_share(taken: NDArray[np.int64]) -> float:
+        all_of, right_of = np.bincount(truth, taken), np.bincount(truth, taken * right)
+        return float(100.0 * (right_of[all_of > 0] / all_of[all_of > 0]).mean())
+
+    return intervals.bootstrap(len(truth), mean_share, seed=seed, name="per class")

@@ -36,6 +36,8 @@ class Data(Section):
     resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of unreadable samples that stops a run
     labelled: str | None = None  # a file of sample names, one a line: only they keep their labels
+    validation: bool = False  # torchvision's: train also on the set's own validation split, where it has one
+    per_class: int | None = Field(None, ge=1)  # of a set without a test set: so many train, all others test
     limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice
 
 
@@ -151,7 +153,9 @@ class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
-    protocols: tuple[Literal["knn", "linear", "lbfgs", "finetune", "rankme", "embedding", "nodes"], ...] = (
+    protocols: tuple[
+        Literal["knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes"], ...
+    ] = (
         "knn",
         "linear",
         "lbfgs",
