@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from raysurl import streams
 from raysurl.errors import InputError
+from raysurl.windows import Windows, order_in_windows
 
 Index = NDArray[np.int64]
 
@@ -30,12 +31,13 @@ class Request:
     """One rank's part of a global batch.
 
     `index` (b,) int64 sample indices; they stand at positions start … start+b-1 of the global batch of
-    optimizer step `step`.
+    optimizer step `step`. Requests of one `window` lie in groups that are read together; None: of no window.
     """
 
     step: int
     start: int
     index: Index
+    window: int | None = None
 
     @property
     def rows(self) -> slice:
@@ -47,8 +49,9 @@ class Request:
 class Plan:
     """The whole run's order. Build it with `plan`.
 
-    `readable` (n,) int64: the sample indices in use. `window`: see `epoch_order`. `graph` (N, k) int64, -1 =
-    none: neighbours of each sample, best first, for the `neighbours` sampler.
+    `readable` (n,) int64: the sample indices in use. `windows`: of samples that are read in groups; None: all are
+    shuffled. `window`: the order that runs had before there were `windows`, see `epoch_order`. `graph` (N, k) int64,
+    -1 = none: neighbours of each sample, best first, for the `neighbours` sampler.
     """
 
     readable: Index
@@ -56,6 +59,7 @@ class Plan:
     seed: int
     window: int | None = None
     graph: Index | None = None
+    windows: Windows | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,11 +72,25 @@ class Plan:
 
     def order(self, epoch: int) -> Index:
         """(n,) sample indices in the order of `epoch`, the tail that is left out included."""
-        order = epoch_order(self.readable, self.seed, epoch, self.window)
+        return _kept_order(self, epoch)[0]
+
+    @property
+    def in_windows(self) -> bool:
+        """Whether an epoch is cut into windows, because it is more than one can hold."""
+        return self.windows is not None and self.windows.size < len(self.readable)
+
+    def _order(self, epoch: int) -> tuple[Index, Index | None]:
+        """The order of an epoch, and where its windows begin, if each batch is of one."""
+        seams = None
+        if self.windows is not None and self.in_windows:
+            order, seams = order_in_windows(self.readable, self.windows, self.batch_size, self.seed, epoch)
+        else:
+            order = epoch_order(self.readable, self.seed, epoch, self.window)
         if self.graph is None:
-            return order
-        keys = None if self.window else _bits(len(order), self.seed, epoch, _GROUPS)
-        return beside_neighbours(order, self.graph, keys)
+            return order, seams
+        whole = self.window is None and seams is None
+        keys = _bits(len(order), self.seed, epoch, _GROUPS) if whole else None
+        return beside_neighbours(order, self.graph, keys), None
 
     def global_batches(self, first: int, last: int) -> Iterator[tuple[int, Index]]:
         """(step, (B,) sample indices) of the optimizer steps first … last-1, counted from the run's start."""
@@ -82,7 +100,16 @@ class Plan:
     def global_batch(self, step: int) -> Index:
         """(B,) sample indices of one optimizer step."""
         begin = (step % self.steps_per_epoch) * self.batch_size
-        return _kept_order(self, step // self.steps_per_epoch)[begin : begin + self.batch_size]
+        return self.order(step // self.steps_per_epoch)[begin : begin + self.batch_size]
+
+    def window_of(self, step: int) -> int | None:
+        """The step at which the window of a step begins; None where its batch is of no window."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        seams = _kept_order(self, epoch)[1]
+        if seams is None:
+            return None
+        last = np.searchsorted(seams, within * self.batch_size, side="right") - 1
+        return epoch * self.steps_per_epoch + int(seams[last]) // self.batch_size
 
     def requests(
         self, first: int, last: int, *, rank: int = 0, world_size: int = 1, accumulate: int = 1
@@ -99,14 +126,15 @@ class Plan:
                 f" {world_size} × {accumulate}"
             )
         for step, batch in self.global_batches(first, last):
+            window = self.window_of(step)
             for micro in range(accumulate):
                 start = (micro * world_size + rank) * part
-                yield Request(step, start, batch[start : start + part])
+                yield Request(step, start, batch[start : start + part], window)
 
 
 @lru_cache(maxsize=2)
-def _kept_order(the_plan: Plan, epoch: int) -> Index:
-    return the_plan.order(epoch)
+def _kept_order(the_plan: Plan, epoch: int) -> tuple[Index, Index | None]:
+    return the_plan._order(epoch)
 
 
 def plan(
@@ -116,6 +144,7 @@ def plan(
     seed: int,
     window: int | None = None,
     graph: Index | None = None,
+    windows: Windows | None = None,
 ) -> Plan:
     """The plan over the readable samples (a mask (N,), their indices, or just their number).
 
@@ -126,7 +155,7 @@ def plan(
         raise InputError(
             f"train.batch_size={batch_size} is more than the {len(index)} readable samples; use at most these"
         )
-    return Plan(index, batch_size, seed, window, graph)
+    return Plan(index, batch_size, seed, window, graph, windows)
 
 
 def epoch_order(
@@ -135,7 +164,8 @@ def epoch_order(
     """(n,) sample indices in the order of one epoch: an exact permutation of the readable ones.
 
     With `window`, the readable samples are cut into windows of that many neighbours in the listing; the
-    windows come in seeded order and each is permuted exactly within itself.
+    windows come in seeded order and each is permuted exactly within itself. So streaming runs were ordered that began
+    with recipe.streams=1; see raysurl.windows for the others.
     """
     index = _indices(readable)
     n = len(index)

@@ -87,7 +87,6 @@ _FIRST: dict[str | int, Callable[..., int]] = {
     "limit": lambda seed: _two(seed, 0x6C696D6974),
     "node split": lambda seed, draw: _two(draw, 0x73706C6974),
     "contact sheet": lambda seed: seed,
-    "reworked clusters": _of_level,
 }
 _FIRST_INTEGERS: dict[str | int, Callable[..., int]] = {
     "weights": lambda seed: seed,

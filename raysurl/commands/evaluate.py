@@ -9,11 +9,11 @@ from raysurl import intervals
 from raysurl.classifier import write_classifiers
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
-from raysurl.evaluate.evaluator import Evaluator, Networks, check_views
+from raysurl.evaluate.evaluator import Evaluator, check_views
 from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
-from raysurl.train import local
+from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
 
 
@@ -21,19 +21,18 @@ def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
     found = named_encoder(take(arguments)[1])
     recipe, device = found.recipe, default_device()
-    if "transfer" in recipe.eval.protocols:  # which is chosen and fitted with the set's own validation split
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": True})})
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
     check_views(recipe, samples)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
-    evaluated = evaluator.final(Networks(found.encoder.to(device)))
+    networks, said = stored.networks(found.where, recipe, found.encoder, source)
+    evaluated = evaluator.final(networks.to(device), stored.untrained_embedder(recipe, source))
     metrics, between = evaluated.metrics, intervals.of_metrics(evaluated.metrics)
     written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
     write_classifiers(found.where, evaluated.classifiers, recipe, source)
-    for note in evaluator.notes:
+    for note in [*evaluator.notes, *said]:
         print(note)
     show_metrics(metrics, str(found.where), between, evaluated.gains)

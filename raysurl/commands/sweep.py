@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
@@ -31,6 +31,8 @@ KEYS = (
     "space", "scale", "output", "print", "max_concurrent", "cpus", "gpus", "seeds", "trials", "max_trials",
     "max_hours", "data_root",
 )  # fmt: skip
+SETTINGS = ("method", "encoder", "data", "samples", "epochs", "batch")  # of each cell, where cells are listed
+WIDE = 240  # characters
 MAY_BE_ZERO = ("cpus", "gpus")  # of which a trial may take the one and not the other
 
 
@@ -46,13 +48,13 @@ class Asked:
 def main(arguments: Sequence[str]) -> None:
     """`sweep.py space=NAME [scale=cpu|full] [seeds=0,1,2] [only.AXIS=A,B] [max_concurrent=N] [key=value …] [--print]`.
 
-    `--print` lists the trials and starts nothing.
+    `--print` lists the trials and starts nothing; their data need not be there.
     """
     asked = read_arguments(arguments)
-    plan = make_plan(asked.request)
     if asked.print_only:
-        show_plan(plan)
+        show_plan(make_plan(asked.request, listed=True))
         return
+    plan = make_plan(asked.request)
     run(plan, asked)
     print(write_report(asked.output))
 
@@ -176,7 +178,8 @@ def _number(mine: dict[str, str], key: str, kind: type) -> Any:
 
 def show_plan(plan: SweepPlan) -> None:
     """All trials, what is not run and why; starts nothing."""
-    space, console = plan.space, Console()
+    # a pipe has no width: lines stay whole there
+    space, console = plan.space, Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(f"{space.title} ({plan.request.scale})", highlight=False)
     if plan.request.scale == "cpu" and space.cpu:
         console.print(f"stand-ins: {space.cpu.stands_in or 'none'}", markup=False, highlight=False)
@@ -184,17 +187,37 @@ def show_plan(plan: SweepPlan) -> None:
         console.print(
             f"{space.trials} trials, chosen one by one over {', '.join(space.axes)}", highlight=False
         )
+        corners = Table("corner", *SETTINGS, box=None)
+        for number, recipe in enumerate(plan.recipes):
+            corners.add_row(str(number), *_settings(plan, recipe))
+        console.print(corners)
         return
     paper = paper_numbers(plan.request.space)
-    table = Table("trial", *space.axes, "seed", "paper", box=None)
+    table = Table(Column("trial", no_wrap=True), *space.axes, *SETTINGS, "seed", "paper", box=None)
     for trial in plan.trials:
         value = paper.get(trial.cell.key)
         labels = [label if label != INACTIVE else "" for label in trial.cell.key]
-        table.add_row(trial.id, *labels, str(trial.seed), "" if value is None else f"{value:g}")
+        printed = "" if value is None else f"{'≈' if space.read_from_figure else ''}{value:g}"
+        table.add_row(trial.id, *labels, *_settings(plan, trial.recipe), str(trial.seed), printed)
     console.print(table)
     for why, cells in Counter(plan.not_run.values()).items():
         console.print(f"not run, {cells} cells: {why}", markup=False, highlight=False, soft_wrap=True)
+    if any(plan.samples_of(trial.recipe).startswith("(") for trial in plan.trials):
+        console.print("in brackets: the data are not here, and known to be so many", highlight=False)
     console.print(
         f"{len(plan.trials)} trials of {len(plan.ids)} cells; {len(plan.not_run)} cells are not run",
         highlight=False,
     )
+
+
+def _settings(plan: SweepPlan, recipe: Recipe) -> list[str]:
+    """What a cell resolves to, in a few words."""
+    epochs = f"{recipe.train.epochs}" + (f" × {recipe.train.rounds}" if recipe.train.rounds > 1 else "")
+    return [
+        recipe.method.name,
+        recipe.encoder.name,
+        recipe.data.name,
+        plan.samples_of(recipe),
+        epochs,
+        str(recipe.train.batch_size),
+    ]

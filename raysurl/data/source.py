@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raysurl.data import manifest
+from raysurl.data import grouping, manifest
 from raysurl.data.dataset import Samples, Unreadable, all_readable
 from raysurl.data.decode import Array
 from raysurl.data.gather import Gather, Images, stack
@@ -23,6 +23,7 @@ from raysurl.data.residency import Mode, available_memory, check_unreadable, cho
 from raysurl.data.shards import Shard, pack_all
 from raysurl.recipe import Data
 from raysurl.sampler import Request
+from raysurl.windows import Windows
 
 __all__ = ["Facts", "Images", "Request", "ResidentSource", "Source", "StreamingSource", "open_source"]
 
@@ -30,6 +31,7 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]  # samples done, of
 
 _BLOCK = 512  # samples decoded between two reports of progress
+_TOGETHER = 4096  # samples of groups, and of no window, that are read at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,8 @@ class Facts:
     """What is known of the N samples of a source.
 
     `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
-    sentences for the log. `split` (N,), `label_values`: see `Samples`.
+    sentences for the log. `split` (N,), `label_values`: see `Samples`. `windows`: of samples that are read in groups as
+    they are asked for; None: all can be shuffled.
     """
 
     readable: NDArray[np.bool_]
@@ -48,6 +51,7 @@ class Facts:
     remarks: tuple[str, ...] = ()
     split: NDArray[np.uint8] | None = None
     label_values: tuple[int, ...] | None = None
+    windows: Windows | None = None
 
 
 class Source:
@@ -59,6 +63,7 @@ class Source:
         self.labels, self.class_names = facts.labels, facts.class_names
         self.label_values = facts.label_values
         self.mode, self.split = facts.mode, facts.split
+        self.windows = facts.windows
 
     def __len__(self) -> int:
         return len(self.readable)
@@ -98,33 +103,35 @@ class ResidentSource(Source):
 class StreamingSource(Source):
     """Samples read and decoded when they are asked for, by this process alone."""
 
-    def __init__(self, samples: Samples, facts: Facts, window: int) -> None:
+    def __init__(self, samples: Samples, facts: Facts) -> None:
         super().__init__(facts)
-        self.samples, self.window = samples, window
+        self.samples = samples
 
     def images(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Images]]:
-        for unit in units(requests, unit_rows(self.samples, self.window)):
+        for unit in units(requests, rows_together(self.samples)):
             encoded = self.samples.read(np.concatenate([request.index for request in unit]))
-            start = 0
+            encoded.reverse()
             for request in unit:
-                part = encoded[start : start + len(request.index)]
+                part = [encoded.pop() for _ in request.index]  # each is let go when it is decoded
                 yield request, stack(all_readable(self.samples.decode(request.index, part)))
-                start += len(part)
 
 
-def unit_rows(samples: Samples, window: int) -> int:
-    """How many samples to read at once: a window where neighbours share a row group, else as few as asked."""
-    return window if samples.reader.grouped else 1
+def rows_together(samples: Samples) -> int:
+    """How many samples of no window are read at once: many where neighbours share a group, else as few as asked."""
+    return _TOGETHER if samples.reader.grouped else 1
 
 
 def units(requests: Iterable[Request], rows: int) -> Iterator[list[Request]]:
-    """Consecutive requests, joined until they hold at least `rows` samples."""
+    """Consecutive requests: those of a window, or as many of none as hold at least `rows` samples."""
     unit: list[Request] = []
     held = 0
     for request in requests:
+        if unit and unit[0].window != request.window:
+            yield unit
+            unit, held = [], 0
         unit.append(request)
         held += len(request.index)
-        if held >= rows:
+        if held >= rows and request.window is None:
             yield unit
             unit, held = [], 0
     if unit:
@@ -161,7 +168,7 @@ def open_source(
     facts = settle(samples, data, mode, why, skipped, saved, manifest_path)
     if mode == "resident":
         return ResidentSource(shards, facts)
-    return StreamingSource(samples, facts, data.window)
+    return StreamingSource(samples, facts)
 
 
 def decode_all(samples: Samples, progress: Progress | None = None) -> tuple[list[Shard], list[Unreadable]]:
@@ -225,8 +232,10 @@ def settle(
             label_values=samples.label_values,
         )
     remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note]
+    windows = None
     if mode == "streaming":
-        remarks.append(streaming_promise(samples, data.window))
+        windows = grouping.windows_of(samples, data)
+        remarks.append(grouping.promise(samples, windows, data))
     said = tuple(filter(None, remarks))
     return Facts(
         readable,
@@ -237,19 +246,10 @@ def settle(
         said,
         samples.split,
         samples.label_values,
+        windows,
     )
 
 
 def as_saved(samples: Samples, saved: manifest.Saved | None) -> Samples:
     """Pixels scaled as the run began: its range is the manifest's."""
     return samples if saved is None or saved.depth is None else replace(samples, depth=saved.depth)
-
-
-def streaming_promise(samples: Samples, window: int) -> str:
-    text = "the order is exact, independent of the number of workers, and resumes exactly"
-    if window >= len(samples):
-        return text
-    text += f"; shuffled within windows of {window:,} samples only (data.window), the windows in seeded order"
-    if not samples.reader.grouped:
-        text += "; here each sample is read alone, so a larger data.window costs nothing"
-    return text

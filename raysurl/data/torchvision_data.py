@@ -1,7 +1,8 @@
 """Any torchvision data set by name and root: `torchvision:CIFAR10`.
 
 Which split is which follows from the class's own arguments (`train=`, `split=`), so that no table of data
-sets is kept here; STL10's training split takes its unlabelled images in. Nothing is downloaded unless asked.
+sets is kept here; STL10's training split takes its unlabelled images in, and a class with a test split and a validation
+split trains on the latter too, as papers do on FGVC Aircraft, DTD and Flowers. Nothing is downloaded unless asked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -29,18 +30,19 @@ from raysurl.errors import InputError
 from raysurl.recipe import Data
 
 _SPLITS = {
-    "train": ("train+unlabeled", "train", "trainval", "balanced"),
+    "train": ("train+unlabeled", "trainval", "train", "balanced"),
     "eval": ("test", "val", "valid", "validation"),
-    "validation": ("val", "valid", "validation"),
 }
+_VALIDATION = _SPLITS["eval"][1:]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A torchvision data set that any process can open again: class, and its arguments."""
+    """A torchvision data set that any process can open again: class, its arguments, and a split that comes behind."""
 
     name: str
     arguments: tuple[tuple[str, Any], ...]
+    behind: str | None = None
 
     def open(self) -> Any:
         return _open_once(self)
@@ -54,14 +56,32 @@ class Dataset:
 def _open_once(dataset: Dataset) -> Any:
     import torchvision.datasets  # slow to import, and most processes never need it
 
-    return getattr(torchvision.datasets, dataset.name)(**dict(dataset.arguments))
+    opened = getattr(torchvision.datasets, dataset.name)
+    first = opened(**dict(dataset.arguments))
+    if dataset.behind is None:
+        return first
+    return Joined(first, opened(**{**dict(dataset.arguments), "split": dataset.behind}))
+
+
+class Joined:
+    """Two splits as one: the items of the first, then those of the other."""
+
+    def __init__(self, first: Any, other: Any) -> None:
+        self.first, self.other = first, other
+        self.classes = getattr(first, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.other)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.first[row] if row < len(self.first) else self.other[row - len(self.first)]
 
 
 @dataclass(frozen=True)
 class ItemReader:
     """Samples of a data set that offers neither an array nor files: its items, one by one."""
 
-    dataset: Dataset | Joined
+    dataset: Dataset
     in_memory: ClassVar[bool] = False
     grouped: ClassVar[bool] = False
 
@@ -78,21 +98,8 @@ class ItemReader:
         return result
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Two splits of a data set, one after the other."""
-
-    parts: tuple[Dataset, Dataset]
-
-    def open(self) -> Any:
-        from torch.utils.data import ConcatDataset
-
-        return ConcatDataset([part.open() for part in self.parts])
-
-
 def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
-    """The samples of a split; None where the class knows no test split. With `data.validation` the training split has
-    the class's own validation split behind it, and says so.
+    """The samples of a split; None where the class knows no test split.
 
     Raises InputError for an unknown class (the nearest named), a missing root, or a set that is not there.
     """
@@ -100,23 +107,6 @@ def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
     dataset, items = _open_split(cls, data, split)
     if items is None:
         return None
-    if split == "train" and data.validation:
-        held_out, more = _open_split(cls, data, "validation")
-        if more is not None:
-            return _joined(dataset, items, held_out, more)
-    return _samples(dataset, items, data)
-
-
-def _joined(dataset: Dataset, items: Any, held_out: Dataset, more: Any) -> Samples:
-    where, labels = f"torchvision:{dataset.name}", [_labels(items), _labels(more)]
-    counts = [len(items), len(more)]
-    listing = Listing.of_rows(f"{where} with its validation split", sum(counts))
-    known = None if labels[0] is None or labels[1] is None else np.concatenate([labels[0], labels[1]])
-    split = np.repeat(np.array([TRAIN, VALIDATION], np.uint8), counts)
-    return Samples(listing, ItemReader(Joined((dataset, held_out))), known, _names(items), split=split)
-
-
-def _samples(dataset: Dataset, items: Any, data: Data) -> Samples:
     where = f"torchvision:{dataset.name}"
     labels, names = _labels(items), _names(items)
     reader: Reader
@@ -140,7 +130,11 @@ def _samples(dataset: Dataset, items: Any, data: Data) -> Samples:
         raise InputError(f"data.name={data.name} does not hold images one by one, so it cannot be trained on")
     if labels is not None and len(labels) != len(listing):
         labels = None
-    return Samples(listing, reader, labels, names)
+    split_of = None
+    if isinstance(items, Joined):
+        counts = [len(items.first), len(items.other)]
+        split_of = np.repeat(np.array([TRAIN, VALIDATION], np.uint8), counts)
+    return Samples(listing, reader, labels, names, split=split_of)
 
 
 def _entry(prefix: str, path: str) -> Entry:
@@ -166,14 +160,8 @@ def _class(name: str) -> Any:
     )
 
 
-def _open_split(cls: Any, data: Data, split: Literal["train", "eval", "validation"]) -> tuple[Dataset, Any]:
-    """The data set and its opened form; None for a split that the class does not have. Its validation split is none
-    where its training split holds it, or where it is the only test split."""
-    if split == "validation":
-        (train, _), (test, _) = (_open_split(cls, data, other) for other in ("train", "eval"))
-        taken = [dict(other.arguments).get("split") for other in (train, test)]
-        if taken[0] != "train" or taken[1] != "test":
-            return Dataset(cls.__name__, ()), None
+def _open_split(cls: Any, data: Data, split: Literal["train", "eval"]) -> tuple[Dataset, Any]:
+    """The data set and its opened form; None for a test split that the class does not have."""
     parameters = inspect.signature(cls).parameters
     arguments: dict[str, Any] = {}
     if "root" in parameters:
@@ -186,7 +174,7 @@ def _open_split(cls: Any, data: Data, split: Literal["train", "eval", "validatio
         arguments["download"] = data.download  # one class downloads by default
     if "train" in parameters:
         arguments["train"] = split == "train"
-    elif "split" not in parameters and split != "train":
+    elif "split" not in parameters and split == "eval":
         return Dataset(cls.__name__, ()), None
     choices = _SPLITS[split] if "split" in parameters else (None,)
     if "train" in parameters and "split" in parameters:
@@ -194,13 +182,32 @@ def _open_split(cls: Any, data: Data, split: Literal["train", "eval", "validatio
     for choice in choices:
         dataset = Dataset(cls.__name__, tuple({**arguments, **({"split": choice} if choice else {})}.items()))
         try:
-            return dataset, dataset.open()
+            items = dataset.open()
+            return _with_validation(dataset, items) if choice == "train" else (dataset, items)
         except ValueError as error:
             if "split" not in str(error):
                 raise _missing(data, error) from None
         except (RuntimeError, OSError, ImportError) as error:
             raise _missing(data, error) from None
     return Dataset(cls.__name__, ()), None
+
+
+def _with_validation(dataset: Dataset, items: Any) -> tuple[Dataset, Any]:
+    """A training split with the validation split behind it, where there is a test split beside these two."""
+    arguments = dict(dataset.arguments)
+
+    def has(split: str) -> bool:
+        try:
+            replace(dataset, arguments=tuple({**arguments, "split": split}.items())).open()
+        except Exception:  # no such split, or its files are not there: each class says so in its own way
+            return False
+        return True
+
+    held = next((split for split in _VALIDATION if has(split)), None)
+    if held is None or not has("test") or _files(items) is not None or hasattr(items, "data"):
+        return dataset, items
+    joined = replace(dataset, behind=held)
+    return joined, joined.open()
 
 
 def _missing(data: Data, error: Exception) -> InputError:
@@ -214,13 +221,17 @@ def _missing(data: Data, error: Exception) -> InputError:
 
 
 def _files(items: Any) -> list[str] | None:
-    pairs = getattr(items, "samples", getattr(items, "_samples", None))
+    pairs = getattr(items, "samples", None)
     if not isinstance(pairs, list) or not pairs or not isinstance(pairs[0], tuple):
         return None
     return [path for path, _ in pairs] if isinstance(pairs[0][0], str) else None
 
 
 def _labels(items: Any) -> NDArray[np.int64] | None:
+    if isinstance(items, Joined):
+        parts = [_labels(items.first), _labels(items.other)]
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
     for name in ("targets", "labels", "_labels", "y"):
         values = getattr(items, name, None)
         if values is None:
@@ -228,10 +239,19 @@ def _labels(items: Any) -> NDArray[np.int64] | None:
         array = np.asarray(values)
         if array.ndim == 1 and array.dtype.kind in "iub":
             return array.astype(np.int64)
-    pairs = getattr(items, "_samples", None)  # of StanfordCars: path and class
-    if isinstance(pairs, list) and pairs and isinstance(pairs[0], tuple) and len(pairs[0]) == 2:
-        array = np.asarray([label for _, label in pairs])
-        return array.astype(np.int64) if array.dtype.kind in "iu" else None
+    return _of_pairs(items)
+
+
+def _of_pairs(items: Any) -> NDArray[np.int64] | None:
+    """Labels of data sets that keep a list of (image, label), in either order; a label is the one whole number."""
+    for name in ("_samples", "index", "_flat_character_images"):
+        pairs = getattr(items, name, None)
+        if not isinstance(pairs, list) or not pairs or not isinstance(pairs[0], tuple):
+            continue
+        columns = [np.asarray(column) for column in zip(*pairs, strict=True) if np.ndim(column[0]) == 0]
+        whole = [column for column in columns if column.ndim == 1 and column.dtype.kind in "iu"]
+        if len(whole) == 1:
+            return whole[0].astype(np.int64)
     return None
 
 

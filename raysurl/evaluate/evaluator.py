@@ -2,7 +2,9 @@
 
 Probes and health signals are of the backbone's features. What kNN compares is `eval.features`: the backbone's
 features; the method's embedding; or `memory`, the embedding of a test image against the vectors that memory holds
-of the training samples (Super-AND's headline). In the last two cases the backbone's kNN is logged beside it.
+of the training samples (Super-AND's headline). In the last two cases the backbone's kNN is logged beside it, and
+both have a baseline of their own quantity: the untrained method's embedding, which memory would begin with, and the
+untrained backbone (`eval/untrained_knn_top1`, `eval/untrained_backbone_knn_top1`).
 """
 
 from __future__ import annotations
@@ -49,6 +51,11 @@ class Networks:
     encoder: nn.Module
     embedder: nn.Module | None = None
     remembered: Tensor | None = None  # (N, D) of the training samples
+
+    def to(self, device: torch.device) -> Networks:
+        embedder = self.embedder and self.embedder.to(device)
+        remembered = None if self.remembered is None else self.remembered.to(device)
+        return Networks(self.encoder.to(device), embedder, remembered)
 
 
 @dataclass(frozen=True)
@@ -117,12 +124,18 @@ class Evaluator:
         metrics = evaluate(features, self.recipe.eval, protocols=["knn"])
         return metrics | headline | health.signals(features.train)
 
-    def final(self, trained: Networks) -> Evaluated:
-        """All protocols, beside the untrained encoder and raw pixels."""
+    def final(self, trained: Networks, untrained_embedder: nn.Module | None = None) -> Evaluated:
+        """All protocols, beside the untrained encoder and raw pixels.
+
+        `untrained_embedder`: beside it stands what kNN compares, where that is not the backbone.
+        """
         settings, seed = self.recipe.eval, self.recipe.stream_seed
         features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
         fresh = encoder_of(self.recipe).to(self.runtime.device) if settings.baselines else None
         untrained = self.features(fresh, self.bank) if fresh else None
+        untrained_headline = None
+        if fresh and trained.embedder is not None and untrained_embedder is not None:
+            untrained_headline = self.features(untrained_embedder.to(self.runtime.device), self.bank)
         nodes = self._nodes(trained.encoder)
         judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
         views = [self._augmented(encoder) for encoder in judged]
@@ -137,7 +150,12 @@ class Evaluator:
             metrics |= backbone | headline
         if untrained is not None:
             untrained = replace(untrained, augmented=views[1], tuned=tuned[1])
-            metrics |= evaluate(untrained, settings, prefix="untrained", seed=seed)
+            found = evaluate(untrained, settings, prefix="untrained", seed=seed)
+            metrics |= _of_the_backbone(found) if headline else found
+        if untrained_headline is not None:
+            metrics |= evaluate(
+                untrained_headline, settings, protocols=["knn"], prefix="untrained", seed=seed
+            )
         if settings.baselines and self.num_classes:
             raw = self._pixels()
             asked = of_pixels(settings.protocols)
@@ -269,3 +287,12 @@ def _policy(recipe: Recipe, name: str | None) -> Policy:
         return POLICIES[name or "plain"]
     own = [policy for policy in recipe.view_policies().values() if policy.crop]
     return own[0] if own else POLICIES["plain"]
+
+
+def _of_the_backbone(untrained: dict[str, float]) -> dict[str, float]:
+    """kNN of the untrained backbone under a name of its own, where the headline's kNN is of something else."""
+    known = "eval/untrained_knn"
+    return {
+        (name.replace(known, "eval/untrained_backbone_knn", 1) if name.startswith(known) else name): value
+        for name, value in untrained.items()
+    }

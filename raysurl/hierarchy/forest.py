@@ -39,6 +39,8 @@ class Layer(NamedTuple):
     first: Ids  # (capacity,) head of the children's list, in the layer below
     children: Ids  # (capacity,) their number
     samples: Ids  # (capacity,) their number
+    hit: NDArray[np.bool_]  # (capacity,) it changed, and its cluster above has not been reworked since
+    since: Ids  # (capacity,) step at which the first such child was hit, 0 = none waits
     sums: Rows  # (capacity, D) sum of the samples' features, where there are two or more
     free: Ids  # (capacity,) stack of free ids …
     free_size: NDArray[np.int64]  # (1,) … and its height
@@ -83,6 +85,8 @@ def _empty(capacity: int, dim: int) -> Layer:
         ids(),
         np.zeros(capacity, np.int32),
         np.zeros(capacity, np.int32),
+        np.zeros(capacity, np.bool_),
+        np.zeros(capacity, np.int32),
         np.zeros((capacity, dim), np.float32),
         np.arange(capacity - 1, -1, -1, dtype=np.int32),
         np.array([capacity]),
@@ -123,8 +127,12 @@ def read(layers: Forest, features: Features, layer: int, node: int, out: Rows) -
 def read_all(layers: Forest, features: Features, layer: int, nodes: Ids) -> Rows:
     """Sums of several nodes -> (n, D)."""
     out = np.empty((len(nodes), features.bits.shape[1]), np.float32)
+    samples, sums = layers[layer].samples, layers[layer].sums
     for i in range(len(nodes)):
-        read(layers, features, layer, nodes[i], out[i])
+        if layer > 0 and samples[nodes[i]] > 1:
+            out[i] = sums[nodes[i]]
+        else:
+            read(layers, features, layer, nodes[i], out[i])
     return out
 
 
@@ -132,10 +140,10 @@ def read_all(layers: Forest, features: Features, layer: int, nodes: Ids) -> Rows
 def children(layers: Forest, layer: int, node: int) -> Ids:
     """Ids, in the layer below, of a node's children."""
     out = np.empty(layers[layer].children[node], np.int32)
-    child = layers[layer].first[node]
+    child, after = layers[layer].first[node], layers[layer - 1].next
     for i in range(len(out)):
         out[i] = child
-        child = layers[layer - 1].next[child]
+        child = after[child]
     return out
 
 
@@ -156,6 +164,7 @@ def release(layers: Forest, layer: int, node: int) -> None:
     own = layers[layer]
     own.parent[node] = NONE
     own.samples[node] = 0
+    own.hit[node], own.since[node] = False, 0
     own.free[own.free_size[0]] = node
     own.free_size[0] += 1
 
@@ -219,8 +228,14 @@ def above_of(layers: Forest, layer: int, node: int) -> int:
 
 @compiled
 def absorb(layers: Forest, features: Features, layer: int, into: int, node: int, x: Rows, y: Rows) -> None:
-    """Union of two clusters of one parent: all children of `node` go to `into`, and its id is given back."""
+    """Union of two clusters of one parent: all children of `node` go to `into`, and its id is given back.
+
+    What waited in one of them waits in the union, since the earlier step.
+    """
     own = layers[layer]
+    if own.since[node] and (own.since[into] == 0 or own.since[node] < own.since[into]):
+        own.since[into] = own.since[node]
+    own.hit[into] |= own.hit[node]
     read(layers, features, layer, into, x)
     read(layers, features, layer, node, y)
     for d in range(len(x)):

@@ -75,18 +75,23 @@ def _best_of_block(
     centres = read_all(layers, features, other, block)
     length = np.empty(len(block), np.float32)
     for j in range(len(block)):
-        length[j] = np.sqrt(max(np.sum(centres[j] * centres[j]), SMALLEST))
-        centres[j] /= length[j]
+        square = SMALLEST
+        for d in range(centres.shape[1]):
+            square += centres[j, d] * centres[j, d]
+        length[j] = np.sqrt(square)
+        for d in range(centres.shape[1]):
+            centres[j, d] /= length[j]
     products = np.dot(rows, centres.T)
+    parent, samples, other_samples = layers[layer].parent, layers[layer].samples, layers[other].samples
     for i in range(len(members)):
         node = nodes[members[i]]
-        own = node if other == layer else layers[layer].parent[node]
+        own = node if other == layer else parent[node]
         square = max(np.sum(rows[i] * rows[i]), SMALLEST)
         highest, at = np.float32(-np.inf), NONE
         for j in range(len(block)):
             value = products[i, j]
             if block[j] == own:
-                if layers[other].samples[own] == layers[layer].samples[node]:
+                if other_samples[own] == samples[node]:
                     continue
                 rest = length[j] ** 2 - 2 * value * length[j] + square
                 value = (value * length[j] - square) / np.sqrt(max(rest, SMALLEST))

@@ -1,14 +1,17 @@
-"""Online hierarchical clustering of all samples, one batch at a time (RCL, sec. 3.3; Zheng et al. 2021).
+"""Online hierarchical clustering of all samples, one batch at a time (RCL, sec. 4.3; after Zheng et al. 2021).
 
 Level 1 is the sample itself; level h + 1 groups the clusters of level h. Labels are parent pointers, so two samples
 that share a cluster share every coarser one (the paper's cluster-preserve property) by construction.
 
-An update takes the new features of a batch. Then, from the finest level to the coarsest, for the clusters that the
-batch touched:
+An update takes the new features of a batch. Then, from the finest level to the coarsest, for the clusters that
+batches touched and whose turn it is:
 
 1. each touched unit (a child of a cluster) moves to the nearest cluster under the same parent;
 2. each touched cluster is split at its density peaks (raysurl.hierarchy.split);
 3. each piece is united with its nearest sibling if their cosine exceeds the level's threshold (…nearest).
+
+That is every touched cluster, or, where they are too many for the time of an update, each in its turn after a stated
+number of updates (raysurl.hierarchy.turns).
 
 Nothing crosses a parent's border: level h changes its parents only when level h + 1 is updated. 1, the number of
 prototypes (a piece per eight units) and the correction of cosines for noisy centres are ours; `relocate=False,
@@ -27,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from raysurl import streams
 from raysurl.errors import InputError
-from raysurl.hierarchy import forest, signals
+from raysurl.hierarchy import forest, signals, turns
 from raysurl.hierarchy.dbscan import nested_labels
 from raysurl.hierarchy.forest import Ids
 from raysurl.hierarchy.nearest import merge, relocate
@@ -42,9 +45,10 @@ class Hierarchy:
 
     `merge_thresholds`: cosine above which clusters are united, for level 2 and up, decreasing. The radii of the warm
     start follow from them: r = √(2 − 2σ), so .755 and .68 are the paper's .7 and .8. `max_clusters`: at most so
-    many clusters per level and update are reworked, a random choice among those the batch touched. `max_units`: density
-    peaks are sought among at most so many children. `mode`: units and pieces go to the nearest prototype, or to the
-    one that label propagation finds most possible. Deterministic for a given order of updates and `seed`.
+    many clusters per level and update are reworked, and the others wait for their turn; None: as many as its time
+    allows (…turns). `max_units`: density peaks are sought among at most so many children. `mode`: units and pieces
+    go to the nearest prototype, or to the one that label propagation finds most possible. Deterministic for a
+    given order of updates and `seed`.
 
     Raises InputError for a setting that makes no sense; every method does so for bad input, and leaves the state as
     it was.
@@ -61,14 +65,14 @@ class Hierarchy:
         prototypes: int = 16,
         relocate: bool = True,
         correct_noise: bool = True,
-        max_clusters: int = 256,
+        max_clusters: int | None = None,
         max_units: int = 256,
         min_points: int = 4,
         num_neighbours: int = 32,
         seed: int = 0,
     ) -> None:
         _check(num_samples, dim, levels, merge_thresholds)
-        if prototypes < 2 or max_units < 2 or max_clusters < 1:
+        if prototypes < 2 or max_units < 2 or (max_clusters is not None and max_clusters < 1):
             raise InputError("a hierarchy needs prototypes ≥ 2, max_units ≥ 2 and max_clusters ≥ 1")
         self.num_samples, self.dim, self.levels = num_samples, dim, levels
         self.merge_thresholds = tuple(merge_thresholds)
@@ -86,6 +90,7 @@ class Hierarchy:
         self._seen = 0  # samples updated since the sums were last recomputed
         self.splits = np.zeros(self.levels - 1, np.int64)  # since the last `health`, per level from level 2
         self.merges = np.zeros(self.levels - 1, np.int64)
+        self.longest_wait = np.zeros(self.levels - 1, np.int64)  # updates that a touched cluster waited
         self._looked = np.zeros((self.levels - 1, 0), np.int32)  # labels at the last `health`
 
     @property
@@ -149,19 +154,27 @@ class Hierarchy:
         return True
 
     def _rework(self, layer: int, samples: NDArray[np.int64]) -> None:
-        """The three moves for the clusters of one level that the batch touched, or a random choice of them."""
+        """The three moves for the clusters of one level that the batch touched, or for those whose turn it is."""
         layers, features = self._layers, self._features
-        units = np.unique(forest.ancestors(layers, samples, layer - 1))
-        touched = np.unique(layers[layer - 1].parent[units])
-        if len(touched) > self.max_clusters:
-            random = streams.numpy_stream(self.seed, "reworked clusters", self.step, layer)
-            touched = random.permutation(touched)[: self.max_clusters]
-            units = units[np.isin(layers[layer - 1].parent[units], touched)]
+        turns.mark(layers, layer - 1, np.unique(forest.ancestors(layers, samples, layer - 1)), self.step)
+        now = turns.due(
+            layers,
+            layer,
+            self.dim,
+            most=self.max_clusters,
+            prototypes=self.prototypes,
+            max_units=self.max_units,
+        )
+        wait = self.step - int(layers[layer].since[now].min(initial=self.step))
+        self.longest_wait[layer - 1] = max(self.longest_wait[layer - 1], wait)
+        units = turns.take(layers, layer, now)
         free = layers[layer].free_size[0]
         if self.relocate:
             relocate(layers, features, layer - 1, units)
         emptied = layers[layer].free_size[0] - free
         clusters = np.unique(layers[layer - 1].parent[units])
+        # a cluster that units came to and that waits has its own turn
+        clusters = clusters[layers[layer].since[clusters] == 0]
         seed = streams.integer(self.seed, "split core", self.step, layer)
         pieces = split(
             layers, features, layer, clusters, units, self.prototypes, self.max_units, seed, self.propagate
@@ -170,6 +183,9 @@ class Hierarchy:
         merged = merge(layers, features, layer, pieces, threshold, self.correct_noise, self.propagate)
         self.splits[layer - 1] += len(pieces) - len(clusters)
         self.merges[layer - 1] += merged + emptied
+        # not the batch alone has changed the clusters that are the next level's units, but what waited too
+        if layer + 1 < self.levels:
+            turns.mark(layers, layer, np.unique(layers[layer - 1].parent[units]), self.step)
 
     def labels(self, index: ArrayLike) -> NDArray[np.int64]:
         """Sample indices (B,), repeats allowed -> labels (L, B); row 0 is the sample itself."""
@@ -197,15 +213,17 @@ class Hierarchy:
             values = signals.of_level(clusters, truth)
             values["children"], units = units / values["clusters"], int(values["clusters"])
             values |= {"splits": float(self.splits[row]), "merges": float(self.merges[row])}
+            values["longest_wait"] = float(self.longest_wait[row])
             if self._looked.shape[1]:
                 values["churn"] = 1 - signals.kept_together(self._looked[row].astype(np.int64), clusters)
             found |= {f"health/level{row + 2}_{name}": value for name, value in values.items()}
         self._looked = now.astype(np.int32)
-        self.splits[:], self.merges[:] = 0, 0
+        self.splits[:], self.merges[:], self.longest_wait[:] = 0, 0, 0
         return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and numbers; sums only of the clusters that keep one."""
+        moves = np.concatenate([self.splits, self.merges, self.longest_wait])
         layers = []
         for layer in self._layers:
             arrays = {name: torch.from_numpy(value.copy()) for name, value in _stored(layer).items()}
@@ -215,7 +233,7 @@ class Hierarchy:
             "shape": [self.num_samples, self.dim, self.levels],
             "features": torch.from_numpy(self._features.bits.view(np.int16).copy()),
             "layers": layers,
-            "counters": [self.step, self._seen, *self.splits.tolist(), *self.merges.tolist()],
+            "counters": [self.step, self._seen, *moves.tolist()],
             "looked": torch.from_numpy(self._looked.copy()),
             "recall": self.recall,
         }
@@ -232,11 +250,13 @@ class Hierarchy:
         self._features.bits[:] = state["features"].numpy().view(np.uint16)
         for layer, stored in zip(self._layers, state["layers"], strict=True):
             for name, value in _stored(layer).items():
-                value[:] = stored[name].numpy()
+                if name in stored:  # older checkpoints know of nothing that waits
+                    value[:] = stored[name].numpy()
             kept = np.flatnonzero(layer.samples > 1) if layer.sums.size else np.zeros(0, np.int64)
             layer.sums[kept] = stored["sums"].numpy()
         self.step, self._seen, *moves = (int(n) for n in state["counters"])
-        self.splits[:], self.merges[:] = moves[: self.levels - 1], moves[self.levels - 1 :]
+        moves += [0] * (3 * (self.levels - 1) - len(moves))
+        self.splits[:], self.merges[:], self.longest_wait[:] = np.reshape(moves, (3, self.levels - 1))
         self._looked = state["looked"].numpy().copy()
         self.recall = float(state["recall"])
 

@@ -6,6 +6,7 @@ health/level{h}_largest_share  share of the samples in the largest one
 health/level{h}_entropy        of the clusters' sizes, as a share of log(clusters): 1 is even
 health/level{h}_splits         clusters added by splitting since the last look, before merging
 health/level{h}_merges         clusters united with another or left by all since the last look
+health/level{h}_longest_wait   updates that a touched cluster waited for its rework, at most, since the last look
 health/level{h}_churn          share of the samples that are not in the largest part of their last cluster any more
 health/level{h}_nmi, _ari, _purity   against labels, which training never sees
 """

@@ -65,13 +65,18 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.with_hidden(x)[1]
+
+    def with_hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (b, widths[-2]) that enter the last layer, (b, inputs) where there is one alone, and its outputs."""
         x = x.flatten(1)
         if x.shape[1] != self.inputs:
             raise InputError(
                 f"the encoder mlp was made for {self.inputs} values per sample, not {x.shape[1]}"
             )
-        out: Tensor = self.layers(x)
-        return out
+        for layer in self.layers[:-1]:
+            x = layer(x)
+        return x, self.layers[-1](x)
 
 
 class Dropout(nn.Dropout):

@@ -27,20 +27,20 @@ def read_recipe_file(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"recipe={name} is neither a YAML file nor one of {', '.join(known)}{hint}")
-    return _with_base(read_mapping(path, f"recipe={name}", "recipe keys"), f"recipe={name}")
+    return with_base(read_mapping(path, f"recipe={name}", "recipe keys"), f"recipe={name}", _root())
 
 
-def _with_base(tree: dict[str, Any], named: str) -> dict[str, Any]:
-    """`base: cifar10` of a recipe begins with a file of recipes/bases, or with another packaged recipe."""
+def with_base(tree: dict[str, Any], named: str, root: Path) -> dict[str, Any]:
+    """`base: cifar10` of a file begins with one of root/bases, or with another file of `root`. Raises InputError."""
     base = tree.pop("base", None)
     if base is None:
         return tree
-    found = [_root() / BASES / f"{base}.yaml", _root() / f"{base}.yaml"]
+    found = [root / BASES / f"{base}.yaml", root / f"{base}.yaml"]
     path = next((p for p in found if p.is_file()), None)
     if path is None:
-        bases = sorted(p.stem for p in (_root() / BASES).glob("*.yaml"))
-        raise InputError(f"{named}: base={base} is neither a packaged recipe nor one of {', '.join(bases)}")
-    under = _with_base(read_mapping(path, f"base={base}", "recipe keys"), f"base={base}")
+        bases = ", ".join(sorted(p.stem for p in (root / BASES).glob("*.yaml")))
+        raise InputError(f"{named}: base={base} is neither a file of {root.name} nor one of {bases}")
+    under = with_base(read_mapping(path, f"base={base}", "the keys that it stands for"), f"base={base}", root)
     merge(under, tree)
     return under
 

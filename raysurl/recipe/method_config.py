@@ -69,6 +69,10 @@ class MethodConfig(Section):
         """Whether the recipe must name a frozen teacher, and whether that must see views (teacher.view=same)."""
         return "no"
 
+    def reads_hidden(self) -> bool:
+        """Whether it reads what enters the encoder's last layer, which only the encoder mlp shows."""
+        return False
+
     def largest_batch(self) -> int | None:
         """The most samples that one global batch may have; None where nothing grows faster than the batch."""
         return None

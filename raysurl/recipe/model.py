@@ -135,6 +135,11 @@ def _check(recipe: Recipe) -> None:
     _check_batch(recipe)
     _check_memory(recipe)
     _check_teacher(recipe)
+    if recipe.method.reads_hidden() and recipe.encoder.name != "mlp":
+        raise InputError(
+            f"these settings of {recipe.method.name} read the encoder's hidden layer, which encoder.name="
+            f"{recipe.encoder.name} does not show; use encoder.name=mlp, or method.neck=true"
+        )
     if recipe.resume and recipe.init_from:
         raise InputError("resume=true continues a run and init_from= starts a new one; give one of them")
 

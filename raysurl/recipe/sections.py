@@ -32,11 +32,15 @@ class Data(Section):
         None, ge=1, le=63
     )  # of a pixel wider than a byte; None: by the largest of all pixels
     mode: Literal["auto", "resident", "streaming"] = "auto"
-    window: int = Field(4096, ge=1)  # samples per shuffle window when streaming
+    window: int | None = Field(
+        None, ge=1
+    )  # samples shuffled together when streaming what is read in groups; None: as many as 4 GiB hold
+    reads: int | None = Field(
+        None, ge=1
+    )  # of each group in an epoch, a part each time, so that a window holds more groups; None: up to 4, as batches need
     resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of unreadable samples that stops a run
     labelled: str | None = None  # a file of sample names, one a line: only they keep their labels
-    validation: bool = False  # torchvision's: train also on the set's own validation split, where it has one
     per_class: int | None = Field(None, ge=1)  # of a set without a test set: so many train, all others test
     limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice
 

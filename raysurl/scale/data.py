@@ -52,7 +52,6 @@ class Prepared:
             return RayStreamingSource(
                 self.samples,
                 facts,
-                window=data.window,
                 pipelines=pipelines,
                 views_on_workers=views_on_workers,
             )
@@ -65,7 +64,7 @@ class Prepared:
         """As `open`, but streaming data is read by this process itself: Ray Data would want CPUs that trials hold."""
         facts: Facts = ray.get(self.facts)
         if facts.mode == "streaming":
-            return StreamingSource(ray.get(self.samples), facts, data.window)
+            return StreamingSource(ray.get(self.samples), facts)
         return self.open(data)
 
 

@@ -49,9 +49,16 @@ def budget(pipelines: int = 1) -> Budget:
     return Budget(1 if free >= 1 else 0, max(1, int(free)), int(store))
 
 
-def run(units: Sequence[Any], stages: Sequence[Callable[[Any], Tables]], limits: Budget) -> Iterator[Any]:
+def run(
+    units: Sequence[Any],
+    stages: Sequence[Callable[[Any], Tables]],
+    limits: Budget,
+    *,
+    readers: int | None = None,
+) -> Iterator[Any]:
     """References to the tables that the last stage yields, in the order of the units.
 
+    `readers`: how many tasks of a first stage that only reads run at once; each holds a unit's samples.
     Each stage (see raysurl.scale.tasks) is called with a table of one row and yields tables; the first finds
     its unit pickled in the column `unit`.
     """
@@ -64,7 +71,9 @@ def run(units: Sequence[Any], stages: Sequence[Callable[[Any], Tables]], limits:
     context.print_on_execution_start = False
     context.target_max_block_size = _BLOCK_BYTES
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised anyway
-    readers = 3 if limits.tasks == 2 else 2  # stages whose numbers of tasks agree would be fused into one
+    readers = readers or (
+        3 if limits.tasks == 2 else 2
+    )  # stages whose numbers of tasks agree would be fused into one
     with DataContext.current(context):
         rows = [{"unit": pickle.dumps(unit)} for unit in units]
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))

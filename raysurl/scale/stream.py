@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from raysurl.data.gather import Gather, Images
 from raysurl.data.prefetch import prefetch
 from raysurl.data.shards import Shard
-from raysurl.data.source import Facts, ResidentSource, Source, unit_rows, units
+from raysurl.data.source import Facts, ResidentSource, Source, rows_together, units
 from raysurl.errors import InputError, RunError
 from raysurl.sampler import Request
 from raysurl.scale import pipeline, tasks
@@ -30,7 +30,7 @@ T = TypeVar("T")
 Transform = Callable[[Request, Images], T]
 
 _ROWS = 256  # samples read together where reading together saves nothing
-_WINDOWS = 64  # windows, at least, that one pipeline covers, for starting one costs a fraction of a second
+_COVERED = 2**18  # samples, at least, that one pipeline covers, for starting one costs a fraction of a second
 
 
 class RayStreamingSource(Source):
@@ -40,11 +40,9 @@ class RayStreamingSource(Source):
     With `views_on_workers` the transform runs in the tasks too, so it and what it returns must pickle.
     """
 
-    def __init__(
-        self, samples: Any, facts: Facts, *, window: int, pipelines: int, views_on_workers: bool = False
-    ) -> None:
+    def __init__(self, samples: Any, facts: Facts, *, pipelines: int, views_on_workers: bool = False) -> None:
         super().__init__(facts)
-        self.samples, self.window = samples, window
+        self.samples = samples
         self.pipelines, self.views_on_workers = pipelines, views_on_workers
 
     def batches(self, requests: Iterable[Request], transform: Transform[T]) -> Iterator[T]:
@@ -57,10 +55,13 @@ class RayStreamingSource(Source):
             yield request, Gather(list(shards_of(table)))(np.arange(len(request.index)))
 
     def _tables(self, requests: Iterable[Request], transform: bytes | None) -> Iterator[tuple[Request, Any]]:
-        rows = max(_ROWS, unit_rows(ray.get(self.samples), self.window))
+        rows = max(_ROWS, rows_together(ray.get(self.samples)))
         stages = [partial(tasks.read, self.samples), partial(tasks.decode, self.samples, transform)]
-        for covered in units(requests, max(len(self), _WINDOWS * self.window)):
-            yield from answers(covered, list(units(covered, rows)), stages, self.pipelines)
+        for inputs in covered(units(requests, rows), max(len(self), _COVERED)):
+            joined = [request for unit in inputs for request in unit]
+            # a task holds a rank's part of a window; the next one is read while the views of this one are made
+            one = 1 if self.windows else None
+            yield from answers(joined, inputs, stages, self.pipelines, readers=one)
 
 
 class RayViewsSource(ResidentSource):
@@ -77,12 +78,32 @@ class RayViewsSource(ResidentSource):
 
     def _tables(self, requests: Iterable[Request], transform: bytes) -> Iterator[tuple[Request, Any]]:
         stages = [partial(tasks.gather, self.tables, transform)]
-        for covered in units(requests, max(len(self), _WINDOWS * _ROWS)):
-            yield from answers(covered, covered, stages, self.pipelines)
+        for inputs in covered(([request] for request in requests), max(len(self), _COVERED // 16)):
+            joined = [request for unit in inputs for request in unit]
+            yield from answers(joined, joined, stages, self.pipelines)
+
+
+def covered(parts: Iterable[list[Request]], rows: int) -> Iterator[list[list[Request]]]:
+    """Whole units of requests, joined until they hold at least `rows` samples: what one pipeline makes."""
+    joined: list[list[Request]] = []
+    held = 0
+    for unit in parts:
+        joined.append(unit)
+        held += sum(len(request.index) for request in unit)
+        if held >= rows:
+            yield joined
+            joined, held = [], 0
+    if joined:
+        yield joined
 
 
 def answers(
-    requests: Sequence[Request], inputs: Sequence[Any], stages: Sequence[Any], pipelines: int
+    requests: Sequence[Request],
+    inputs: Sequence[Any],
+    stages: Sequence[Any],
+    pipelines: int,
+    *,
+    readers: int | None = None,
 ) -> Iterator[tuple[Request, Any]]:
     """Each request with the row that the pipeline made for it.
 
@@ -90,7 +111,7 @@ def answers(
     """
     expected = iter(requests)
     try:
-        for reference in pipeline.run(inputs, stages, pipeline.budget(pipelines)):
+        for reference in pipeline.run(inputs, stages, pipeline.budget(pipelines), readers=readers):
             table = ray.get(reference)
             for row in range(len(table)):
                 made = table.slice(row, 1)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from raysurl import build, run
+from raysurl.data.known import known_of
 from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe
 from raysurl.sweep import cells as cells_
 from raysurl.sweep.cells import Cell, MissingDataError, Trial
+from raysurl.sweep.listing import listed_recipe
 from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.space import Space, at_scale, labels_of
 
@@ -46,6 +48,12 @@ class SweepPlan:
     not_run: Mapping[tuple[str, ...], str]
     samples: Mapping[str, Splits]  # by `data_key`
 
+    def samples_of(self, recipe: Recipe) -> str:
+        """How many samples a recipe trains on: of the data, or, in brackets, of what is known of them."""
+        splits = self.samples.get(data_key(recipe))
+        known = known_of(recipe.data, recipe.recipe)
+        return f"{len(splits[0]):,}" if splits else f"({known.samples:,})" if known else "(?)"
+
     @property
     def total(self) -> int:
         return len(self.trials) or self.space.trials
@@ -57,9 +65,9 @@ class SweepPlan:
         return recipe if splits is None else build.resolve(recipe, splits[0].width())
 
 
-def make_plan(request: SweepRequest) -> SweepPlan:
+def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
     """Check everything that can be checked. Raises InputError, one sentence; a data set that is not there is no error
-    unless nothing remains."""
+    unless nothing remains. `listed`: only to be shown, so that data and teachers need not be there."""
     space, missing = at_scale(request.space, request.scale)
     paper_numbers(request.space)
     changes = {"seeds": request.seeds, "trials": request.trials, "max_trials": request.max_trials}
@@ -68,7 +76,7 @@ def make_plan(request: SweepRequest) -> SweepPlan:
     cells_.check_axes(space, overrides)
     cells_.check_only(space, only)
     _check_prune(space, overrides)
-    opened = _Opened()
+    opened = _Opened(listed)
     if space.search == "optuna":
         return _open_search(request, space, opened)
     cells_.check_size(space, only, missing)
@@ -97,8 +105,13 @@ def make_plan(request: SweepRequest) -> SweepPlan:
 
 
 def _checked(request: SweepRequest, space: Space, cell: Cell, seed: int, opened: _Opened) -> Recipe:
-    recipe = cells_.recipe_of(space, cell, seed, request.overrides or {}, request.data_root)
-    return opened.check(recipe)
+    overrides, root = request.overrides or {}, request.data_root
+    try:
+        return opened.check(cells_.recipe_of(space, cell, seed, overrides, root))
+    except InputError:
+        if not opened.listed:
+            raise
+        return listed_recipe(space, cell, seed, overrides, root)
 
 
 def _apart(
@@ -180,7 +193,8 @@ def data_key(recipe: Recipe) -> str:
 class _Opened:
     """Data sets listed once each, and recipes checked once per thing that a check looks at."""
 
-    def __init__(self) -> None:
+    def __init__(self, listed: bool) -> None:
+        self.listed = listed  # the recipes are only to be shown
         self.samples: dict[str, Splits] = {}
         self._missing: dict[str, str] = {}
         self._checked: set[str] = set()

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, read_mapping
+from raysurl.recipe.files import with_base
 from raysurl.recipe.schema import Section, nearest, sentence
 
 SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
@@ -108,6 +109,7 @@ class Space(Section):
     paper: dict[str, Any] | list[Any] = Field(
         {}
     )  # the paper's numbers, nested in the order of the axes; last level may be a list
+    read_from_figure: bool = False  # the numbers of `paper` were read off a plot, which prints none
     says: str = ""  # what the paper says in words where it prints no number
     band: Band = Band()
     cpu: Small | None = None
@@ -198,7 +200,7 @@ def as_settings(name: str, axis: Axis, label: str, value: Any) -> Settings:
 
 
 def read_space(name: str) -> Space:
-    """The space of a file, or of search_spaces/ by name. Raises InputError, one sentence."""
+    """The space of a file, or of search_spaces/ by name, upon its `base`. Raises InputError, one sentence."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else SPACES / f"{name}.yaml"
     if not path.is_file():
         known = [p.stem for p in sorted(SPACES.glob("*.yaml"))]
@@ -206,7 +208,7 @@ def read_space(name: str) -> Space:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(f"space={name} is neither a YAML file nor one of {', '.join(known)}{hint}")
     tree = read_mapping(path, f"space={name}", "axes, recipe and title")
-    return space_from({"name": path.stem, **tree})
+    return space_from({"name": path.stem, **with_base(tree, f"space={name}", SPACES)})
 
 
 def space_from(tree: Mapping[str, Any]) -> Space:

@@ -79,6 +79,8 @@ def facts(sweep: Sweep) -> list[str]:
         found.append(
             f"A small version, whose numbers are no reproduction: {sweep.stands_in or 'no stand-ins'}."
         )
+    if sweep.space.read_from_figure:
+        found.append("The paper's numbers were read off a plot, which prints none.")
     if sweep.space.says:
         found.append(f"The paper says: {sweep.space.says}.")
     if len(sweep.starts) > 1:

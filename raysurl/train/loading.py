@@ -14,12 +14,26 @@ from raysurl.data.source import Images, Source
 from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
-from raysurl.sampler import Plan, Request
+from raysurl.sampler import Plan, Request, plan
 from raysurl.train.device_views import DeviceViews, Prepared
 from raysurl.views.augmenter import Augment
 from raysurl.views.colour import to_device
 
+_FIRST_WINDOW = 4096  # samples, with recipe.streams=1
+
 Loaded = tuple[Request, Any]  # a request with its raw images or, with views.device=workers, its views
+
+
+def plan_of(recipe: Recipe, source: Source) -> Plan:
+    """The run's order, and the one place that says how streaming samples are shuffled."""
+    first = recipe.streams == 1 and source.mode == "streaming"  # such runs began with windows of neighbours
+    return plan(
+        source.readable,
+        batch_size=recipe.train.batch_size,
+        seed=recipe.stream_seed,
+        window=recipe.data.window or _FIRST_WINDOW if first else None,
+        windows=None if first else source.windows,
+    )
 
 
 @dataclass(frozen=True)

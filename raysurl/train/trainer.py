@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raysurl import build, distributed, streams
+from raysurl.data.grouping import mixing
 from raysurl.data.source import Source
 from raysurl.embed import embed
 from raysurl.encoder import read_weights, write_encoder
@@ -27,10 +28,10 @@ from raysurl.nets.encoders import Dropout
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
 from raysurl.runtime import Runtime, threads_of
-from raysurl.sampler import Plan, plan
-from raysurl.train import checkpoint, optim, run_directory
+from raysurl.sampler import Plan
+from raysurl.train import checkpoint, optim, run_directory, stored
 from raysurl.train.device_views import DeviceViews, device_views
-from raysurl.train.loading import Loaded, Loader
+from raysurl.train.loading import Loaded, Loader, plan_of
 from raysurl.train.step import RecordedStep, Step, step_of
 from raysurl.views.augmenter import Augment
 
@@ -95,7 +96,7 @@ def train(
         index = run.plan.global_batch(error.step)
         raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
     run.writer.wait()
-    evaluated = run.evaluator.final(trained(run))
+    evaluated = run.evaluator.final(trained(run), stored.untrained_embedder(recipe, source))
     if run.record and evaluated.features is not None:
         pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
         pictures.save_scatter(run_dir, evaluated.features, source.class_names)
@@ -110,7 +111,6 @@ def train(
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    window = recipe.data.window if source.mode == "streaming" else None
     method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
@@ -121,9 +121,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     record = (
         Record(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe)) if is_first else None
     )
-    the_plan = plan(
-        source.readable, batch_size=recipe.train.batch_size, seed=recipe.stream_seed, window=window
-    )
+    the_plan = plan_of(recipe, source)
     augment = Augment(recipe.view_policies(), recipe.views, recipe.stream_seed, recipe.train.batch_size)
     accumulates = recipe.train.accumulate > 1
     model = distributed.wrap(method, runtime.device, runtime.world_size, accumulates=accumulates)
@@ -149,7 +147,8 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
         dropouts=[module for module in method.modules() if isinstance(module, Dropout)],
     )
-    for sentence in [*damaged, source.describe(), *run.evaluator.notes, *said]:
+    mixed = mixing(the_plan, source.labels) if is_first else ""
+    for sentence in filter(None, [*damaged, source.describe(), mixed, *run.evaluator.notes, *said]):
         run.event(sentence)
     for speaker in (one_step, on_device):
         if isinstance(speaker, RecordedStep | DeviceViews):

@@ -54,7 +54,7 @@ def test_batches_are_the_requested_samples_in_order(
         monkeypatch.setattr(shards_module, "SHARD_BYTES", shard_bytes)
     samples, source = opened(image_folder(tmp_path, 40, ragged=ragged), mode=mode)
     assert isinstance(source, ResidentSource if mode == "resident" else StreamingSource)
-    p = plan(source.readable, batch_size=12, seed=0, window=16)
+    p = plan(source.readable, batch_size=12, seed=0, windows=source.windows)
     requests = list(p.requests(1, 5, rank=1, world_size=2, accumulate=3))
     batches = list(source.batches(requests, keep))
     assert [(r.step, r.start) for r, _ in batches] == [(r.step, r.start) for r in requests]
@@ -165,7 +165,9 @@ def test_the_mode_follows_from_the_size(tmp_path: Path) -> None:
     small = open_source(samples, data, memory=23_998)
     assert small.mode == "streaming"
     assert "0.0 MB decoded" in small.describe()
-    assert "windows of 8 samples" in small.describe()
+    assert (
+        "each sample is read alone, so that data.window changes nothing: all are shuffled" in small.describe()
+    )
     with pytest.raises(InputError, match=r"data\.mode=resident does not fit"):
         open_source(samples, data.model_copy(update={"mode": "resident"}), memory=23_998)
 

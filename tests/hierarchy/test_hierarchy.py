@@ -1,5 +1,7 @@
 """The online hierarchy: a forest that stays one under any updates, and clusters that come right."""
 
+from itertools import pairwise
+
 import hierarchies
 import numpy as np
 import pytest
@@ -70,6 +72,60 @@ def test_a_forest_stays_a_forest(updates, levels, mode, literal, max_clusters, m
         current[index] = rows
         check_forest(h)
         np.testing.assert_allclose(feature_rows(h), current, atol=1e-3)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([1, 2, 5]), st.sampled_from([2, 3, 4]), st.booleans())
+def test_no_touched_cluster_waits_longer_than_all_of_its_level_take(seed, most, levels, relocate):
+    """With m clusters a step, none of C waits for more than ⌈C/m⌉ updates; each level waits for itself."""
+    h = begun(60, seed=seed, levels=levels, max_clusters=most, relocate=relocate)
+    random = np.random.default_rng(seed)
+    bound = np.zeros(levels - 1)
+    for _ in range(25):
+        h.update(random.permutation(60)[:20], unit(random.normal(size=(20, D))))
+        bound = np.maximum(bound, [-(-len(h.clusters(level)) // most) for level in range(2, levels + 1)])
+        waits = [h.step - layer.since[layer.since > 0].min(initial=h.step) for layer in h._layers[1:levels]]
+        assert (waits <= bound).all()
+        assert (h.longest_wait <= bound).all()
+        for below, own in pairwise(h._layers[:levels]):  # what was hit is known to wait, and nothing else
+            hit = np.flatnonzero(below.hit)
+            assert (below.samples[hit] > 0).all()
+            assert (own.since[below.parent[hit]] > 0).all()
+
+
+def test_a_hit_unit_keeps_its_claim_until_its_cluster_is_reworked():
+    """Whatever waits comes right in its turn: the hits of one batch are all worked off by empty-handed updates."""
+    h, again = begun(60, levels=3, max_clusters=1), small(60, levels=3, max_clusters=1)
+    random = np.random.default_rng(0)
+    h.update(np.arange(60), unit(random.normal(size=(60, D))))
+    assert h._layers[0].hit.any()
+    again.load_state_dict(h.state_dict())  # what waits is part of the state
+    for _ in range(100):
+        h.update(np.zeros(0, int), np.zeros((0, D)))
+        again.update(np.zeros(0, int), np.zeros((0, D)))
+        assert (h.labels(np.arange(60)) == again.labels(np.arange(60))).all()
+    assert not any(layer.hit.any() or (layer.since > 0).any() for layer in h._layers[: h.levels])
+
+
+def test_wrong_labels_come_right_in_two_epochs_however_large_the_batch():
+    """1,000 clusters of 6 samples, 40 % of which begin elsewhere: all that a batch touches is reworked."""
+    random, number, clusters = np.random.default_rng(0), 6000, 1000
+    centres = unit(random.normal(size=(clusters, 64)))
+    truth = random.permutation(np.arange(number) % clusters)
+    wrong = random.random(number) < 0.4
+    begins = np.where(wrong, random.integers(0, clusters, number), truth)
+
+    def seen(index):
+        return unit(centres[truth[index]] + 0.5 * unit(random.normal(size=(len(index), 64))))
+
+    h = Hierarchy(number, 64, levels=2, merge_thresholds=(0.755,))
+    h.begin(seen(np.arange(number)), begins[None])
+    assert adjusted_rand_score(truth, begins) < 0.4
+    for _ in range(2):
+        for index in random.permutation(number).reshape(-1, 3000):
+            h.update(index, seen(index))
+    assert adjusted_rand_score(truth, h.labels(np.arange(number))[1]) > 0.99
+    assert h.longest_wait[0] == 0
 
 
 def test_the_order_and_the_seed_alone_decide():

@@ -105,11 +105,14 @@ def one_step(rank, names, world_size):
 
 
 @pytest.fixture(scope="module")
-def on_one_and_two_ranks():
-    return one_step(0, METHODS, 1), on_ranks(one_step, 2, METHODS, 2)
+def on_one_and_two_ranks(request):
+    """All methods of this session in one pair of processes."""
+    tests = [item for item in request.session.items if "on_one_and_two_ranks" in item.fixturenames]
+    names = [item.callspec.params["name"] for item in tests]
+    return one_step(0, names, 1), on_ranks(one_step, 2, names, 2)
 
 
-@every_method
+@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
 def test_two_ranks_equal_one_in_loss_gradient_and_memory(name, on_one_and_two_ranks):
     alone, ranks = on_one_and_two_ranks[0][name], [r[name] for r in on_one_and_two_ranks[1]]
     scale = max(float(change.detach().abs().max()) for change in alone["change"].values())

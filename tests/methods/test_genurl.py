@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from raysurl.build import method_of
 from raysurl.errors import InputError
 from raysurl.functional import log_student_kernel, similarity_loss
 from raysurl.method import Progress
 from raysurl.methods.genurl.structures import pairwise_distance
+from raysurl.recipe.model import recipe_from
 from raysurl.train import trainer
 
 WITH_KNN = [{"kind": "instance"}, {"kind": "knn", "k": 6, "weight": 0.5}]
@@ -122,13 +124,16 @@ def test_distances_are_what_their_names_say():
 
 @pytest.mark.parametrize("clamp", ["clamp", "convex", "none"])
 @pytest.mark.parametrize("structures", [[{"kind": "instance"}], WITH_KNN])
-def test_loss_and_dynamic_target_are_their_definitions(tmp_path, clamp, structures):
-    run = start(tmp_path, structures=structures, target_clamp=clamp, nu_x=20.0, nu_z=10.0, sigma=0.3)
+@pytest.mark.parametrize("centre", [True, False])
+def test_loss_and_dynamic_target_are_their_definitions(tmp_path, clamp, structures, centre):
+    settings = {"target_clamp": clamp, "nu_x": 20.0, "nu_z": 10.0, "sigma": 0.3, "centre_latents": centre}
+    run = start(tmp_path, structures=structures, **settings)
     batch, progress = batch_of(run), Progress(3, 10, 5)
     snapshot = read(run)
     output = run.method(batch, snapshot, progress)
     z = [run.method.encoder(batch.views[f"view_{i}"]).detach().double().numpy() for i in (1, 2)]
     h = [run.method.neck(torch.from_numpy(x).float()).detach().double().numpy() for x in z]
+    z = [x - np.concatenate(z).mean(axis=0) for x in z] if centre else z
     total, count = 0.0, len(batch.index)
     for i in range(count):
         for j in range(count):
@@ -147,13 +152,52 @@ def test_loss_and_dynamic_target_are_their_definitions(tmp_path, clamp, structur
 
 def test_beta_falls_from_one_to_its_floor(tmp_path):
     static, own = torch.full((2, 2), 0.5), [torch.eye(2)] * 2
-    run = start(tmp_path, beta_min=0.25, target_clamp="none")
+    run = start(tmp_path, beta_min=0.25, target_clamp="none", centre_latents=False)
     similar = run.method.log_similarity(own, 100.0).exp()
     betas = [
         float(((run.method.target(static, own, Progress(step, 100, 10)) - similar) / static).mean())
         for step in (0, 10, 50, 75, 99)
     ]
     np.testing.assert_allclose(betas, [1.0, 0.9, 0.5, 0.25, 0.25], rtol=1e-5)
+
+
+def test_without_a_neck_the_dynamic_target_is_of_the_hidden_layer(tmp_path):
+    """The paper's graph set-up but for its size: BCE on L2, dynamic, both terms, latents of the last but one layer."""
+    method = {"target": "dynamic", "neck": False, "kind": "bce", "distance": "l2", "sigma": 1.0}
+    knn = {"kind": "knn", "k": 6, "weight": 0.1}
+    points = np.random.default_rng(0).normal(size=(32, 5)).astype(np.float32)
+    edges = np.stack([np.arange(31), np.arange(1, 32)], axis=1)
+    np.savez(tmp_path / "edges.npz", edges=edges)
+    graph = {"kind": "graph", "length": "equal", "path": str(tmp_path / "edges.npz")}
+    recipe = recipe_from(
+        {
+            "method": {"name": "genurl", "structures": [graph, knn], **method},
+            "encoder": {"name": "mlp", "widths": [7, 6, 5, 4, 3], "inputs": 5},
+        }
+    )
+    made = method_of(recipe, num_samples=32)
+    x = torch.from_numpy(points[:8])
+    z, h = made.embed([x])
+    assert z[0].shape == (8, 4)
+    assert h[0].shape == (8, 3)
+    torch.testing.assert_close(made.encoder.layers[-1](z[0]), h[0])
+    static, now = torch.rand(8, 8) / 2, Progress(3, 10, 5)
+    centred = [z[0].detach() - z[0].detach().mean(dim=0)]
+    expected = (0.7 * static + made.log_similarity(centred, 100.0).exp()).clamp(0, 1)
+    torch.testing.assert_close(made.target(static, [z[0].detach()], now), expected)
+
+
+def test_the_raw_input_counts_one_unless_it_stands_beside_instances():
+    def weights(*structures):
+        made = recipe_from({"method": {"name": "genurl", "structures": list(structures)}}).method.structures
+        return [(s.alpha(Progress(0, 10, 5)), s.alpha(Progress(5, 10, 5))) for s in made if s.kind == "knn"]
+
+    knn, instance = {"kind": "knn"}, {"kind": "instance"}
+    assert weights(knn) == [(1, 1)]
+    assert weights(knn, {"kind": "graph", "path": "edges.npz"}) == [(1, 1)]
+    assert weights(instance, knn) == [pytest.approx((0.01, 0.005))]
+    assert weights(instance, knn | {"weight": 0.5}) == [pytest.approx((0.5, 0.25))]
+    assert weights(instance, knn | {"weight": 0.5, "weight_end": 0.5}) == [(0.5, 0.5)]
 
 
 def test_the_target_has_no_gradient(tmp_path):
@@ -200,7 +244,7 @@ def test_all_pairs_of_both_views_leave_out_a_row_with_itself(tmp_path):
         {"mu": 0.1},
         {"pairs": "all"},
         {"target_clamp": "convex"},
-        {"target_clamp": "none"},
+        {"centre_latents": False},
         {"head_norm": True},
         {"structures": WITH_KNN},
         {"neck": False, "target": "static"},
@@ -211,6 +255,16 @@ def test_every_setting_changes_the_losses(tmp_path_factory, change, default_loss
     losses = contract.steps(start(tmp_path_factory.mktemp("run"), **change), 3)
     assert losses[1:] != default_losses[1:]
     assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_a_target_beyond_one_is_clamped_unless_said_otherwise(tmp_path):
+    """As ReLU outputs are, far from centred: positives' p_{Z,l} comes on top of β."""
+    losses = []
+    for clamp in ("clamp", "none"):
+        (tmp_path / clamp).mkdir()
+        run = start(tmp_path / clamp, target_clamp=clamp, centre_latents=False)
+        losses.append(contract.steps(run, 3))
+    assert losses[0][1:] != losses[1][1:]
 
 
 @pytest.fixture(scope="module")

@@ -215,9 +215,9 @@ def test_recipes_have_what_their_authors_set(name):
         assert optimizer.lr * schedule.floor == optimizer.lr * schedule.start == pytest.approx(1e-6)
     if method in ("barlow", "vicreg"):
         assert schedule.floor == 0.001
-    if name in ("mocov2/imagenet", "simsiam/cifar10"):
+    if name in ("mocov2/imagenet", "simsiam/cifar10", "simsiam/imagenet"):
         assert schedule.by == "epoch"
-    if method == "byol":  # of a loss four times lightly's
+    if name in ("byol/cifar10", "byol/stl10"):  # of a loss four times lightly's
         assert (4 * optimizer.lr, optimizer.weight_decay / 4) == pytest.approx((0.06, 5e-4))
 
 

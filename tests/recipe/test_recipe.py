@@ -1,10 +1,17 @@
 """Recipes: files, overrides, and what is said about a wrong one."""
 
+import copy
+from importlib import resources
+from pathlib import Path
+
 import pytest
 import yaml
 
 from raysurl.errors import InputError
-from raysurl.recipe import dump, load_recipe, packaged_recipes, recipe_from
+from raysurl.recipe import dump, load_recipe, packaged_recipes, read_mapping, recipe_from
+from raysurl.recipe.files import merge, with_base
+
+RECIPES = Path(str(resources.files("raysurl") / "recipes"))
 
 ISSUE_RECIPES = {
     "ressl/digits",
@@ -91,3 +98,57 @@ def test_a_wrong_recipe_is_one_sentence_that_names_the_key(arguments, said):
     with pytest.raises(InputError, match=said) as raised:
         load_recipe(arguments)
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_differs_from_its_base_and_a_base_from_the_defaults(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: cifar10\nviews: {size: 24}\n")
+    mine, packaged = load_recipe([f"recipe={file}"]), load_recipe(["recipe=ressl/cifar10"])
+    assert mine.views.size == 24
+    assert mine.views.mean == packaged.views.mean
+    file.write_text("base: ressl/cifar10\ntrain: {epochs: 3}\n")  # another recipe, with its own base
+    on_recipe = load_recipe([f"recipe={file}"])
+    assert (on_recipe.train.epochs, on_recipe.views) == (3, packaged.views)
+    file.write_text("base: cifar11\n")
+    with pytest.raises(InputError, match="base=cifar11 is neither"):
+        load_recipe([f"recipe={file}"])
+
+
+@pytest.mark.slow
+def test_packaged_recipes_say_only_what_differs():
+    """No setting of a recipe repeats what its base or the defaults say already."""
+    for name in packaged_recipes():
+        tree = read_mapping(RECIPES / f"{name}.yaml", name, "settings")
+        under = with_base({"base": tree.pop("base", None)}, name, RECIPES)
+        whole = dump(recipe_from(merged(under, tree)))
+        repeated = [
+            path for path in leaves(tree) if path != ("method", "name") and same(under, tree, path, whole)
+        ]
+        assert repeated == [], name
+
+
+def merged(under, tree):
+    result = copy.deepcopy(under)
+    merge(result, copy.deepcopy(tree))
+    return result
+
+
+def leaves(tree, path=()):
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def same(under, tree, path, whole):
+    """Whether the recipe is the same without the setting at `path`."""
+    less = copy.deepcopy(tree)
+    holder = less
+    for key in path[:-1]:
+        holder = holder[key]
+    del holder[path[-1]]
+    try:
+        return dump(recipe_from(merged(under, less))) == whole
+    except InputError:
+        return False

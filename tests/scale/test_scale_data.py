@@ -68,7 +68,7 @@ def setting(name: str, path: Path, **more: object) -> tuple[Data, Samples]:
 
 
 def plan_of(source: Source) -> Plan:
-    return plan(source.readable, batch_size=24, seed=3, window=50 if source.mode == "streaming" else None)
+    return plan(source.readable, batch_size=24, seed=3, windows=source.windows)
 
 
 @pytest.mark.parametrize("mode", ["resident", "streaming"])

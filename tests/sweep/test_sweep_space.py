@@ -286,3 +286,51 @@ def test_every_space_can_run_at_its_small_scale_and_is_whole_at_full_scale(path)
                 plan(made, scale="cpu", seeds=(0,), data_root="/nonexistent")
         else:
             assert plan(made, scale="cpu", seeds=(0,), overrides=taught).total > 0
+
+
+@pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_cell_of_every_space_is_listed_without_its_data(path):
+    made = read_space(path.stem)
+    listed = make_plan(
+        sweep.read_arguments([f"space={path.stem}", "scale=full", "seeds=0", "--print"]).request, listed=True
+    )
+    assert not listed.not_run
+    if made.search == "optuna":
+        assert len(listed.recipes) >= 2
+    else:
+        assert set(listed.ids) == {cell.key for cell in cells(made)}
+        assert set(paper_numbers(made)) <= set(listed.ids)
+    assert all("?" not in listed.samples_of(recipe) for recipe in listed.recipes)
+
+
+def test_what_is_listed_says_what_the_data_are_known_to_be(capsys):
+    sweep.main(["space=ressl_table3", "scale=full", "seeds=0", "--print"])
+    said = capsys.readouterr().out
+    for count in ("(50,000)", "(105,000)", "(100,000)"):
+        assert count in said
+    assert "8 trials of 8 cells; 0 cells are not run" in said
+    assert "in brackets: the data are not here" in said
+    sweep.main(["space=genurl_table4", "scale=full", "seeds=0", "--print"])
+    assert "87.78" in capsys.readouterr().out
+    sweep.main(["space=ressl_table3", "scale=cpu", "seeds=0", "--print"])
+    assert " 1,437 " in capsys.readouterr().out
+
+
+def test_a_listed_cell_must_still_be_valid():
+    bad = space(axes={"train.batch_size": [128, 100_000]}, recipe="ressl/cifar10")
+    with pytest.raises(InputError, match="100000 is larger than the data, 50000 samples"):
+        make_plan(SweepRequest(bad, "full"), listed=True)
+    with pytest.raises(InputError, match="refuses 1 cell"):
+        make_plan(SweepRequest(space(axes={"method.tau_student": [0.1, -1]}), "full"), listed=True)
+
+
+def test_what_is_known_of_data_is_what_they_are():
+    from raysurl.data.known import BY_NAME, known_of
+    from raysurl.data.names import open_samples
+    from raysurl.recipe import Data
+
+    assert len(open_samples(Data(name="digits"), "train", 0)) == BY_NAME["digits"].samples
+    assert known_of(Data(name="torchvision:CIFAR10", limit=1000), None).samples == 1000
+    assert known_of(Data(path="x/train"), "mvmr/imagenet").samples == 1_281_167
+    assert known_of(Data(path="x/tiny-imagenet-200/train"), "ressl/tiny_imagenet").samples == 100_000
+    assert known_of(Data(path="mine"), None) is None

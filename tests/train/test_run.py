@@ -10,6 +10,7 @@ import time
 import contract
 import pytest
 import torch
+from image_files import parquet_file
 from places import ROOT
 
 from raysurl import cli, metrics
@@ -82,6 +83,23 @@ def test_resumed_from_any_checkpoint_equals_uninterrupted_bit_by_bit(finished, t
     for name, value in theirs["model"].items():
         assert torch.equal(ours["model"][name], value), name
     assert torch.equal(ours["memory"]["record"]["features"], theirs["memory"]["record"]["features"])
+
+
+def test_a_streaming_run_in_windows_resumes_bit_by_bit_and_says_how_well_it_mixes(tmp_path):
+    parquet_file(tmp_path / "data" / "a.parquet", 80, row_group_size=8)
+    data = {"name": "parquet", "path": str(tmp_path / "data"), "mode": "streaming", "window": 32, "reads": 1}
+    recipe = contract.recipe_for(
+        "ressl", data=data, checkpoint={"every_steps": 3, "keep": 9}, eval={"baselines": False}
+    )
+    contract.train(recipe, tmp_path / "whole")
+    said = [line["event"] for line in metrics.read(tmp_path / "whole" / "metrics.jsonl") if "event" in line]
+    assert any("a batch of 16 holds samples of 3 classes, in a full shuffle 3" in text for text in said)
+    part = tmp_path / "part"
+    (part / "checkpoints").mkdir(parents=True)
+    first = next(c for c in checkpoint.listing(tmp_path / "whole" / "checkpoints") if c.step == 3)
+    shutil.copytree(first.path, part / "checkpoints" / first.path.name)
+    contract.train(recipe, part)
+    assert losses(part) == losses(tmp_path / "whole")[3:]
 
 
 def test_a_truncated_checkpoint_is_passed_over_and_said_in_the_log(finished, tmp_path):

@@ -3,7 +3,8 @@
 κ(d, ν), eq. 1                            functional.log_student_kernel
 p_X = Σ_t α_t A_t κ(d̃_t, ν_X), eqs. 2, 4   `static_target`; each structure of the list is a term (genurl.structures)
 p_Z = κ((d_Z − μ)/σ, ν_Z), eqs. 3, 5       `log_similarity`, of the neck's outputs h of the whole global batch
-p'_X = β p_X + sg(p_{Z,l}), sec. III-B    `target`; p_{Z,l} is that of the encoder's outputs z, with ν_X
+p'_X = β p_X + sg(p_{Z,l}), sec. III-B    `target`; p_{Z,l} is that of the encoder's outputs z, with ν_X; without a neck
+                                          that of what enters the encoder's last layer
 L(p_X, p_Z), eqs. 6-10                    functional.similarity_loss, GKL by default
 
 With the structure `instance` there are two views and the pairs are (row i of view 1, row j of view 2), the paper's N²;
@@ -14,7 +15,10 @@ teacher's embeddings and of h of the student's moving average.
 
 Deviations: d_Z is 1 − cos, because the paper's cosine (`distance=literal`) rewards orthogonal positives; α_t stands
 inside the sum of eq. 2 and A in eq. 4; p_X is clamped to 1, beyond which eq. 9 weights negatives below zero
-(`target_clamp`); eq. 8 has the sign that can be minimised. Choices where the paper is silent: σ = 0.1 of sec. V-A.b,
+(`target_clamp`); eq. 8 has the sign that can be minimised. p_{Z,l} is of z less its mean over the batch, as eq. 4
+takes population statistics off distances: outputs behind a ReLU have cosines near .9 with each other, p_{Z,l} is
+then ≥ γ for most pairs, and GKL's minimiser q = min(1, p/γ) draws all of them together. The recipes of the paper's
+tables keep its letter, `centre_latents=false`. Choices where the paper is silent: σ = 0.1 of sec. V-A.b,
 not the 1 of sec. V-B.e; losses are means over pairs, not sums; β falls with each step; l is the encoder's output.
 """
 
@@ -27,7 +31,7 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from raysurl import distributed
@@ -55,6 +59,7 @@ from raysurl.methods.genurl.structures import (
     Graph,
     Instance,
     Known,
+    Neighbours,
     Teacher,
     linear,
     pairwise_distance,
@@ -72,6 +77,9 @@ class GenURL(Method):
         pairs: Literal["cross", "all"] = "cross"  # of two views
         target: Literal["static", "dynamic"] = "dynamic"
         beta_min: float = Field(0.0, ge=0, le=1)  # β does not fall below it
+        centre_latents: bool = (
+            True  # False: p_{Z,l} is of the encoder's outputs as they are, the paper's letter
+        )
         target_clamp: Literal["clamp", "convex", "none"] = "clamp"
         kind: Literal["mse", "kl", "bce", "gkl"] = "gkl"
         gamma: float = Field(0.1, ge=0)
@@ -92,13 +100,19 @@ class GenURL(Method):
             2**26, ge=4
         )  # that a step may hold, (V·B)² or across two views B²: 0.25 GiB a matrix
 
+        @field_validator("structures")
+        @classmethod
+        def _weigh(cls, structures: tuple[AnyStructure, ...]) -> tuple[AnyStructure, ...]:
+            """The raw input's weight, where none is given, falls to 0 beside instances alone."""
+            if any(isinstance(s, Instance) for s in structures):
+                return structures
+            return tuple(s.without_instances() if isinstance(s, Neighbours) else s for s in structures)
+
         @model_validator(mode="after")
         def _check(self) -> GenURL.Config:
             kinds = [structure.kind for structure in self.structures]
             if len(set(kinds)) < len(kinds):
                 raise ValueError(f"each kind of structure may be given once, not {', '.join(kinds)}")
-            if not self.neck and self.target == "dynamic":
-                raise ValueError("target=dynamic needs neck=true: without it p_X would follow p_Z itself")
             if self.memory_size and (kinds != ["teacher"] or self.target == "dynamic" or not self.neck):
                 raise ValueError("memory_size needs the structure teacher alone, target=static and neck=true")
             return self
@@ -156,6 +170,9 @@ class GenURL(Method):
             half = self.memory_size // 2  # (B + half)² − half² is B (B + K)
             return (math.isqrt(self.max_pairs + half**2) - half) // views
 
+        def reads_hidden(self) -> bool:
+            return self.target == "dynamic" and not self.neck
+
         def learns_from(self) -> Taught:
             return "any" if any(isinstance(structure, Teacher) for structure in self.structures) else "no"
 
@@ -179,8 +196,7 @@ class GenURL(Method):
             batch = self.frozen.teach(batch, next(iter(c.views())))
         if self.average:
             return self.against_memory(self.average, batch, snapshot, progress)
-        z = [self.encoder(batch.views[name]) for name in c.views()]
-        h = [self.neck(x).float() for x in z]
+        z, h = self.embed([batch.views[name] for name in c.views()])
         latents = [distributed.gather(x.detach().float()) for x in z]
         embeddings = [distributed.gather_with_gradient(x) for x in h]
 
@@ -192,6 +208,17 @@ class GenURL(Method):
         logs = detached(similarity=loss, p_x=p_x.mean(), p_z=log_p_z.exp().mean())
         logs["health/std"] = fn.embedding_std(F.normalize(h[0], dim=1))
         return Output(loss, logs, _nothing_to_remember(batch) if snapshot else None)
+
+    def embed(self, views: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Latents z, what p_{Z,l} compares, and embeddings h (b, D) fp32 of each view."""
+        if self.config.neck:
+            z = [self.encoder(x) for x in views]
+            return z, [self.neck(x).float() for x in z]
+        if self.config.reads_hidden():
+            pairs = [self.encoder.with_hidden(x) for x in views]  # type: ignore[operator]
+            return [hidden for hidden, _ in pairs], [out.float() for _, out in pairs]
+        h = [self.encoder(x).float() for x in views]
+        return h, h
 
     def against_memory(self, average: Average, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count."""
@@ -241,6 +268,9 @@ class GenURL(Method):
         c, p = self.config, static
         if c.target == "dynamic":
             beta = self.scheduled(progress)["beta"]
+            if c.centre_latents:
+                middle = torch.cat(list(latents)).mean(dim=0)
+                latents = [z - middle for z in latents]
             own = self.log_similarity(latents, c.nu_x).exp()
             p = beta * static + ((1 - beta) * own if c.target_clamp == "convex" else own)
         return p.clamp(0, 1) if c.target_clamp == "clamp" else p

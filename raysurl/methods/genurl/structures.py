@@ -110,7 +110,10 @@ class Teacher(Structure):
 
 
 class Neighbours(Structure):
-    """The k nearest neighbours of each sample in the raw input; see `similarity_graph` for μ and σ."""
+    """The k nearest neighbours of each sample in the raw input; see `similarity_graph` for μ and σ.
+
+    Its weight is that of sec. IV-b, beside instances; for any other task see `without_instances`.
+    """
 
     from_graph: ClassVar[bool] = True
     kind: Literal["knn"] = "knn"
@@ -128,6 +131,12 @@ class Neighbours(Structure):
         if self.scale == "search" and self.sigma is None and self.neighbours > self.k:
             raise ValueError(f"neighbours={self.neighbours} must not be more than k={self.k}")
         return self
+
+    def without_instances(self) -> Neighbours:
+        """The raw input is then all there is, or stands beside a graph: α_t = 1 throughout where it is not given."""
+        given = self.model_fields_set
+        usual = {"weight": 1.0, "weight_end": self.weight if "weight" in given else 1.0}
+        return self.model_copy(update={k: v for k, v in usual.items() if k not in given})
 
     def check(self, num_samples: int) -> None:
         if self.k >= num_samples:

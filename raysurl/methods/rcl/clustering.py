@@ -34,7 +34,9 @@ class Clustering(MethodConfig):
     prototypes: int = Field(16, ge=2)  # most pieces that a cluster is split into
     relocate: bool = True
     correct_noise: bool = True
-    max_clusters: int = Field(256, ge=1)  # most clusters per level that an update reworks
+    max_clusters: int | None = Field(
+        None, ge=1
+    )  # most clusters per level that an update reworks, in turn; None: as many as its time allows
     max_units: int = Field(256, ge=2)  # most children among which density peaks are sought
     min_points: int = Field(4, ge=1)  # of DBSCAN, itself included
     num_neighbours: int = Field(32, ge=1)  # of the kNN graph under DBSCAN

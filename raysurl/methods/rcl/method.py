@@ -1,4 +1,4 @@
-"""RCL: relative contrastive learning (Zheng et al., ECCV 2022), with an online hierarchical clustering.
+"""RCL: relative contrastive learning (Tang et al., ECCV 2022), with an online hierarchical clustering.
 
 q_i = P_i(z), sec. 4.1             `queries`: H predictors on the query projection z = projector(encoder(v))
 ẑ' = K(v'), EMA, no gradient       `keys`: of the other view
