@@ -14,6 +14,7 @@ from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, initial_weights
 from raysurl.errors import InputError
 from raysurl.evaluate import Division, divide
+from raysurl.evaluate.evaluator import check_views
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.report import write_report
@@ -117,6 +118,7 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
     if needing := [name for name in asked if "labels" in evaluate.needs(name)]:
         _check_labels(recipe, division, eval_samples, needing)
     evaluate.check(division, recipe.eval)
+    check_views(recipe, samples)
     return division
 
 

@@ -14,6 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from raysurl.errors import InputError
+from raysurl.intervals import of_mean
 from raysurl.paths import given_path
 from raysurl.recipe import take
 from raysurl.report.recipe import command
@@ -119,7 +120,7 @@ def table(results: Path) -> str:
 
 
 def comparison(path: Path) -> str:
-    """Mean ± standard deviation over seeds for each row of a table of a kept sweep."""
+    """Mean ± standard deviation over seeds, with the mean's interval, for each row of a table of a kept sweep."""
     record = json.loads(path.read_text())
     columns = record.get("columns", COLUMNS)
     heads = ["method", "seeds", *columns, "RankMe", "s/epoch"]
@@ -135,7 +136,8 @@ def comparison(path: Path) -> str:
         rows.append(f"| {name} | {_spread_row(metrics, 'eval/', columns)} | {rank} | {seconds} |")
     measured = sorted({where for row in record["rows"].values() for where in row["measured"]})
     note = [
-        f"Mean ± standard deviation over seeds. Measured on {'; '.join(measured)}.",
+        "Mean ± standard deviation over seeds, and the mean's interval of 95 % (Student's t). Measured on"
+        f" {'; '.join(measured)}.",
         "",
         "```",
         record["command"],
@@ -169,8 +171,11 @@ def _spread_row(metrics: dict[str, list[float]], prefix: str, columns: dict[str,
 def _spread(value: list[float] | None) -> str:
     if value is None:
         return "–"
-    mean, deviation, _ = value
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+    mean, deviation, count = value
+    if deviation is None:
+        return f"{mean:.1f}"
+    low, high = of_mean(mean, deviation, int(count))
+    return f"{mean:.1f} ± {deviation:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _cell(metrics: dict[str, float], name: str) -> str:

@@ -1,7 +1,9 @@
 """Evaluation of features that stay as they are: each protocol is one module with a function `run`.
 
 `run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent. NEEDS names what it asks of
-the data: labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself.
+the data: labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself;
+augmented, random views of the train images where its settings say so. Accuracies carry their interval
+(raysurl.intervals.Measured).
 OF_PIXELS says whether raw pixels are its baseline. `check(division, settings)`, where a module has one, raises
 InputError for what it could not do with the data. A further protocol is a further module and its name in the recipe.
 """
@@ -9,9 +11,10 @@ InputError for what it could not do with the data. A further protocol is a furth
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raysurl import intervals
 from raysurl.evaluate.division import SEEN, Division, divide
 from raysurl.evaluate.features import Features, Nodes, pixel_features
 from raysurl.evaluate.knn import knn_classify
@@ -21,10 +24,12 @@ __all__ = [
     "SEEN",
     "Division",
     "Features",
+    "Gains",
     "Nodes",
     "check",
     "divide",
     "evaluate",
+    "gains_of",
     "knn_classify",
     "needs",
     "of_pixels",
@@ -78,6 +83,20 @@ def evaluate(
                 (prefixed(name, prefix), value) for name, value in module.run(given, settings, seed=seed)
             )
     return metrics
+
+
+Gains = dict[str, dict[str, list[float]]]
+"""Metric -> baseline -> [points by which the metric exceeds that baseline's, low, high]."""
+
+BASELINES = ("untrained", "pixels")
+
+
+def gains_of(metrics: Mapping[str, float]) -> Gains:
+    """Of each accuracy over the same accuracy of each baseline, judged on the same test samples."""
+    found = {
+        name: intervals.gains(metrics, name, {b: prefixed(name, b) for b in BASELINES}) for name in metrics
+    }
+    return {name: over for name, over in found.items() if over}
 
 
 def prefixed(name: str, prefix: str) -> str:

@@ -40,7 +40,7 @@ def divide(
     if test is not None and len(known) > 1:
         return Division(known, test, "", labels, split)
     if split is not None:
-        note = f"the data set's own split: its train nodes are the bank, its test nodes the test set; {SEEN}"
+        note = f"the division of the data: what is for training is the bank, what is for the test the test set; {SEEN}"
         bank, held_out = known[split[known] == TRAIN], known[split[known] == TEST]
     else:
         note = f"no test set (data.eval_path): every tenth labelled sample is one; {SEEN}"

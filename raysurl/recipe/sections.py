@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raysurl.errors import InputError
+from raysurl.recipe.probes import PROBES, Probe
 from raysurl.recipe.schema import Section, sentence
+from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES, Policy
 
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
@@ -40,6 +42,8 @@ class Data(Section):
     )  # of each group in an epoch, a part each time, so that a window holds more groups; None: up to 4, as batches need
     resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of unreadable samples that stops a run
+    labelled: str | None = None  # a file of sample names, one a line: only they keep their labels
+    per_class: int | None = Field(None, ge=1)  # of a set without a test set: so many train, all others test
     limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice
 
 
@@ -158,7 +162,7 @@ class Evaluation(Section):
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
     protocols: tuple[
-        Literal["knn", "linear", "lbfgs", "rankme", "embedding", "nodes"], ...
+        Literal["knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes"], ...
     ] = (  # how features are judged at the end
         "knn",
         "linear",
@@ -167,14 +171,82 @@ class Evaluation(Section):
     )
     knn_k: tuple[int, ...] = (200, 20)  # neighbours that vote; the headline is 200
     knn_tau: float = Field(0.1, gt=0)  # temperature of their weights
-    linear_epochs: int = Field(100, ge=1)  # of the SGD probe
-    linear_lr: float = Field(10.0, gt=0)  # of the SGD probe
-    linear_batch_size: int = Field(256, ge=1)  # of the SGD probe
+    probe: str = (
+        "ressl"  # how the linear probe is trained, see raysurl.recipe.probes; what follows changes it
+    )
+    linear_epochs: int | None = Field(None, ge=1)  # of the linear probe; none: the probe's own
+    linear_lr: float | tuple[float, ...] | None = (
+        None  # several: trained together, the best by held-out samples
+    )
+    linear_weight_decay: float | tuple[float, ...] | None = None  # as linear_lr
+    linear_batch_size: int | None = Field(None, ge=1)  # of the linear probe
+    linear_augment: str | None = None  # a policy; views: the first of the run's; plain: none
+    finetune: tuple[str, ...] = ("full",)  # see raysurl.recipe.tunings; what follows changes each of them
+    finetune_share: float | None = None  # of the labels
+    finetune_epochs: int | None = None  # of fine-tuning; none: its own
+    finetune_lr: float | tuple[float, ...] | None = None  # as linear_lr
+    finetune_head_times: float | tuple[float, ...] | None = None  # the head's rate over the encoder's
+    finetune_batch_size: int | None = None  # of fine-tuning
+    finetune_augment: str | None = None  # as linear_augment
+    margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
     random_splits: int = Field(10, ge=1)  # of nodes
     batch_size: int = Field(512, ge=1)  # embedding
     baselines: bool = True  # the same numbers for the untrained encoder, and kNN of raw pixels
+
+    @property
+    def linear_probe(self) -> Probe:
+        """The probe that is named, changed by what else is given."""
+        return Probe.model_validate({**PROBES[self.probe].model_dump(), **self._changes("linear", Probe)})
+
+    @property
+    def tunings(self) -> dict[str, Tuning]:
+        """Those that are named, changed by what else is given."""
+        changes = self._changes("finetune", Tuning)
+        return {
+            name: Tuning.model_validate({**TUNINGS[name].model_dump(), **changes}) for name in self.finetune
+        }
+
+    @field_validator("finetune", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def _changes(self, prefix: str, of: type[Section]) -> dict[str, Any]:
+        """What the settings that begin with `prefix` change of a preset."""
+        given = {name: getattr(self, f"{prefix}_{name}", None) for name in of.model_fields}
+        changes = {name: value for name, value in given.items() if value is not None}
+        for name, value in changes.items():
+            several = get_origin(of.model_fields[name].annotation) is tuple
+            changes[name] = (value,) if several and not isinstance(value, tuple) else value
+        if changes.get("augment") == "plain":
+            changes["augment"] = None if of is Probe else "plain"
+        return changes
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluation:
+        if self.probe not in PROBES:
+            raise ValueError(f"probe={self.probe} is none; choose one of {', '.join(PROBES)}")
+        named = self.finetune
+        if wrong := [name for name in named if name not in TUNINGS] or ([] if named else [""]):
+            raise ValueError(f"finetune={wrong[0]} is none; choose one or more of {', '.join(TUNINGS)}")
+        for key in ("linear_augment", "finetune_augment"):
+            if (name := getattr(self, key)) not in (None, "views", *POLICIES):
+                raise ValueError(f"{key}={name} is no policy; choose views or one of {', '.join(POLICIES)}")
+        try:
+            self.linear_probe  # noqa: B018
+        except ValidationError as error:
+            raise ValueError(sentence(error, Probe, "linear_")) from None
+        try:
+            shares = [tuning.share for tuning in self.tunings.values()]
+        except ValidationError as error:
+            raise ValueError(sentence(error, Tuning, "finetune_")) from None
+        if len(set(shares)) < len(shares):
+            raise ValueError(
+                f"finetune={', '.join(named)} names two of the same share of labels; give one for each"
+            )
+        return self
 
 
 class Scale(Section):

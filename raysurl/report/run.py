@@ -161,10 +161,16 @@ def label(name: str) -> str:
 
 
 _LABELS = {
-    "eval/linear_top1": "Linear probe, SGD",
-    "eval/linear_train_top1": "Linear probe, SGD, on its own train features",
-    "eval/linear_lr": "Linear probe, learning rate after it diverged",
+    "eval/linear_top1": "Linear probe",
+    "eval/linear_top5": "Linear probe, top 5",
+    "eval/linear_train_top1": "Linear probe, on its own train features",
+    "eval/linear_lr": "Linear probe, learning rate that was chosen",
+    "eval/linear_weight_decay": "Linear probe, weight decay that was chosen",
+    "eval/finetune_top1": "Fine-tuned",
+    "eval/finetune1_top1": "Fine-tuned on 1 % of the labels",
+    "eval/finetune10_top1": "Fine-tuned on 10 % of the labels",
     "eval/lbfgs_top1": "Linear probe, L-BFGS",
+    "eval/lbfgs_top5": "Linear probe, L-BFGS, top 5",
     "health/rankme": "RankMe, effective dimensions",
     "health/rank_share": "RankMe, share of all dimensions",
     "health/std": "Spread of the embeddings",
@@ -195,7 +201,7 @@ def is_of_clusters(name: str) -> bool:
 
 
 def is_percent(name: str) -> bool:
-    return name.endswith("_top1")
+    return name.endswith(("_top1", "_top5"))
 
 
 def is_share(name: str) -> bool:

@@ -18,9 +18,11 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from raysurl import health, metrics
+from raysurl import health, intervals, metrics
+from raysurl.classifier import write_classifiers
 from raysurl.data.source import Source
 from raysurl.errors import InputError
+from raysurl.evaluate.evaluator import Evaluated
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe, dump, read_stored, recipe_from
 from raysurl.runtime import Runtime, threads_of
@@ -115,19 +117,23 @@ def write_results(
     recipe: Recipe,
     runtime: Runtime,
     source: Source,
-    values: dict[str, float],
+    evaluated: Evaluated,
     *,
     seconds: float,
 ) -> None:
-    """`results.json`: final metrics (last epoch), the best online ones labelled so, and what the run was."""
+    """`results.json`: final metrics (last epoch) with their intervals, gains over the baselines, the best online ones
+    labelled so, and what the run was."""
+    values, gains = evaluated.metrics, evaluated.gains
     lines = metrics.read(run_dir / "metrics.jsonl")
     steps = {line["step"]: line for line in lines if "train/loss" in line}
     per_epoch = len(steps) // recipe.total_epochs
     last = [steps[step] for step in sorted(steps)[-per_epoch:]]
     results = {
         "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
+        "intervals": intervals.of_metrics(values),
+        "gains": gains,
         "best": _best(lines),
-        "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}),
+        "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}, gains),
         "seconds": seconds,
         "images_per_s": _median(
             [line["speed/images_per_s"] for line in lines if "speed/images_per_s" in line]
@@ -144,6 +150,7 @@ def write_results(
         "skipped": [{"index": s.index, "name": s.name, "reason": s.reason} for s in source.skipped],
         "finished": True,
     }
+    write_classifiers(run_dir, evaluated.classifiers, recipe, source)
     write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
 
 

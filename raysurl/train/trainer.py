@@ -106,7 +106,7 @@ def train(
         run.record.write(run.step, evaluated.metrics)
         run.record.flush()
         write_encoder(run_dir, run.method.encoder, recipe)
-        run_directory.write_results(run_dir, recipe, runtime, source, evaluated.metrics, seconds=run.seconds)
+        run_directory.write_results(run_dir, recipe, runtime, source, evaluated, seconds=run.seconds)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:

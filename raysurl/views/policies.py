@@ -91,6 +91,7 @@ def _multi_crop(base: Policy, smallest: tuple[float, ...], prefix: str) -> dict[
 POLICIES: dict[str, Policy] = {
     "plain": Policy(),
     "weak": Policy(crop=(0.2, 1.0), flip=0.5),
+    "linear": Policy(crop=(0.08, 1.0), flip=0.5),  # of a probe: torchvision's random resized crop, and a flip
     "contrastive": _CONTRASTIVE,
     "mocov2": _CONTRASTIVE,
     "byol_1": _BYOL.model_copy(update={"blur_p": 1.0}),

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -114,12 +115,18 @@ def test_each_cell_stands_beside_the_papers(directory, capsys):
     assert text in capsys.readouterr().out
     assert "| 0.1 | 93.50 ± 0.10 (3) / 90 | 92.50 ± 0.10 (3) / 89 |" in text
     assert "| 0.2 | 92.50 ± 0.10 (3) / 88 | collapsed (3) / 10 |" in text
+    half = 4.302653 * 0.1 / np.sqrt(3)  # Student's t of two degrees of freedom
+    assert f"93.50 ± 0.10 (3), {93.5 - half:.2f} to {93.5 + half:.2f} at 95 %" in text
     assert "over 4 cells the order agrees with the paper" in text
     assert "12 trials (3 collapsed, 9 finished), 21 s of training" in text
     lines = list(csv.DictReader((directory / "table.csv").open()))
     assert [(r["mean"], r["seeds"], r["collapsed"], r["paper"]) for r in lines] == [
         ("93.5", "3", "0", "90"), ("92.5", "3", "0", "89"), ("92.5", "3", "0", "88"), ("", "0", "3", "10"),
     ]  # fmt: skip
+    assert [(r["low"], r["high"]) for r in lines][::3] == [
+        (f"{93.5 - half:.6g}", f"{93.5 + half:.6g}"),
+        ("", ""),
+    ]
 
 
 def test_the_page_has_curves_heat_maps_and_the_best_recipe_is_ready(directory):
