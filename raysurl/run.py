@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from raysurl import build, evaluate, teachers
+from raysurl import build, evaluate, stopping, teachers
 from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, read_weights
-from raysurl.errors import InputError
+from raysurl.errors import InputError, storage_error
 from raysurl.evaluate import Division, divide
 from raysurl.recipe import Recipe
 from raysurl.report import write_report
@@ -34,15 +34,21 @@ def pretrain(recipe: Recipe) -> Path:
     check(recipe, samples, eval_samples)
     runtime = importlib.import_module(RUNTIMES[recipe.runtime])
     runtime.check(recipe)
-    recipe, run_dir = run_directory.claim(recipe)
-    try:
-        with watching(run_dir):
-            runtime.run(recipe, samples, eval_samples, run_dir)
-    except InputError:
-        if not recipe.resume and not (run_dir / "checkpoints").exists():
-            shutil.rmtree(run_dir)  # ours and empty but for notes: the next try may have the name
-        raise
-    write_report(run_dir)
+    with run_directory.claim(recipe) as (recipe, run_dir):
+        try:
+            with watching(run_dir):
+                runtime.run(recipe, samples, eval_samples, run_dir)
+            write_report(run_dir)
+        except InputError:
+            if not recipe.resume and not (run_dir / "checkpoints").exists():
+                shutil.rmtree(run_dir)  # ours and empty but for notes: the next try may have the name
+            raise
+        except stopping.StoppedError as stop:
+            again = stopping.command_line("pretrain", [f"output={run_dir}", "resume=true"])
+            stop.how = f"what is done is kept, continue with: {again}"
+            raise
+        except OSError as error:
+            raise storage_error(error, run_dir) or error from None
     return run_dir
 
 
