@@ -191,15 +191,10 @@ class StepBlock:
     """
 
     def __init__(
-        self,
-        size: int,
-        record: Record | None,
-        batch_size: int,
-        tally: Tally | None = None,
-        asked: Callable[[], bool] = lambda: False,
+        self, size: int, record: Record | None, batch_size: int, asked: Callable[[], object] = lambda: None
     ) -> None:
         self.size, self.record, self.batch_size = size, record, batch_size
-        self.tally, self._asked, self.stop = tally or Tally(), asked, False
+        self.tally, self._asked, self.stop = Tally(), asked, False
         self._steps: list[tuple[int, float, float]] = []  # step, epoch, lr
         self._names: list[str] = []
         self._rows: list[Tensor] = []
@@ -224,7 +219,9 @@ class StepBlock:
         """Raises RunError naming the step and the terms where a value is not finite, on every rank alike."""
         if not self._rows:
             return
-        wish = self._rows[0].new_full((len(self._names),), float(self.record is not None and self._asked()))
+        wish = self._rows[0].new_full(
+            (len(self._names),), float(self.record is not None and bool(self._asked()))
+        )
         *values, wishes = distributed.mean(torch.stack([*self._rows, wish])).tolist()
         self.stop = self.stop or any(wishes)
         seconds = time.perf_counter() - self._since

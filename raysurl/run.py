@@ -81,12 +81,17 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
             for width in (samples.width(), eval_samples.width())
         )
         raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
-    test = None if eval_samples is None else np.arange(len(eval_samples))
-    division = divide(samples.labels, np.arange(len(samples)), samples.split, test)
+    division = division_of(samples, eval_samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
     if needing := [name for name in asked if "labels" in evaluate.needs(name)]:
         _check_labels(recipe, division, eval_samples, needing)
     evaluate.check(division, recipe.eval)
+
+
+def division_of(samples: Samples, eval_samples: Samples | None) -> Division:
+    """Which samples will be compared with which, if all can be read."""
+    test = None if eval_samples is None else np.arange(len(eval_samples))
+    return divide(samples.labels, np.arange(len(samples)), samples.split, test)
 
 
 def _check_labels(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN_S = 1.0  # some senders signal the process and then its group: the same wish, not impatience
@@ -165,16 +165,32 @@ def forget(directory: Path) -> None:
         (directory / FILE).unlink(missing_ok=True)
 
 
-def wait_for(thread: threading.Thread, on_stop: Callable[[int], Any], patience_s: float = SAVE_S) -> None:
-    """Until the thread has ended. Raises StoppedError on a signal, once `on_stop` was called with its number and the
-    thread has ended, or has taken `patience_s`; a second signal does not wait."""
+def aside(work: Callable[[], object], on_stop: Callable[[int], object], patience_s: float = SAVE_S) -> None:
+    """Do the work in a thread, so that this one hears of signals, and raise what it raises.
+
+    Raises StoppedError on a signal, once `on_stop` was called with its number and the work has ended, or has taken
+    `patience_s`; a second signal does not wait.
+    """
+    ended = threading.Event()  # joining a thread in an exception's way takes it for ended (CPython 3.11)
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(0.2)
+        while not ended.wait(0.2):
+            pass
     except StoppedError as stop:
         on_stop(stop.signum)
-        thread.join(patience_s)
+        ended.wait(patience_s)
         raise
+    if raised:
+        raise raised[0]
 
 
 # -------------------------------------------------------------------- words

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from raysurl.errors import InputError
 from raysurl.recipe import take
 from raysurl.runtime import default_device
 from raysurl.train import local
+from raysurl.train.run_directory import place
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe, device = found.recipe, default_device()
     if not mine.get("to", "").endswith(".parquet"):
         raise InputError("name the file to write: to=FILE.parquet")
-    target = Path(mine["to"]).expanduser()
+    target = place("to", mine["to"])
     if target.exists():
         raise InputError(f"to={target} exists already; name another file")
     samples = open_samples(recipe.data, "train", seed=recipe.seed)
@@ -45,7 +46,12 @@ def main(arguments: Sequence[str]) -> None:
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     names = {"raysurl": json.dumps({"class_names": samples.names_by_value()})}
-    pq.write_table(pa.table(columns).replace_schema_metadata(names), target)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        pq.write_table(pa.table(columns).replace_schema_metadata(names), partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
     print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
     for skipped in source.skipped:
         print(f"skipped {skipped}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from raysurl.errors import InputError
 from raysurl.recipe import take
+from raysurl.train.run_directory import place
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -17,9 +17,9 @@ def main(arguments: Sequence[str]) -> None:
     if given.get("sweep"):
         from raysurl.sweep import report as sweep_report
 
-        print(sweep_report.write_report(Path(given["sweep"]).expanduser()))
+        print(sweep_report.write_report(place("sweep", given["sweep"])))
         return
-    run_dir = Path(given["run"]).expanduser()
+    run_dir = place("run", given["run"])
     if not (run_dir / "recipe.yaml").is_file():
         raise InputError(f"run={run_dir} is not a run directory: it has no recipe.yaml")
     from raysurl.report import write_report

@@ -25,6 +25,7 @@ from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"inputs"})
 OF_PIXELS = False
+SCORES = ("trustworthiness", "continuity", "knn_recall")
 
 Rows = NDArray[np.float64]
 
@@ -36,6 +37,10 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     low = evenly_spaced(features.train, settings.embedding_points)
     for name, value in neighbourhood_scores(features.inputs, low, settings.embedding_k).items():
         yield f"eval/{name}", value
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    return [f"eval/{name}" for name in SCORES]
 
 
 def check(division: Division, settings: Evaluation) -> None:
@@ -64,11 +69,12 @@ def neighbourhood_scores(
         NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(return_distance=False)
         for rows in (high, low)
     )
-    return {
-        "trustworthiness": float(far_points_kept_away(high, low, n_neighbors=k)),
-        "continuity": float(far_points_kept_away(low, high, n_neighbors=k)),
-        "knn_recall": float((of_input[:, :, None] == of_embedding[:, None, :]).any(axis=2).mean()),
-    }
+    values = (
+        far_points_kept_away(high, low, n_neighbors=k),
+        far_points_kept_away(low, high, n_neighbors=k),
+        (of_input[:, :, None] == of_embedding[:, None, :]).any(axis=2).mean(),
+    )
+    return dict(zip(SCORES, map(float, values), strict=True))
 
 
 def _rows(values: Tensor | NDArray[np.generic], name: str) -> Rows:

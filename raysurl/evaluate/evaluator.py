@@ -20,13 +20,16 @@ from raysurl.embed import embed, pixels
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.evaluate import (
+    Division,
     Features,
     Nodes,
     divide,
     evaluate,
+    names,
     needs,
     of_pixels,
     pixel_features,
+    prefixed,
 )
 from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
@@ -49,6 +52,26 @@ class Evaluated:
     metrics: dict[str, float]
     features: Features | None
     bank: NDArray[np.int64]
+
+
+def final_names(recipe: Recipe, division: Division) -> set[str]:
+    """The metrics of a finished run on data divided so."""
+    settings, labelled = recipe.eval, bool(len(division.test))
+    found = {"train/loss", *health.SIGNALS, *names(settings.protocols, settings, division)}
+    if recipe.eval.features != "backbone" and labelled:
+        knn = names(["knn"], settings, division)
+        found |= knn | {prefixed(name, "backbone") for name in knn}
+    if settings.baselines:
+        asked = names(settings.protocols, settings, division)
+        found |= {prefixed(name, "untrained") for name in asked}
+        raw = names(of_pixels(settings.protocols), settings, division) if labelled else set()
+        found |= {prefixed(name, "pixels") for name in raw}
+    return found
+
+
+def online_names(recipe: Recipe, division: Division) -> set[str]:
+    """The metrics of an evaluation during training."""
+    return {"train/loss", *health.SIGNALS, *names(["knn"], recipe.eval, division)}
 
 
 class Evaluator:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import InputError
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, top1
 from raysurl.recipe import Evaluation
 
@@ -32,6 +33,10 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     start = train.new_zeros(num_classes, train.shape[1] + 1)
     solution = fit(train, labels, start, penalty=penalty)
     yield "eval/lbfgs_top1", top1(predict(test, solution), features.test_labels)
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    return ["eval/lbfgs_top1"]
 
 
 def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

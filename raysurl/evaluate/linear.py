@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import RunError
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, top1
 from raysurl.recipe import Evaluation
 
@@ -63,6 +64,11 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     )
     if lr != settings.linear_lr:
         yield "eval/linear_lr", lr
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    """Those of every run; one whose probe diverged at first has `eval/linear_lr` besides."""
+    return ["eval/linear_top1", "eval/linear_train_top1"]
 
 
 def fit(

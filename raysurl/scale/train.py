@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -123,7 +122,7 @@ def fit(
         ),
     )
     try:
-        _follow(group, run_dir)
+        stopping.aside(group.fit, partial(stopping.ask, run_dir))  # Ray Train would take the signals
     except Exception as error:  # Ray wraps whatever a worker raised
         if found := failure.told(name) or unwritable(run_dir):
             raise found from None
@@ -137,23 +136,6 @@ def fit(
         raise found
     if signum := stopping.asked(run_dir):
         raise stopping.StoppedError(signum)
-
-
-def _follow(group: TorchTrainer, run_dir: Path) -> None:
-    """Until the worker group has ended. In a thread, so that this one hears of signals, which Ray Train would take."""
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            group.fit()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    stopping.wait_for(thread, partial(stopping.ask, run_dir))
-    if raised:
-        raise raised[0]
 
 
 def train_worker(config: dict[str, Any]) -> None:

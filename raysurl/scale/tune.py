@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -95,26 +94,19 @@ def run(
 
 
 def _follow(tuner: tune.Tuner, asker: _Asker, directory: Path) -> None:
-    """Until all trials have ended. In a thread, so that this one hears of signals, which Tune would take."""
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            tuner.fit()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    stopping.wait_for(thread, asker.stop)
-    if found := asker.failed or (raised and unwritable(directory)):
-        raise found from None
-    if raised:
-        lines = [line.strip() for line in str(raised[0]).splitlines() if line.strip()]
-        said = lines[-1] if lines else type(raised[0]).__name__
+    """Until all trials have ended."""
+    try:
+        stopping.aside(tuner.fit, asker.stop)  # Tune would take the signals
+    except Exception as error:
+        if found := asker.failed or unwritable(directory):
+            raise found from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = lines[-1] if lines else type(error).__name__
         raise RunError(
             f"the sweep stopped: {said}; the same command goes on, {directory / 'tune.log'} may say more"
-        ) from raised[0]
+        ) from error
+    if asker.failed:
+        raise asker.failed
 
 
 def _resources(placed: TrialPlacement, config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -23,7 +23,7 @@ from raysurl.data.source import Source
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe, dump, read_mapping, recipe_from
 from raysurl.runtime import Runtime, threads_of
-from raysurl.train import lock
+from raysurl.train import gain, lock
 
 # What may differ when a run is resumed; everything else must be as it was.
 FREE_ON_RESUME = {"runtime", "scale", "log", "checkpoint", "eval", "resume", "output", "recipe"}
@@ -85,8 +85,6 @@ def refusing(directory: Path) -> Iterator[None]:
 
 def place(key: str, text: str) -> Path:
     """The absolute path of what a person names to be written to. Raises InputError where it would be lost."""
-    if "\0" in text:
-        raise InputError(f"{key}={text} holds a character that no path can hold; leave it out")
     if _URI.match(text):
         raise InputError(
             f"{key}={text} is a URI, and results are written to a folder; write {key}=/A/FOLDER, on a disk that all"
@@ -164,6 +162,7 @@ def write_results(
     values: dict[str, float],
     tally: metrics.Tally,
     *,
+    steps: int,
     seconds: float,
 ) -> None:
     """`results.json`: final metrics (last epoch), the best online ones labelled so, and what the run was.
@@ -173,10 +172,12 @@ def write_results(
     """
     lines = metrics.read(run_dir / "metrics.jsonl")
     values = tally.loss() | values
+    found = health.diagnose({**tally.memory, **health.combined(values, tally.latest)})
+    facts = gain.Facts(recipe, values, tally, steps, source.labels)
     results = {
         "metrics": values,
         "best": tally.best,
-        "health": health.diagnose({**tally.memory, **health.combined(values, tally.latest)}),
+        "health": gain.explained(found, facts),
         "seconds": seconds,
         "images_per_s": _median(
             [line["speed/images_per_s"] for line in lines if "speed/images_per_s" in line]

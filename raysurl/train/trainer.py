@@ -131,7 +131,14 @@ def finish(run: Run) -> None:
         run.tally.evaluated(run.step, evaluated.metrics)
         write_encoder(run_dir, run.method.encoder, recipe)
         run_directory.write_results(
-            run_dir, recipe, run.runtime, source, evaluated.metrics, run.tally, seconds=run.seconds
+            run_dir,
+            recipe,
+            run.runtime,
+            source,
+            evaluated.metrics,
+            run.tally,
+            steps=run.step,
+            seconds=run.seconds,
         )
 
 
@@ -172,10 +179,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
         block=StepBlock(
-            recipe.log.every_steps,
-            record,
-            recipe.train.batch_size,
-            asked=lambda: stopping.asked(run_dir) is not None,
+            recipe.log.every_steps, record, recipe.train.batch_size, partial(stopping.asked, run_dir)
         ),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
     )

@@ -19,6 +19,7 @@ BASE = {
     "name": "small",
     "title": "A small space",
     "recipe": "ressl/digits",
+    "objectives": {"eval/lbfgs_top1": "max"},
     "axes": {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.05]},
     "seeds": [0, 1],
 }
