@@ -18,7 +18,7 @@ def save(run: Run, metric: float | None = None) -> None:
     run.block.flush()
     if run.memory:
         run.memory.drain()
-    if run.step == run.saved_step or run.runtime.rank:
+    if run.position == run.saved or run.runtime.rank:
         return
     state = {
         "step": run.step,
@@ -31,7 +31,7 @@ def save(run: Run, metric: float | None = None) -> None:
         "tally": run.tally.state_dict(),
     }
     run.writer.write(state, run.step, metric)
-    run.saved_step = run.step
+    run.saved = run.position
 
 
 def keep(run: Run) -> None:
@@ -58,7 +58,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         first = checkpoint.reason(error)
         raise InputError(f"the checkpoint in {run.checkpoints} does not fit this recipe: {first}") from None
-    run.step = run.saved_step = step
+    run.step = step
     run.epochs_done = int(state.get("epochs_done", step // run.plan.steps_per_epoch))
     run.refreshed_at = int(state.get("refreshed_at", -1))
+    run.saved = run.position
     run.began -= state["seconds"]

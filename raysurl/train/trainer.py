@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from raysurl import build, distributed, stopping
 from raysurl.data.source import Source
 from raysurl.embed import embed
-from raysurl.encoder import read_weights, write_encoder
+from raysurl.encoder import read_weights
 from raysurl.errors import DivergedError, storage_error, unwritable
-from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.evaluate.evaluator import Evaluator
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock, Tally
@@ -31,6 +31,7 @@ from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan, plan
 from raysurl.train import checkpoint, optim, run_directory
 from raysurl.train.device_views import DeviceViews, device_views
+from raysurl.train.finishing import finish, trained
 from raysurl.train.loading import Loaded, Loader
 from raysurl.train.saving import keep, restore, save
 from raysurl.train.step import RecordedStep, Step, step_of
@@ -58,8 +59,8 @@ class Run:
     base_lr: float
     step: int = 0  # optimizer steps done
     epochs_done: int = 0  # with what follows them
-    refreshed_at: int = -1  # the step before which memory was last rebuilt
-    saved_step: int = -1
+    refreshed_at: int = -1  # the step before which memory was rebuilt
+    saved: tuple[int, ...] = ()  # the `position` of the latest checkpoint
     began: float = field(default_factory=time.time)  # moved back on resume by what was spent before
 
     @property
@@ -70,6 +71,10 @@ class Run:
     def progress(self) -> Progress:
         recipe, per_epoch = self.recipe, self.plan.steps_per_epoch
         return Progress(self.step, self.total_steps, per_epoch, recipe.seed, recipe.train.rounds)
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        return self.step, self.epochs_done, self.refreshed_at
 
     @property
     def tally(self) -> Tally:
@@ -91,8 +96,7 @@ class Run:
 def train(
     recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path
 ) -> None:
-    """Train, evaluate, write the run directory. Every rank calls it; RunError when the run cannot go on, StoppedError,
-    after saving, when it is not to."""
+    """Train, evaluate, write the run directory. Every rank calls it. Raises RunError, or StoppedError after saving."""
     try:
         run = start(recipe, runtime, source, eval_source, run_dir)
         try:
@@ -100,7 +104,7 @@ def train(
                 train_epochs(run)
         except NonFiniteError as error:
             index = run.plan.global_batch(error.step)
-            raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
+            raise DivergedError(error.explain(index, run.saved[0] if run.saved else 0)) from None
         run.writer.wait()
         finish(run)
     except (OSError, SafetensorError) as error:
@@ -115,31 +119,6 @@ def train_epochs(run: Run) -> None:
             train_epoch(run)
         after_epoch(run, epochs_done=epoch + 1)
         stop_if_asked(run)
-
-
-def finish(run: Run) -> None:
-    """The final evaluation, and what is left of the run."""
-    recipe, run_dir, source = run.recipe, run.run_dir, run.loader.source
-    evaluated = run.evaluator.final(trained(run))
-    if run.record and evaluated.features is not None:
-        pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
-        pictures.save_scatter(run_dir, evaluated.features, source.class_names)
-        if run.memory and run.memory.has_clusters:
-            pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())
-        run.record.write(run.step, evaluated.metrics)
-        run.record.flush()
-        run.tally.evaluated(run.step, evaluated.metrics)
-        write_encoder(run_dir, run.method.encoder, recipe)
-        run_directory.write_results(
-            run_dir,
-            recipe,
-            run.runtime,
-            source,
-            evaluated.metrics,
-            run.tally,
-            steps=run.step,
-            seconds=run.seconds,
-        )
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
@@ -214,7 +193,7 @@ def refresh_memory(run: Run) -> None:
         run.event(f"memory of {source.readable.sum()} samples rebuilt in {time.time() - began:.1f} s")
         look_at_memory(run)
         follow_graph(run)
-        run.refreshed_at, run.saved_step = run.step, -1
+        run.refreshed_at = run.step
 
 
 def look_at_memory(run: Run) -> dict[str, float]:
@@ -288,20 +267,11 @@ def after_epoch(run: Run, epochs_done: int) -> None:
         if run.record and evaluated:
             run.record.write(run.step, evaluated)
         run.tally.evaluated(run.step, evaluated)
-        run.epochs_done, run.saved_step = epochs_done, -1
+        run.epochs_done = epochs_done
         best = metrics.get("eval/knn_top1")
         if done or (due and (best is not None or not run.writer.busy)):
             save(run, best)
     run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
-
-
-def trained(run: Run) -> Networks:
-    """The networks to evaluate, as `eval.features` names them."""
-    method, named = run.method, run.recipe.eval.features
-    if named == "backbone":
-        return Networks(method.encoder)
-    remembered = run.memory.mirror.snapshot()["features"] if run.memory and named == "memory" else None
-    return Networks(method.encoder, method.embedder, remembered)
 
 
 # -------------------------------------------------------------------- around the step
