@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -264,11 +265,23 @@ class TensorBoard:
     def __init__(self, run_dir: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        if threading.excepthook is not _without_writers:
+            _others.append(threading.excepthook)
+            threading.excepthook = _without_writers
         self.writer = SummaryWriter(str(run_dir / "tensorboard"))
 
     def __call__(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+
+
+_others: list[Callable[[Any], object]] = []
+
+
+def _without_writers(raised: Any) -> None:
+    """TensorBoard's thread prints what it raises, and raises it again at the next call, where it is understood."""
+    if type(raised.thread).__name__ != "_AsyncWriterThread":
+        _others[-1](raised)
 
 
 def wandb_sink(run_dir: Path, recipe: dict[str, Any]) -> Sink:
