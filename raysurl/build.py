@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import method as methods
-from raysurl import teachers
+from raysurl import streams, teachers
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.method import Build, FrozenTeacher, Method
+from raysurl.nets.drawing import drawn_from
 from raysurl.nets.ema import Teacher
 from raysurl.nets.norm import convert
 from raysurl.recipe import Recipe
@@ -50,7 +51,8 @@ def method_of(recipe: Recipe, *, num_samples: int, labels: Labels = None) -> Met
 
     `labels` (N,) are looked at by `teacher.name=labels` alone.
     """
-    encoder, teacher = encoder_of(recipe), teacher_of(recipe, num_samples, labels)
+    draws = streams.torch_stream(recipe.stream_seed, "weights")
+    encoder, teacher = encoder_of(recipe, draws), teacher_of(recipe, num_samples, labels)
     if teacher and recipe.teacher.centre:
         teacher = teachers.CentredTeacher(teacher)
     build = Build(
@@ -60,10 +62,11 @@ def method_of(recipe: Recipe, *, num_samples: int, labels: Labels = None) -> Met
         shuffle=recipe.norm == "shuffle",
         num_samples=num_samples,
         batch_size=recipe.train.batch_size,
-        seed=recipe.seed,
+        seed=recipe.stream_seed,
         teacher=teacher,
     )
-    return methods.load(recipe.method.name)(recipe.method, build)
+    with drawn_from(draws):
+        return methods.load(recipe.method.name)(recipe.method, build)
 
 
 def teacher_of(recipe: Recipe, num_samples: int, labels: Labels = None) -> FrozenTeacher | None:

@@ -88,25 +88,15 @@ def gather_with_gradient(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def shuffle(x: Tensor, seed: int) -> Tensor:
-    """This rank's rows of the global batch in a random order that all ranks agree on (shuffle-BN, MoCo)."""
-    if world_size() == 1:
-        return x
-    order = _order(len(x), seed)
+def shuffle(x: Tensor, order: Tensor) -> Tensor:
+    """This rank's rows of the global batch in `order` (B,), which all ranks agree on (shuffle-BN, MoCo)."""
     return gather(x)[order[rank() * len(x) : (rank() + 1) * len(x)].to(x.device)]
 
 
 @torch.no_grad()
-def unshuffle(x: Tensor, seed: int) -> Tensor:
-    """Undo `shuffle` with the same seed."""
-    if world_size() == 1:
-        return x
-    inverse = torch.argsort(_order(len(x), seed))
-    return gather(x)[inverse[rank() * len(x) : (rank() + 1) * len(x)].to(x.device)]
-
-
-def _order(rows: int, seed: int) -> Tensor:
-    return torch.randperm(rows * world_size(), generator=torch.Generator().manual_seed(seed))
+def unshuffle(x: Tensor, order: Tensor) -> Tensor:
+    """Undo `shuffle` with the same order."""
+    return shuffle(x, torch.argsort(order))
 
 
 def wrap(model: nn.Module, device: torch.device, ranks: int, *, accumulates: bool = False) -> nn.Module:

@@ -17,9 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from raysurl import streams
 from raysurl.errors import InputError
+from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
-from raysurl.recipe import Recipe, overridden, read_mapping, recipe_from
+from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 
 NAME = "encoder.safetensors"
 
@@ -31,25 +33,23 @@ class TrainedEncoder:
     where: Path  # the run directory, or the folder of the encoder file
 
 
-def encoder_of(recipe: Recipe) -> nn.Module:
+def encoder_of(recipe: Recipe, draws: torch.Generator | None = None) -> nn.Module:
     """The recipe's encoder with its seeded initial weights: a fresh call gives the untrained baseline.
 
-    Raises InputError for an unknown name, and for views that are too small for the network.
+    `draws`: where the weights come from, by default the beginning of their stream. Raises InputError for an unknown
+    name, and for views that are too small for the network.
     """
-    torch.manual_seed(recipe.seed)
-    if recipe.encoder.name == "mlp":
-        return MLP(
-            recipe.encoder.inputs or 3 * recipe.views.size**2, recipe.encoder.widths, recipe.encoder.dropout
-        )
-    e, sizes = (
-        recipe.encoder,
-        [
-            policy.size or recipe.views.size
-            for view, policy in recipe.view_policies().items()
-            if view != "teacher"
-        ],
-    )
-    check_size(e.name, min([recipe.views.size, *sizes]), small_stem=e.small_stem)
+    with drawn_from(draws or streams.torch_stream(recipe.stream_seed, "weights")):
+        return _encoder(recipe)
+
+
+def _encoder(recipe: Recipe) -> nn.Module:
+    e, size = recipe.encoder, recipe.views.size
+    if e.name == "mlp":
+        return MLP(e.inputs or 3 * size**2, e.widths, e.dropout)
+    policies = recipe.view_policies().items()
+    seen = [policy.size or size for view, policy in policies if view != "teacher"]
+    check_size(e.name, min([size, *seen]), small_stem=e.small_stem)
     return build_encoder(
         e.name,
         small_stem=e.small_stem,
@@ -79,7 +79,7 @@ def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> Traine
     path = Path(run).expanduser().absolute()
     stored = path / "recipe.yaml"
     if stored.is_file():
-        tree = read_mapping(stored, str(stored), "recipe keys")
+        tree = read_stored(path)
     elif path.is_file():
         tree = _described(path)
     else:

@@ -94,8 +94,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         threads = torch.get_num_threads()
         centre, scale = self._standard(rows)
         try:
-            with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-                self.encoder_, self.loss_ = self._train(recipe, ((rows - centre) / scale).astype(np.float32))
+            self.encoder_, self.loss_ = self._train(recipe, ((rows - centre) / scale).astype(np.float32))
         finally:
             torch.set_num_threads(threads)
         self._centre, self._scale = centre, scale

@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from raysurl import streams
 from raysurl.errors import InputError
 
 EXACT_BELOW = 50_000  # samples
@@ -70,7 +71,7 @@ def knn_graph(
         return KnnGraph(*_graph_of(values, k, everywhere), recall=1.0)
     index = _inverted_file(rows, seed)
     in_cells = _cell_search(index, rows, everywhere)
-    sample = np.random.default_rng(seed).permutation(len(rows))[:RECALL_QUERIES]
+    sample = streams.numpy_stream(seed, "recall").permutation(len(rows))[:RECALL_QUERIES]
     truth, _ = _neighbours(values, sample, k, everywhere)
     most = max(1, int(LARGEST_SHARE * index.nlist))
     while (reached := _recall(truth, _neighbours(values, sample, k, in_cells)[0])) < RECALL_WANTED:
@@ -125,7 +126,7 @@ def _blocks(matrix: NDArray[Any], size: int = 16384) -> Iterator[NDArray[Any]]:
 def _inverted_file(rows: Rows, seed: int) -> Any:
     cells = max(1, min(int(4 * len(rows) ** 0.5), len(rows) // 39))
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(rows.shape[1]), rows.shape[1], cells)
-    index.cp.seed, index.cp.niter = seed, 10
+    index.cp.seed, index.cp.niter = streams.integer(seed, "cells"), 10
     index.cp.min_points_per_centroid, index.cp.max_points_per_centroid = 1, 64
     index.train(rows)
     index.add(rows)

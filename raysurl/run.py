@@ -27,8 +27,8 @@ RUNTIMES = {
 
 def pretrain(recipe: Recipe) -> Path:
     """Train and evaluate as the recipe says; returns the run directory. Raises InputError or RunError."""
-    samples = open_samples(recipe.data, "train", seed=recipe.seed)
-    eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)
+    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
+    eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
     recipe = build.resolve(recipe, samples.width())
     check(recipe, samples, eval_samples)

@@ -2,8 +2,8 @@
 
 An order is cut into consecutive global batches of B; every rank takes its part of each by position. Nothing
 here depends on the world size except which positions a rank is handed, so any number of ranks sees the same
-global batches. The randomness is counter-based (Philox keyed by seed, epoch and purpose) and sorted raw bits,
-whose stream NumPy guarantees, so an order does not change with the NumPy version.
+global batches. Orders are sorted raw bits of a counter-based stream, which NumPy guarantees, so that none changes with
+the NumPy version.
 
 Letters: N samples, n readable ones, B global batch, A micro-batches per step, W ranks.
 """
@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from raysurl import streams
 from raysurl.errors import InputError
 
 Index = NDArray[np.int64]
@@ -181,7 +182,7 @@ def beside_neighbours(order: Index, graph: Index, keys: NDArray[np.uint64] | Non
 
 def _bits(count: int, seed: int, epoch: int, purpose: int) -> NDArray[np.uint64]:
     """(count,) raw random bits of the stream (seed, epoch, purpose)."""
-    return np.random.Philox(key=[seed, (epoch << 8) | purpose]).random_raw(count)
+    return streams.raw_bits(count, seed, "order", epoch, purpose)
 
 
 def _indices(readable: NDArray[np.bool_] | Index | int) -> Index:

@@ -21,7 +21,11 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text("a" * 64)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]  # tasks import both
+    # Tasks import the package, the tests' helpers and the tests themselves: they stand in folders by subject.
+    here = Path(__file__).parent
+    paths = [
+        str(path) for path in (here.parent, here, *sorted({file.parent for file in here.rglob("test_*.py")}))
+    ]
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     ray.init(address="local", num_cpus=2, **options)  # local: never a cluster that happens to run here

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pydantic import ValidationError
 
@@ -30,6 +31,14 @@ SMALL = {
     "frozen_steps": 0,
     "negatives": 48,
 }
+
+
+PAPERS = ("genurl", "mvmr", "rcl", "ressl", "superand")
+
+
+def slow_but(quick, names):
+    """Parameters of a test of which only the `quick` ones are in the fast suite."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def recipe_for(name: str, **changes: Any) -> Recipe:

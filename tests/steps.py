@@ -238,6 +238,7 @@ def replay(trajectory: Trajectory, case: Case) -> Replay:
         memory=memory,
         one_step=Step(method, method, optimizer, torch.device("cpu"), bf16=False, clip=recipe.train.clip),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
+        dropouts=[],
     )
     total, losses, lrs, discovered = len(arrays["index"]), [], [], []
     assert total == trajectory.rounds * trajectory.epochs * trajectory.whole("steps_per_epoch")

@@ -66,6 +66,70 @@ def test_nothing_branches_on_a_methods_name(path):
             assert not names & {v for v in values if isinstance(v, str)}, ast.unparse(node)
 
 
+SEEDING = {
+    *(
+        "manual_seed",
+        "manual_seed_all",
+        "seed",
+        "initial_seed",
+        "set_rng_state",
+        "fork_rng",
+        "seed_everything",
+    ),
+    *("default_rng", "Philox", "PCG64", "MT19937", "Generator", "RandomState", "SeedSequence"),
+}
+DRAWING = {
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "bernoulli",
+    "multinomial",
+    "rand_like",
+    "randn_like",
+    "bernoulli_",
+}
+
+
+def draws_or_seeds(tree: ast.Module) -> list[str]:
+    """Calls that make or seed a random generator, and those that draw from one that the process shares."""
+    found = []
+    shared = ["np.random", "numpy.random", "torch.random", *({"random"} & set(imported(tree)))]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
+            continue
+        of, _, name = ast.unparse(node.func).rpartition(".")
+        generator = any(keyword.arg == "generator" for keyword in node.keywords)
+        draws = name in DRAWING and (of == "torch" or name.endswith("_")) and not generator
+        if name in SEEDING or of in shared or draws:
+            found.append(f"{of}.{name}")
+    return found
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_random_numbers_come_from_streams_alone(path):
+    # nested's marks must differ between processes: they come from the system
+    own = {"raysurl/streams.py", "raysurl/scale/nested.py"}
+    if str(path.relative_to(ROOT)) not in own:
+        assert draws_or_seeds(parsed(path)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.manual_seed(0)",
+        "np.random.default_rng(1)",
+        "np.random.shuffle(x)",
+        "import random; random.random()",
+        "torch.randperm(4)",
+        "x.bernoulli_(0.5)",
+        "torch.Generator()",
+    ],
+)
+def test_a_planted_seed_or_draw_is_found(line):
+    assert draws_or_seeds(ast.parse(line))
+
+
 # -------------------------------------------------------------------- layers
 
 

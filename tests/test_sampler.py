@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from raysurl.errors import InputError
 from raysurl.sampler import beside_neighbours, epoch_order, plan
+from raysurl.streams import FirstSeed
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -37,7 +38,8 @@ def test_orders_differ_between_epochs_and_seeds_and_are_well_mixed() -> None:
 
 def test_an_order_is_the_same_for_ever() -> None:
     """A changed order would silently break the resume of every run on disk."""
-    assert epoch_order(10, 3, 2).tolist() == [9, 5, 3, 1, 8, 2, 7, 0, 4, 6]
+    assert epoch_order(10, 3, 2).tolist() == [5, 4, 3, 2, 8, 7, 0, 9, 1, 6]
+    assert epoch_order(10, FirstSeed(3), 2).tolist() == [9, 5, 3, 1, 8, 2, 7, 0, 4, 6]
 
 
 @settings(max_examples=60)

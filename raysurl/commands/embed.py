@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     target = place("to", mine["to"])
     if target.exists():
         raise InputError(f"to={target} exists already; name another file")
-    samples = open_samples(recipe.data, "train", seed=recipe.seed)
+    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     assert samples is not None
     source, _ = local.open_sources(recipe, samples, None)
     index = np.flatnonzero(source.readable)

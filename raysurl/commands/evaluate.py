@@ -19,8 +19,8 @@ def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
     found = named_encoder(take(arguments)[1])
     recipe, device = found.recipe, default_device()
-    samples = open_samples(recipe.data, "train", seed=recipe.seed)
-    eval_samples = open_samples(recipe.data, "eval", seed=recipe.seed)
+    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
+    eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe, dump, load_recipe, read_mapping, split_argument
+from raysurl.recipe import Recipe, dump, load_recipe, read_stored, split_argument
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -28,13 +28,14 @@ def read_recipe(arguments: Sequence[str]) -> Recipe:
         return load_recipe(arguments)
     if not given.get("output"):
         raise InputError("resume=true needs output=DIR, the run directory to continue")
-    stored = Path(given["output"]).expanduser() / "recipe.yaml"
-    if not stored.is_file():
+    run_dir = Path(given["output"]).expanduser()
+    if not (run_dir / "recipe.yaml").is_file():
         raise InputError(f"output={given['output']} has no recipe.yaml, so there is no run to resume")
-    named = read_mapping(stored, str(stored), "recipe keys").get("recipe")
+    stored = read_stored(run_dir)
+    named = stored.get("recipe")
     if "recipe" in given and given["recipe"] != named:
         raise InputError(
             f"the run in {given['output']} was started with recipe={named}, not {given['recipe']}"
         )
-    changes = [a for a in arguments if not a.startswith("recipe=")]
-    return load_recipe([f"recipe={stored}", *changes]).model_copy(update={"recipe": named})
+    changes = [f"streams={stored['streams']}", *(a for a in arguments if not a.startswith("recipe="))]
+    return load_recipe([f"recipe={run_dir / 'recipe.yaml'}", *changes]).model_copy(update={"recipe": named})

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from raysurl import streams
 from raysurl.data import folders, listings, planetoid, storage, tables, torchvision_data
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
@@ -27,8 +28,6 @@ __all__ = ["KINDS", "Samples", "Split", "Unreadable", "open_samples"]
 Split = Literal["train", "eval"]
 KINDS = ("digits", "torchvision:<class>", "folder", "parquet", "npz", "planetoid:<graph>")
 
-_LIMIT = 0x6C696D6974  # keeps the choice of `data.limit` apart from other uses of the seed
-
 
 def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
     """List the samples of a split; None where the recipe names no labelled test set.
@@ -44,7 +43,7 @@ def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
     check_unreadable(samples.missing, len(samples), data.max_unreadable)
     samples = measured(samples, data, split)
     if split == "train" and data.limit is not None and data.limit < len(samples):
-        bits = np.random.Philox(key=[seed, _LIMIT]).random_raw(len(samples))
+        bits = streams.raw_bits(len(samples), seed, "limit")
         samples = samples.select(np.sort(np.argsort(bits, kind="stable")[: data.limit]))
     return samples if data.flatten is None else flattened(samples, data.flatten)
 

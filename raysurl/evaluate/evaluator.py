@@ -131,7 +131,7 @@ class Evaluator:
 
     def final(self, trained: Networks) -> Evaluated:
         """All protocols, beside the untrained encoder and raw pixels."""
-        settings, seed = self.recipe.eval, self.recipe.seed
+        settings, seed = self.recipe.eval, self.recipe.stream_seed
         features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
         untrained = None
         if settings.baselines:

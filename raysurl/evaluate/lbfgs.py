@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, top1
@@ -51,7 +52,7 @@ def choose_penalty(train: Tensor, labels: Tensor, *, num_classes: int, seed: int
     """The λ that is most accurate on a seeded fifth of train (N, D), labels (N,); the strongest of equals."""
     if len(train) < 2:
         raise InputError(f"the lbfgs protocol needs at least 2 labelled train samples, not {len(train)}")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).to(train.device)
+    order = torch.randperm(len(train), generator=streams.torch_stream(seed, "penalty")).to(train.device)
     held_out, kept = order.tensor_split([max(1, round(len(train) * HELD_OUT))])
     solution = train.new_zeros(num_classes, train.shape[1] + 1)
     best, best_accuracy = PENALTIES[0], -1.0

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.errors import RunError
 from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, top1
@@ -78,7 +79,7 @@ def fit(
 
     The initial weights and the order of each epoch are drawn from `seed` on the CPU, alike for each device.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = streams.torch_stream(seed, "linear probe")
     weight = (0.01 * torch.randn(num_classes, train.shape[1], generator=generator)).to(train.device)
     bias = torch.zeros(num_classes, device=train.device)
     parameters = [weight.requires_grad_(), bias.requires_grad_()]

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.data.planetoid import NUM_VALIDATION, TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
 from raysurl.evaluate.division import Division
@@ -36,7 +37,8 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     if nodes is None:
         return
     accuracies = [
-        accuracy(nodes, random_split(nodes.labels, seed=draw))[1] for draw in range(settings.random_splits)
+        accuracy(nodes, random_split(nodes.labels, seed=seed, draw=draw))[1]
+        for draw in range(settings.random_splits)
     ]
     mean, std = float(np.mean(accuracies)), float(np.std(accuracies))
     if nodes.split is None:
@@ -58,7 +60,7 @@ def check(division: Division, settings: Evaluation) -> None:
     assert division.labels is not None
     known = division.labels >= 0
     labels, split = torch.from_numpy(division.labels[known]), division.split
-    parts = random_split(labels, seed=0), None if split is None else torch.from_numpy(split[known])
+    parts = random_split(labels), None if split is None else torch.from_numpy(split[known])
     for part in parts:
         if part is not None:
             check_parts(labels, part)
@@ -101,13 +103,13 @@ def accuracy(nodes: Nodes, split: Tensor) -> tuple[float, float]:
     return best, best_test
 
 
-def random_split(labels: Tensor, *, seed: int) -> Tensor:
+def random_split(labels: Tensor, *, seed: int = 0, draw: int = 0) -> Tensor:
     """(N,) TRAIN for 20 nodes of each class, or half of a small one; VALIDATION and TEST share what is left.
 
     At most 500 are for validation and 1,000 for the test. Raises InputError for fewer than two nodes to spare.
     """
     values = labels.cpu().numpy()
-    random = np.random.Generator(np.random.Philox(key=[seed, 0x73706C6974]))
+    random = streams.numpy_stream(seed, "node split", draw)
     split = np.zeros(len(values), np.uint8)
     for label in np.unique(values[values >= 0]):
         members = random.permutation(np.flatnonzero(values == label))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from raysurl import streams
 from raysurl.hierarchy import Hierarchy
 
 SAMPLES, DIM, BATCH = 256, 8, 64
@@ -11,7 +12,7 @@ SAMPLES, DIM, BATCH = 256, 8, 64
 
 def main() -> None:
     """A small hierarchy's whole life: compiled code is the same for all sizes and settings."""
-    random = np.random.default_rng(0)
+    random = streams.numpy_stream(0, "compiling")
     rows = np.repeat(random.standard_normal((8, DIM)), SAMPLES // 8, axis=0) + 0.1 * random.standard_normal(
         (SAMPLES, DIM)
     )

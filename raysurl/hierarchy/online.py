@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.hierarchy import forest, signals
 from raysurl.hierarchy.dbscan import nested_labels
@@ -150,19 +151,18 @@ class Hierarchy:
     def _rework(self, layer: int, samples: NDArray[np.int64]) -> None:
         """The three moves for the clusters of one level that the batch touched, or a random choice of them."""
         layers, features = self._layers, self._features
-        seed = (self.seed * 1_000_003 + self.step) * 16 + layer
         units = np.unique(forest.ancestors(layers, samples, layer - 1))
         touched = np.unique(layers[layer - 1].parent[units])
         if len(touched) > self.max_clusters:
-            touched = np.random.Generator(np.random.Philox(key=seed)).permutation(touched)[
-                : self.max_clusters
-            ]
+            random = streams.numpy_stream(self.seed, "reworked clusters", self.step, layer)
+            touched = random.permutation(touched)[: self.max_clusters]
             units = units[np.isin(layers[layer - 1].parent[units], touched)]
         free = layers[layer].free_size[0]
         if self.relocate:
             relocate(layers, features, layer - 1, units)
         emptied = layers[layer].free_size[0] - free
         clusters = np.unique(layers[layer - 1].parent[units])
+        seed = streams.integer(self.seed, "split core", self.step, layer)
         pieces = split(
             layers, features, layer, clusters, units, self.prototypes, self.max_units, seed, self.propagate
         )

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.memory.base import Memory
 from raysurl.method import Snapshot
@@ -32,7 +33,7 @@ class Bank(Memory):
         if num_samples < 1 or dim < 1:
             raise InputError(f"a bank needs at least one sample and one dimension, got {num_samples} × {dim}")
         bound = (3 / dim) ** 0.5
-        generator = torch.Generator().manual_seed(seed)
+        generator = streams.torch_stream(seed, "bank")
         self.features = ((torch.rand(num_samples, dim, generator=generator) * 2 - 1) * bound).to(device)
         self.momentum, self.tau = momentum, tau
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysurl import distributed
+from raysurl import distributed, streams
 from raysurl.memory.base import Memory
 from raysurl.memory.record import LocalRecord, MemoryRecord
 from raysurl.method import Answer, Output, Progress, Snapshot
@@ -168,7 +168,7 @@ def link(
     """
     if recipe.method.remembers() is None:
         return None
-    memory = recipe.method.memory(num_samples, recipe.seed)
+    memory = recipe.method.memory(num_samples, recipe.stream_seed)
     if record is None and memory.answers and distributed.rank() == 0:
         record = LocalRecord(memory)
         if device.type == "cuda":  # where the host has cores to spare
@@ -189,7 +189,7 @@ def indices_of(the_plan: Plan) -> Indices:
 
 def _row_per_sample(features: Tensor, readable: Tensor) -> Tensor:
     """(n, D) of the readable samples -> (N, D)."""
-    rows = torch.randn(len(readable), features.shape[1], generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(len(readable), features.shape[1], generator=streams.torch_stream(0, "unread rows"))
     rows[readable] = features
     return rows
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.memory.base import Memory
 from raysurl.method import Snapshot
@@ -24,7 +25,7 @@ class Queue(Memory):
     ) -> None:
         if size < 1 or dim < 1:
             raise InputError(f"a queue needs a size and a dimension of at least 1, got {size} × {dim}")
-        generator = torch.Generator().manual_seed(seed)
+        generator = streams.torch_stream(seed, "queue")
         self.features = F.normalize(torch.randn(size, dim, generator=generator), dim=1).to(device)
         self.index = torch.full((size,), -1, dtype=torch.int64, device=device)
         # where the next key goes; on a GPU a tensor, for steps that are recorded

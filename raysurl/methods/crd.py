@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raysurl import functional as fn
+from raysurl import streams
 from raysurl.memory import Bank
 from raysurl.method import Batch, Build, Moment, Output, Progress, Push, Snapshot, detached
 from raysurl.teachers.distillation import Distilled, DistilledConfig
@@ -101,5 +102,5 @@ def critic_loss(logits: Tensor, left_out: Tensor, *, samples: int, normalise: bo
 
 def negatives(count: int, samples: int, progress: Progress) -> Tensor:
     """Sample indices (N,), drawn with replacement, of this step."""
-    generator = torch.Generator().manual_seed(progress.seed * 1_000_003 + progress.step)
+    generator = streams.torch_stream(progress.seed, "negatives", progress.step)
     return torch.randint(samples, (count,), generator=generator)

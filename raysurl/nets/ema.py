@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from raysurl import distributed
+from raysurl import distributed, streams
 from raysurl.method import Moment, Progress
 
 
@@ -39,8 +39,9 @@ class Teacher(nn.Module):
         if not self.shuffle or distributed.world_size() == 1:
             out: Tensor = self.net(x)
             return out
-        seed = progress.seed * 1_000_003 + progress.step
-        return distributed.unshuffle(self.net(distributed.shuffle(x, seed)), seed)
+        generator = streams.torch_stream(progress.seed, "shuffled batch norm", progress.step)
+        order = torch.randperm(len(x) * distributed.world_size(), generator=generator)
+        return distributed.unshuffle(self.net(distributed.shuffle(x, order)), order)
 
     @torch.no_grad()
     def follow(self, student: nn.Module, momentum: float | Tensor) -> None:

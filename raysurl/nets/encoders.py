@@ -60,7 +60,7 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for wide_in, wide_out in zip((inputs, *widths), widths, strict=False):
             layers += [nn.LeakyReLU()] if layers else []
-            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [Dropout(dropout)] if dropout else []
             layers.append(nn.Linear(wide_in, wide_out))
         self.layers = nn.Sequential(*layers)
 
@@ -72,6 +72,17 @@ class MLP(nn.Module):
             )
         out: Tensor = self.layers(x)
         return out
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose masks come from `draws`, which the trainer sets anew for each step; None: torch's own stream."""
+
+    draws: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self.draws).div_(1 - self.p)
 
 
 class TwoTrunk(nn.Module):

@@ -1,6 +1,13 @@
 """A recipe: one validated, typed description of a run. Nothing here imports torch or opens anything but YAML."""
 
-from raysurl.recipe.files import merge, packaged_recipes, parse_yaml, read_mapping, read_recipe_file
+from raysurl.recipe.files import (
+    merge,
+    packaged_recipes,
+    parse_yaml,
+    read_mapping,
+    read_recipe_file,
+    read_stored,
+)
 from raysurl.recipe.method_config import MethodConfig
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_from
 from raysurl.recipe.reading import dump, load_recipe, overridden, split_argument, take, typed, yaml_argument
@@ -28,6 +35,7 @@ __all__ = [
     "parse_yaml",
     "read_mapping",
     "read_recipe_file",
+    "read_stored",
     "recipe_from",
     "split_argument",
     "take",

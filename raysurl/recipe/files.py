@@ -63,6 +63,12 @@ def merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
             tree[key] = value
 
 
+def read_stored(run_dir: Path) -> dict[str, Any]:
+    """What `recipe.yaml` of a run directory says; of a run that is older than the setting, streams=1."""
+    path = run_dir / "recipe.yaml"
+    return {"streams": 1, **read_mapping(path, str(path), "recipe keys")}
+
+
 # -------------------------------------------------------------------- YAML
 
 

@@ -22,6 +22,7 @@ from raysurl.recipe.sections import (
     Train,
     Views,
 )
+from raysurl.streams import VERSION, FirstSeed
 from raysurl.views.policies import POLICIES, Policy
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Recipe(Section):
     log: Log = Log()
     runtime: Literal["ray", "local"] = "ray"
     seed: int = Field(0, ge=0)
+    # version of the random streams that the seed opens; a run keeps its own to its end
+    streams: Literal[1, 2] = VERSION
     output: str | None = None
     resume: bool = False
     init_from: str | None = None
@@ -58,6 +61,11 @@ class Recipe(Section):
     @classmethod
     def _typed(cls, value: Any) -> Any:
         return value if isinstance(value, MethodConfig) else method_config(value)
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed as everything that draws takes it."""
+        return FirstSeed(self.seed) if self.streams == 1 else self.seed
 
     @property
     def total_epochs(self) -> int:

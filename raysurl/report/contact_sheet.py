@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raysurl import streams
+
 Index = NDArray[np.int64]
 SHOWN_IMAGES, SHOWN_CHILDREN = 10, 3
 
@@ -41,7 +43,7 @@ def sheet(labels: Index, readable: NDArray[np.bool_], truth: Index | None, *, se
     """
     if not len(labels) or not readable.any():
         return []
-    random = np.random.Generator(np.random.Philox(key=seed))
+    random = streams.numpy_stream(seed, "contact sheet")
     members = np.flatnonzero(readable)
     found = []
     for chosen, top in tops(labels, members, random).items():

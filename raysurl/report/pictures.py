@@ -71,7 +71,7 @@ def save_scatter(run_dir: Path, features: Features, class_names: Sequence[str] |
 
 def save_clusters(run_dir: Path, recipe: Recipe, source: Source, labels: NDArray[np.int64] | None) -> None:
     """`samples/clusters.npz`: images of some of the clusters `labels` (levels, N), finest first, line by line."""
-    lines = [] if labels is None else sheet(labels, source.readable, source.labels, seed=recipe.seed)
+    lines = [] if labels is None else sheet(labels, source.readable, source.labels, seed=recipe.stream_seed)
     if not lines:
         return
     index = np.concatenate([line.samples for line in lines])

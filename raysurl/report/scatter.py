@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from raysurl import streams
 from raysurl.errors import InputError
 
 SIDE, MARGIN, OVERSAMPLED = 720, 24, 2  # pixels of the square, its margin; drawn larger, then reduced
@@ -50,7 +51,9 @@ def draw(
     image = Image.new("RGB", (side + LEGEND * OVERSAMPLED, side), "white")
     canvas = np.asarray(image).copy()
     radius = 1 if len(points) > 20_000 else 2 if len(points) > 4_000 else 4 if len(points) > 500 else 6
-    order = np.random.default_rng(0).permutation(len(points))  # no class hides another by its number
+    order = streams.numpy_stream(0, "scatter").permutation(
+        len(points)
+    )  # no class hides another by its number
     offsets = [(x, y) for x in range(-radius, radius + 1) for y in range(-radius, radius + 1)]
     for x, y in (o for o in offsets if o[0] ** 2 + o[1] ** 2 <= radius**2 + 1):
         canvas[at[order, 1] + y, at[order, 0] + x] = rgb[order]

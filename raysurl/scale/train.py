@@ -171,7 +171,7 @@ def train_worker(config: dict[str, Any]) -> None:
 def _memory_actor(recipe: Recipe, num_samples: int) -> Any:
     if recipe.method.remembers() is None:
         return None
-    return memory.create(partial(recipe.method.memory, num_samples, recipe.seed))
+    return memory.create(partial(recipe.method.memory, num_samples, recipe.stream_seed))
 
 
 def _last_line(error: Exception) -> str:

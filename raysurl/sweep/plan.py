@@ -213,8 +213,8 @@ class _Opened:
             raise MissingDataError(self._missing[key])
         if key not in self.samples:
             try:
-                train = open_samples(recipe.data, "train", seed=recipe.seed)
-                test = open_samples(recipe.data, "eval", seed=recipe.seed)
+                train = open_samples(recipe.data, "train", seed=recipe.stream_seed)
+                test = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
             except InputError as error:
                 self._missing[key] = str(error)
                 raise MissingDataError(str(error)) from None

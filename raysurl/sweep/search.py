@@ -16,6 +16,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from raysurl import streams
 from raysurl.sweep.cells import Trial, active, cell_of, trial_of
 from raysurl.sweep.plan import SweepPlan
 from raysurl.sweep.space import SECONDS, Axis, Space, labels_of
@@ -69,7 +70,7 @@ class OpenSearch:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         started = len(self.known)  # another start of the same search must not repeat the first suggestions
         sampler = optuna.samplers.TPESampler(
-            seed=space.seeds[0] * 1009 + started,
+            seed=streams.integer(space.seeds[0], "sampler", started),
             constant_liar=True,
             n_startup_trials=min(10, max(4, space.trials // 3)),
         )

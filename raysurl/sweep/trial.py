@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import TypeAdapter
 
@@ -25,7 +23,7 @@ from raysurl.data.source import Source
 from raysurl.errors import DivergedError, InputError, RunError
 from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import latest_step
-from raysurl.recipe import Recipe, dump
+from raysurl.recipe import Recipe, dump, read_stored
 from raysurl.sweep.space import Stop
 from raysurl.train import run_directory, trainer
 from raysurl.train.lock import following
@@ -83,7 +81,7 @@ def run_trial(
 def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Outcome:
     try:
         recipe = recipe.model_copy(update={"output": str(directory)})
-        if not (directory / "recipe.yaml").is_file():  # else go on: the directory's name is the recipe's hash
+        if not _continues(recipe, directory):
             _clear(directory)
             run_directory.write_atomic(directory / "recipe.yaml", dump(recipe))
         train(recipe, directory, watch)
@@ -105,6 +103,11 @@ def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Out
             raise
         said = (str(error) or type(error).__name__).splitlines()[0]
         return Outcome("failed", f"out of memory: {said}", watch.metrics, watch.trained_s)
+
+
+def _continues(recipe: Recipe, directory: Path) -> bool:
+    """Whether the directory, named by the recipe's hash, holds a trial of the same random streams to go on with."""
+    return (directory / "recipe.yaml").is_file() and read_stored(directory)["streams"] == recipe.streams
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -133,9 +136,6 @@ def reset(recipe: Recipe) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     torch.set_num_threads(recipe.scale.threads or 1)
-    random.seed(recipe.seed)
-    np.random.seed(recipe.seed % 2**32)  # nothing of ours draws from it; a library might
-    torch.manual_seed(recipe.seed)
     if recipe.train.compile:
         torch._dynamo.reset()
 

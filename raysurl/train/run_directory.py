@@ -21,7 +21,7 @@ import yaml
 from raysurl import health, metrics, stopping
 from raysurl.data.source import Source
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe, dump, read_mapping, recipe_from
+from raysurl.recipe import Recipe, dump, read_stored, recipe_from
 from raysurl.runtime import Runtime, threads_of
 from raysurl.train import gain, lock
 
@@ -59,7 +59,7 @@ def _check(recipe: Recipe, run_dir: Path) -> None:
             raise InputError(
                 f"output={run_dir} has no recipe.yaml, so there is no run to resume; leave out resume=true"
             )
-        _check_same(recipe, read_mapping(stored, str(stored), "recipe keys"), run_dir)
+        _check_same(recipe, read_stored(run_dir), run_dir)
     elif is_taken(run_dir):
         raise InputError(
             f"output={run_dir} is not empty; continue that run with resume=true or name another directory"

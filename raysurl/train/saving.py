@@ -21,6 +21,7 @@ def save(run: Run, metric: float | None = None) -> None:
     if run.position == run.saved or run.runtime.rank:
         return
     state = {
+        "streams": run.recipe.streams,
         "step": run.step,
         "seconds": run.seconds,
         "model": run.method.state_dict(),
@@ -45,7 +46,11 @@ def keep(run: Run) -> None:
 
 
 def restore(run: Run, state: dict[str, Any]) -> None:
-    """Put a checkpoint's state into the run. Raises InputError when it is another recipe's, or none."""
+    """Put a checkpoint's state into the run. Raises InputError when it is another recipe's, or of other streams."""
+    if (begun := state.get("streams", 1)) != run.recipe.streams:
+        raise InputError(
+            f"the run in {run.run_dir} was begun with streams={begun}, not {run.recipe.streams}; resume it with them"
+        )
     step = int(state["step"])
     try:
         run.method.load_state_dict(state["model"])

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raysurl import build, distributed, stopping
+from raysurl import build, distributed, stopping, streams
 from raysurl.data.source import Source
 from raysurl.embed import embed
 from raysurl.encoder import read_weights
@@ -25,6 +25,7 @@ from raysurl.evaluate.evaluator import Evaluator
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import NonFiniteError, Record, StepBlock, Tally
+from raysurl.nets.encoders import Dropout
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
 from raysurl.runtime import Runtime, threads_of
@@ -57,6 +58,7 @@ class Run:
     record: Record | None  # metrics.jsonl, rank 0 only
     block: StepBlock
     base_lr: float
+    dropouts: list[Dropout]
     step: int = 0  # optimizer steps done
     epochs_done: int = 0  # with what follows them
     refreshed_at: int = -1  # the step before which memory was rebuilt
@@ -70,7 +72,7 @@ class Run:
     @property
     def progress(self) -> Progress:
         recipe, per_epoch = self.recipe, self.plan.steps_per_epoch
-        return Progress(self.step, self.total_steps, per_epoch, recipe.seed, recipe.train.rounds)
+        return Progress(self.step, self.total_steps, per_epoch, recipe.stream_seed, recipe.train.rounds)
 
     @property
     def position(self) -> tuple[int, ...]:
@@ -135,8 +137,10 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     record = (
         Record(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe)) if is_first else None
     )
-    the_plan = plan(source.readable, batch_size=recipe.train.batch_size, seed=recipe.seed, window=window)
-    augment = Augment(recipe.view_policies(), recipe.views, recipe.seed, recipe.train.batch_size)
+    the_plan = plan(
+        source.readable, batch_size=recipe.train.batch_size, seed=recipe.stream_seed, window=window
+    )
+    augment = Augment(recipe.view_policies(), recipe.views, recipe.stream_seed, recipe.train.batch_size)
     accumulates = recipe.train.accumulate > 1
     model = distributed.wrap(method, runtime.device, runtime.world_size, accumulates=accumulates)
     optimizer = optim.build_optimizer(method, recipe.train.optimizer)
@@ -161,6 +165,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
             recipe.log.every_steps, record, recipe.train.batch_size, partial(stopping.asked, run_dir)
         ),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
+        dropouts=[module for module in method.modules() if isinstance(module, Dropout)],
     )
     for sentence in [*damaged, source.describe(), *run.evaluator.notes, *said]:
         run.event(sentence)
@@ -244,7 +249,8 @@ def stop_if_asked(run: Run) -> None:
 
 def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     """One optimizer step on this rank's part of the global batch; returns its logs."""
-    torch.manual_seed((run.recipe.seed * 1_000_003 + run.step) * 1_009 + run.runtime.rank)  # dropout only
+    if run.dropouts:
+        draw_dropout(run)
     parts = (
         (run.loader.to_batch(loaded), run.memory.snapshot(loaded[0].rows) if run.memory else {})
         for loaded in micro_batches
@@ -253,6 +259,14 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     if run.memory and stepped.push:
         run.memory.push(*stepped.push)
     return stepped.logs
+
+
+def draw_dropout(run: Run) -> None:
+    """This step's masks: one stream for all layers of a rank."""
+    seed, device = run.recipe.stream_seed, run.runtime.device
+    draws = streams.torch_stream(seed, "dropout", run.step, run.runtime.rank, device=device)
+    for layer in run.dropouts:
+        layer.draws = draws
 
 
 def after_epoch(run: Run, epochs_done: int) -> None:

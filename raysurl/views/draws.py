@@ -6,13 +6,13 @@ the rank that holds it knows; `raysurl.views.geometry.crop_boxes` turns the atte
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from raysurl.streams import numpy_stream
 from raysurl.views.policies import Policy
 
 ATTEMPTS = 10  # of a random resized crop to fit inside its image, as in torchvision
@@ -53,9 +53,9 @@ def draw(policy: Policy, batch_size: int, *, seed: int, step: int, view: str) ->
     strength, leaves the numbers of all others as they were, and position i never depends on the batch size.
     """
     counts = [2 * ATTEMPTS, 2, 1, 1, JITTERS, JITTERS, 1, 1, 1, 1]
-    columns = torch.split(_uniform(f"{seed}/{step}/{view}", batch_size, sum(counts)), counts, dim=1)
+    columns = torch.split(_uniform(numpy_stream(seed, step, view), batch_size, sum(counts)), counts, dim=1)
     crop, place, flip, jitter, factors, order, gray, blur, sigma, solarize = columns
-    pool = _uniform(f"{seed}/{step}/{view}/randaugment", batch_size, 4 * policy.randaugment)
+    pool = _uniform(numpy_stream(seed, step, view, "randaugment"), batch_size, 4 * policy.randaugment)
     which, use, level, sign = pool.view(batch_size, policy.randaugment, 4).unbind(2)
 
     strength = torch.tensor(policy.jitter)
@@ -78,8 +78,6 @@ def draw(policy: Policy, batch_size: int, *, seed: int, step: int, view: str) ->
     )
 
 
-def _uniform(name: str, rows: int, columns: int) -> Tensor:
-    """Numbers in [0, 1), float32: those of a counter-based generator (Philox) whose key is a hash of the name."""
-    key = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-    return torch.from_numpy(generator.random((rows, columns), dtype=np.float32))
+def _uniform(random: np.random.Generator, rows: int, columns: int) -> Tensor:
+    """Numbers in [0, 1), float32."""
+    return torch.from_numpy(random.random((rows, columns), dtype=np.float32))

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from raysurl import evaluate as package
+from raysurl import streams
 from raysurl.errors import InputError, RunError
 from raysurl.evaluate import Features, evaluate, knn_classify, lbfgs, linear, pixel_features
 from raysurl.functional import rankme
@@ -42,7 +43,7 @@ def test_linear_probe_is_the_papers_sgd() -> None:
     epochs, lr, batch = 5, 0.5, 16
     probe = linear.fit(bank, labels, num_classes=4, epochs=epochs, lr=lr, batch_size=batch, seed=3)
     assert probe is not None
-    generator = torch.Generator().manual_seed(3)
+    generator = streams.torch_stream(3, "linear probe")
     weight = np.concatenate([0.01 * torch.randn(4, 3, generator=generator).numpy(), np.zeros((4, 1))], 1)
     momentum, x = np.zeros_like(weight), np.concatenate([bank.numpy(), np.ones((40, 1))], 1)
     for epoch in range(epochs):
@@ -126,7 +127,8 @@ def test_lbfgs_chooses_the_penalty_that_generalises() -> None:
     # 300 noise dimensions of 60 samples: a weak penalty overfits
     rows, labels = clusters(60, spread=1.0)
     noisy = torch.cat([rows, 3 * torch.randn(60, 300, generator=generator)], 1)
-    assert lbfgs.choose_penalty(noisy, labels, num_classes=4, seed=0) >= 1e-3
+    chosen = [lbfgs.choose_penalty(noisy, labels, num_classes=4, seed=seed) for seed in range(5)]
+    assert np.median(chosen) >= 1e-3  # six held-out samples decide
     # the class is in a dimension so small that it takes a large weight: a strong penalty cannot express it
     labels = torch.randint(3, (600,), generator=generator)
     small = 0.02 * (labels - 1 + 0.05 * torch.randn(600, generator=generator))

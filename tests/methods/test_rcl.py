@@ -182,7 +182,7 @@ def test_clusters_are_made_after_the_warm_up_and_keys_are_then_retrieved(tmp_pat
         {"hierarchy": {"kind": "kmeans"}},
         {"hierarchy": {"levels": 2}},
         {"hierarchy": {"levels": 2, "instance_level": False}},
-        {"hierarchy": {"merge_thresholds": [0.98, 0.9]}},
+        {"hierarchy": {"merge_thresholds": [0.3, 0.2]}},
     ],
 )
 def test_every_switch_changes_the_loss_after_the_warm_up(tmp_path, change):

@@ -87,9 +87,10 @@ def test_swav_prototypes_do_not_move_while_frozen(optimizer, tmp_path):
     start = run.method.prototypes.detach().clone()
     contract.steps(run, 4)
     torch.testing.assert_close(run.method.prototypes.detach(), start, rtol=0, atol=1e-6)
-    assert run.method.prototypes not in run.optimizer.state
+    kept = run.optimizer.state.get(run.method.prototypes, {})
+    assert not any(value.any() for value in kept.values())
     contract.steps(run, 1)
-    assert run.method.prototypes in run.optimizer.state
+    assert any(value.any() for value in run.optimizer.state[run.method.prototypes].values())
 
 
 def test_the_swav_queue_has_a_say_as_soon_as_it_is_full(tmp_path):

@@ -39,7 +39,8 @@ def _two_ranks(rank, shape):
     grads = [distributed.mean(p.grad) for p in norm.parameters()]
     gathered = distributed.gather_with_gradient(y := torch.full((2, 1), float(rank), requires_grad=True))
     (gathered * torch.arange(4.0)[:, None]).sum().backward()
-    order = distributed.unshuffle(distributed.shuffle(torch.arange(4.0) + 4 * rank, seed=7), seed=7)
+    drawn = torch.randperm(8, generator=torch.Generator().manual_seed(7))
+    order = distributed.unshuffle(distributed.shuffle(torch.arange(4.0) + 4 * rank, drawn), drawn)
     return {
         "out": out,
         "grad": grad / 2,  # each rank's loss is the mean of its half
@@ -48,7 +49,7 @@ def _two_ranks(rank, shape):
         "var": norm.running_var,
         "gathered": gathered.detach(),
         "gather_grad": y.grad,
-        "shuffled": distributed.shuffle(torch.arange(4.0) + 4 * rank, seed=7),
+        "shuffled": distributed.shuffle(torch.arange(4.0) + 4 * rank, drawn),
         "order": order,
     }
 

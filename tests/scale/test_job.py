@@ -1,4 +1,4 @@
-"""`ray job submit -- python pipelines/pretrain.py` against a real job server of this machine."""
+"""`ray job submit -- python pipelines/pretrain.py` and `… sweep.py` against a real job server of this machine."""
 
 import contextlib
 import json
@@ -41,11 +41,11 @@ def _end_all(mark):
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def server(tmp_path):
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
     """A head node with two CPUs and a private token; yields (address, environment)."""
     folder = tempfile.mkdtemp(prefix="rs")  # short: Ray puts sockets below it, whose paths are limited
-    token = tmp_path / "token"
+    token = tmp_path_factory.mktemp("job") / "token"
     token.write_text("b" * 64)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
@@ -59,16 +59,9 @@ def server(tmp_path):
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_main_job_runs_through_a_job_server(server, tmp_path):
+def submitted(server, *script):
+    """What a job of this checkout printed. Fails unless it ended well."""
     address, environment = server
-    run_dir = tmp_path / "run"
-    script = [
-        "python",
-        "pipelines/pretrain.py",
-        f"output={run_dir}",
-        "train.epochs=2",
-        "eval.linear_epochs=2",
-    ]
     command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT), "--", *script]
     for _ in range(20):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
@@ -76,6 +69,25 @@ def test_the_main_job_runs_through_a_job_server(server, tmp_path):
             break
         time.sleep(3)  # the job server answers before its agent is there
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_main_job_runs_through_a_job_server(server, tmp_path):
+    run_dir = tmp_path / "run"
+    settings = [f"output={run_dir}", "train.epochs=2", "eval.linear_epochs=2"]
+    printed = submitted(server, "python", "pipelines/pretrain.py", *settings)
     results = json.loads((run_dir / "results.json").read_text())
     assert (results["runtime"], results["world_size"], results["finished"]) == ("ray", 2, True)
-    assert f"report: {run_dir / 'report.html'}" in done.stdout
+    assert f"report: {run_dir / 'report.html'}" in printed
+
+
+def test_a_sweep_of_two_trials_runs_through_a_job_server(server, tmp_path):
+    space, directory = tmp_path / "space.yaml", tmp_path / "sweep"
+    space.write_text(
+        "title: two\nrecipe: ressl/digits\naxes: {method.tau_teacher: [0.04, 0.05]}\nseeds: [0]\n"
+        "fixed: {train.epochs: 1, eval.linear_epochs: 1, eval.baselines: false}\n"
+    )
+    submitted(server, "python", "pipelines/sweep.py", f"space={space}", f"output={directory}")
+    found = [json.loads(path.read_text()) for path in sorted(directory.glob("trials/*/trial.json"))]
+    assert [outcome["state"] for outcome in found] == ["finished", "finished"]
+    assert (directory / "report.html").is_file()

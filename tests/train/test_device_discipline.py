@@ -37,21 +37,21 @@ def take_steps(run, seen, count=2):
     return [note for note in seen.notes if not any(name in note for name in ALLOWED)]
 
 
-@pytest.mark.parametrize("name", method.available())
+@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, method.available()))
 def test_a_step_neither_waits_nor_mixes(name, tmp_path, monkeypatch):
     with pretended(monkeypatch) as seen:
         assert take_steps(start(recipe_for(name), tmp_path / "run"), seen) == []
         assert seen.kernels["memcpy"] <= 5 * 2  # in each step the views' block, memory's answer, its keys
 
 
-@pytest.mark.parametrize("optimizer", ["lars", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", contract.slow_but(["lars"], ["lars", "adam", "adamw"]))
 def test_an_optimizer_neither_waits_nor_mixes(optimizer, tmp_path, monkeypatch):
     with pretended(monkeypatch) as seen:
         recipe = recipe_for("simsiam", train={"optimizer": {"name": optimizer, "lr": 0.01, "lr_batch": 0}})
         assert take_steps(start(recipe, tmp_path / "run"), seen) == []
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", contract.slow_but(["contrastive"], POLICIES))
 def test_views_neither_wait_nor_mix(policy, tmp_path, monkeypatch):
     views = {"size": 16, "policies": {"view_1": {"base": policy, "size": 16}}}
     with pretended(monkeypatch) as seen:
@@ -71,6 +71,7 @@ def test_rcl_with_clusters_neither_waits_nor_mixes(tmp_path, monkeypatch):
         assert take_steps(run, seen) == []
 
 
+@pytest.mark.slow
 def test_a_whole_run_goes_through(tmp_path, monkeypatch):
     with pretended(monkeypatch):
         recipe = recipe_for(
@@ -81,7 +82,9 @@ def test_a_whole_run_goes_through(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize("planted", ["item", "mask", "cpu", "stack", "blocking"])
+@pytest.mark.parametrize(
+    "planted", contract.slow_but(["item", "stack"], ["item", "mask", "cpu", "stack", "blocking"])
+)
 def test_a_planted_fault_is_found_with_its_line(planted, tmp_path, monkeypatch):
     with pretended(monkeypatch) as seen:
         run = start(recipe_for("simsiam"), tmp_path / "run")

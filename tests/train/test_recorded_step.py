@@ -35,7 +35,10 @@ def recipe_for(name):
     return contract.recipe_for(name, train=train, method=CHANGING.get(name, {}))
 
 
-@pytest.mark.parametrize("name", [name for name in method.available() if name not in EAGER])
+RECORDED = [name for name in method.available() if name not in EAGER]
+
+
+@pytest.mark.parametrize("name", contract.slow_but(["ressl", "superand"], RECORDED))
 def test_replayed_losses_are_those_of_the_eager_step(name, tmp_path):
     eager = contract.start(recipe_for(name), tmp_path / "eager")
     run = contract.start(recipe_for(name), tmp_path / "recorded")

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raysurl import streams
 from raysurl.memory import Queue
 from raysurl.memory.base import Memory
 from raysurl.method import Answer, Progress, Snapshot
@@ -102,7 +103,7 @@ class ClusterMemory(Memory):
         of_batch = np.asarray(self.partition.labels(index.numpy()))  # (H, B)
         slots, same = [], []
         for view in range(self.views):
-            random = np.random.Generator(np.random.Philox(key=[self.seed, step * self.views + view]))
+            random = streams.numpy_stream(self.seed, "rcl keys", step, view)
             chosen = self.pick(of_batch, of_queue, random)  # (B, J) positions among the filled, −1 = own
             theirs = (
                 of_queue[:, chosen] if len(filled) else np.zeros((len(of_batch), *chosen.shape), np.int64)

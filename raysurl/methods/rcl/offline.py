@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.hierarchy import dbscan
 from raysurl.hierarchy.signals import of_level
@@ -86,7 +87,7 @@ class KMeansLabels(OfflineLabels):
                 size,
                 niter=ITERATIONS,
                 spherical=True,
-                seed=self.seed + level,
+                seed=streams.integer(self.seed, "kmeans", level),
                 min_points_per_centroid=1,
                 max_points_per_centroid=self.num_samples,
             )
