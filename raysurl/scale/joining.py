@@ -28,7 +28,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 ADDRESS_FILE = "ray_current_cluster"  # where `ray start` writes the address of its cluster
-REACH_S = 5.0  # that a cluster's port may take to answer
+REACH_S = 4.0  # that a cluster's port may take to answer
+NOT_RAY = "what listens there is something else"
 SOCKET_BYTES = 107  # of a socket's path, the kernel's limit
 # what Ray puts between its temporary directory and the name of its longest socket
 SOCKET_TAIL = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
@@ -136,13 +137,15 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _unreachable(host: str, port: int) -> str:
-    """Why no port answers; empty where one does. A name that is looked up for ever is not waited for."""
+    """Why no Ray answers; empty where one may. A name that is looked up for ever is not waited for."""
     found: list[str] = []
 
     def look() -> None:
         try:
-            socket.create_connection((host, port), timeout=REACH_S).close()
-            found.append("")
+            with socket.create_connection((host, port), timeout=REACH_S) as connection:
+                found.append("" if os.environ.get("RAY_USE_TLS") == "1" or _greets(connection) else NOT_RAY)
+        except TimeoutError:
+            found.append(f"no answer in {REACH_S:.0f} s")
         except OSError as error:
             found.append(error.strerror or str(error))
 
@@ -150,6 +153,22 @@ def _unreachable(host: str, port: int) -> str:
     thread.start()
     thread.join(2 * REACH_S)
     return found[0] if found else f"no answer in {2 * REACH_S:.0f} s"
+
+
+def _greets(connection: socket.socket) -> bool:
+    """Whether a server of HTTP/2 is at the other end, as gRPC's are: its first frame is one of settings (RFC 9113).
+
+    Ray itself would try for minutes to make a Ray of anything else.
+    """
+    empty_settings = b"\0\0\0\x04\0\0\0\0\0"
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+    head = b""
+    while len(head) < 4:
+        part = connection.recv(4 - len(head))
+        if not part:
+            return False
+        head += part
+    return head[3] == empty_settings[3]
 
 
 def _folder() -> Path:
