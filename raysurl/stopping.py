@@ -181,8 +181,9 @@ def aside(work: Callable[[], object], on_stop: Callable[[int], object], patience
             raised.append(error)
         ended.set()
 
-    threading.Thread(target=run, daemon=True).start()
     try:
+        with held():  # started or not: never in between
+            threading.Thread(target=run, daemon=True).start()
         while not ended.wait(0.2):
             pass
     except StoppedError as stop:
