@@ -66,7 +66,12 @@ def merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
 def read_stored(run_dir: Path) -> dict[str, Any]:
     """What `recipe.yaml` of a run directory says; of a run that is older than the setting, streams=1."""
     path = run_dir / "recipe.yaml"
-    return {"streams": 1, **read_mapping(path, str(path), "recipe keys")}
+    stored = read_mapping(path, str(path), "recipe keys")
+    if not stored:
+        raise InputError(
+            f"{path} is empty: what the run was is lost; put its recipe back there, or begin another run"
+        )
+    return {"streams": 1, **stored}
 
 
 # -------------------------------------------------------------------- YAML

@@ -131,9 +131,10 @@ def _check_address(address: str) -> None:
 def _host_and_port(address: str) -> tuple[str, int]:
     """Raises ValueError."""
     host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536 or "/" in host:
+    number = int(port) if port.isascii() and port.isdigit() else 0
+    if not separator or not host or not 0 < number < 65536 or "/" in host:
         raise ValueError(address)
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), number
 
 
 def _unreachable(host: str, port: int) -> str:

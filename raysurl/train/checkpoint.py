@@ -191,6 +191,9 @@ def _whole(state: Any) -> dict[str, Any]:
             raise ValueError(f"its {key} is a {type(state[key]).__name__}")
     if state["step"] < 0:
         raise ValueError(f"its step is {state['step']}")
+    for name, value in state["model"].items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
+            raise ValueError(f"its {name} holds values that are no numbers")
     return state
 
 

@@ -59,6 +59,10 @@ def _check(recipe: Recipe, run_dir: Path) -> None:
             raise InputError(
                 f"output={run_dir} has no recipe.yaml, so there is no run to resume; leave out resume=true"
             )
+        if (checkpoints := run_dir / "checkpoints").exists() and not checkpoints.is_dir():
+            raise InputError(
+                f"{checkpoints} is no folder, so no checkpoint can be read or written; move it away"
+            )
         _check_same(recipe, read_stored(run_dir), run_dir)
     elif is_taken(run_dir):
         raise InputError(
