@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from raysurl.errors import DivergedError, InputError, RunError, StorageError
@@ -31,6 +32,18 @@ def told(run: str) -> InputError | RunError | None:
     failure = json.loads(said)
     kind = next(kind for kind in _KINDS if kind.__name__ == failure["kind"])
     return kind(failure["message"])
+
+
+def told_if_ray_lives(run: str) -> InputError | RunError | None:
+    """As `told`; None where it cannot be asked because Ray itself has ended."""
+    try:
+        return told(run)
+    except (
+        RuntimeError,
+        ConnectionError,
+        RayError,
+    ):  # Ray's errors of a lost GCS are RuntimeErrors of its C++ part
+        return None
 
 
 def forget(run: str) -> None:

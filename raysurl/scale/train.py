@@ -124,7 +124,7 @@ def fit(
     try:
         stopping.aside(group.fit, partial(stopping.ask, run_dir))  # Ray Train would take the signals
     except Exception as error:  # Ray wraps whatever a worker raised
-        if found := failure.told(name) or unwritable(run_dir):
+        if found := failure.told_if_ray_lives(name) or unwritable(run_dir):
             raise found from None
         advice = "" if line else f"; continue with resume=true output={run_dir}"
         raise RunError(f"training stopped: {_last_line(error)}{advice}") from error
