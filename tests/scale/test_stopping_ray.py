@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 SETTINGS = [
     "method.hidden=32", "method.dim=16", "method.queue_size=128", "data.limit=256", "train.batch_size=32",
     "eval.every_epochs=0", "eval.protocols=[knn]", "eval.baselines=false", "log.tensorboard=false",
-    "checkpoint.every_epochs=0", "train.epochs=400",
+    "checkpoint.every_epochs=0", "train.epochs=60",
 ]  # fmt: skip
 SPACE = {
     "title": "Small and long enough to be stopped",
@@ -98,7 +98,7 @@ def test_a_run_that_is_stopped_saves_and_says_how_to_go_on(tmp_path, signum, gro
     assert reached >= 20
     assert [entry["step"] for entry in losses(run_dir)] == list(range(reached))
     again(line, tmp_path)
-    assert [entry["step"] for entry in losses(run_dir)] == list(range(3200))
+    assert [entry["step"] for entry in losses(run_dir)] == list(range(480))
     assert json.loads((run_dir / "results.json").read_text())["finished"]
 
 
