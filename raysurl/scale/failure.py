@@ -38,11 +38,7 @@ def told_if_ray_lives(run: str) -> InputError | RunError | None:
     """As `told`; None where it cannot be asked because Ray itself has ended."""
     try:
         return told(run)
-    except (
-        RuntimeError,
-        ConnectionError,
-        RayError,
-    ):  # Ray's errors of a lost GCS are RuntimeErrors of its C++ part
+    except (RuntimeError, RayError):
         return None
 
 
