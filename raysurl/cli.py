@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 
-from raysurl import __version__, commands, completion, settings
+from raysurl import __version__, commands, completion, settings, stopping
 from raysurl.definitions import Setting
-from raysurl.errors import InputError, RunError
+from raysurl.errors import InputError, RunError, storage_error
 
 Command = Callable[[Sequence[str]], None]
-EXIT_CODES = "Exit codes: 0 done, 1 the work failed, 2 an argument or a file is wrong, 130 and 143 stopped."
+# click keeps the lines of a paragraph that begins with \b
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    the work failed, or none of it came out: diverged, disk full, no trial finished
+  2    an argument, a file or a data set is wrong; nothing was started
+  130  stopped by Ctrl-C (SIGINT), after saving
+  143  stopped by SIGTERM, after saving
+What was stopped is saved, and says how to continue."""
 COMPLETION = (
     'Completion: eval "$(_RAYSURL_COMPLETE=bash_source raysurl)" in a start file; or zsh_source, fish_source.'
 )
@@ -47,7 +57,7 @@ class _Commands(click.Group):
         return _Command(
             name,
             params=[arguments],
-            callback=lambda arguments: run(_main_of(name), arguments),
+            callback=lambda arguments: run_named(name, arguments),
             help=f"{about}\n\n{usage}",
             short_help=about.partition("\n")[0],
             epilog=EXIT_CODES,
@@ -94,18 +104,51 @@ def _main_of(name: str) -> Command:
     return command
 
 
-def run(command: Command, arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a person's mistake is one sentence and exit code 2, a failed run one and exit code 1."""
-    try:
-        command(sys.argv[1:] if arguments is None else arguments)
-    except InputError as error:
-        fail(str(error), code=2)
-    except RunError as error:
-        fail(str(error), code=1)
-    except KeyboardInterrupt:
-        fail("interrupted; continue with resume=true output=DIR", code=130)
+def run_named(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command by its name; what it imports is loaded where a signal is already understood."""
+    run(lambda given: _main_of(name)(given), arguments, name)
+
+
+def run(command: Command, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
+    """Run a command, `name` where it is not that of its module; every way in which it can end has its exit code.
+
+    A person's mistake is one sentence and 2, a failed run one and 1, a stopped one says how to continue.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = name or command.__module__.rpartition(".")[2]
+    with stopping.signals():
+        try:
+            command(arguments)
+        except InputError as error:
+            fail(str(error), code=2)
+        except RunError as error:
+            fail(str(error), code=1)
+        except KeyboardInterrupt as stop:
+            stopped(stop, stopping.command_line(name, arguments))
+        except BrokenPipeError:  # whoever read the output wants no more of it
+            stopping.end(1)
+        except OSError as error:
+            said = storage_error(error, Path.cwd())
+            if said is None:
+                raise
+            fail(str(said), code=1)
+
+
+def stopped(stop: KeyboardInterrupt, again: str) -> None:
+    """Say how to go on, and end: at once where it was a signal, for nothing is left to be waited for."""
+    if not isinstance(stop, stopping.StoppedError):
+        stop = stopping.StoppedError(signal.SIGINT)
+    stop.how = stop.how or f"start it again with: {again}"
+    say(str(stop))
+    if stopping.came():
+        stopping.end(stop.exit_code)
+    sys.exit(stop.exit_code)
+
+
+def say(sentence: str) -> None:
+    print(f"raysurl: {sentence}", file=sys.stderr, flush=True)
 
 
 def fail(sentence: str, *, code: int) -> None:
-    print(f"raysurl: {sentence}", file=sys.stderr, flush=True)
+    say(sentence)
     sys.exit(code)

@@ -33,6 +33,7 @@ from raysurl import functional
 from raysurl.errors import InputError
 from raysurl.functional import evenly_spaced, rankme
 
+SIGNALS = tuple(f"health/{name}" for name in ("std", "mean_cosine", "uniformity", "rankme", "rank_share"))
 SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly spaced
 
 # Thresholds. Backbone features behind a ReLU are non-negative and score low on `std` in good health too

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from raysurl import build, evaluate, metrics, teachers
+from raysurl import build, evaluate, metrics, stopping, teachers
 from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, initial_weights
-from raysurl.errors import InputError
+from raysurl.errors import InputError, storage_error
 from raysurl.evaluate import Division, divide
 from raysurl.evaluate.evaluator import check_views
 from raysurl.paths import given_path
@@ -43,16 +43,22 @@ def pretrain(recipe: Recipe) -> Path:
         assert samples is not None
         division = check(recipe, samples, eval_samples)
     said += advice.remarks(recipe, len(samples), division)
-    recipe, run_dir = run_directory.claim(recipe)
-    try:
-        with watching(run_dir):
-            metrics.note(run_dir, said)
-            runtime.run(recipe, samples, eval_samples, run_dir)
-    except InputError:
-        if not recipe.resume and not (run_dir / "checkpoints").exists():
-            shutil.rmtree(run_dir)  # ours and empty but for notes: the next try may have the name
-        raise
-    write_report(run_dir)
+    with run_directory.claim(recipe) as (recipe, run_dir):
+        try:
+            with watching(run_dir):
+                metrics.note(run_dir, said)
+                runtime.run(recipe, samples, eval_samples, run_dir)
+            write_report(run_dir)
+        except InputError:
+            if not recipe.resume and not (run_dir / "checkpoints").exists():
+                shutil.rmtree(run_dir)  # ours and empty but for notes: the next try may have the name
+            raise
+        except stopping.StoppedError as stop:
+            again = stopping.command_line("pretrain", [f"output={run_dir}", "resume=true"])
+            stop.how = f"what is done is kept, continue with: {again}"
+            raise
+        except OSError as error:
+            raise storage_error(error, run_dir) or error from None
     return run_dir
 
 
@@ -112,14 +118,19 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
             for width in (samples.width(), eval_samples.width())
         )
         raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
-    test = None if eval_samples is None else np.arange(len(eval_samples))
-    division = divide(samples.labels, np.arange(len(samples)), samples.split, test)
+    division = division_of(samples, eval_samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
     if needing := [name for name in asked if "labels" in evaluate.needs(name)]:
         _check_labels(recipe, division, eval_samples, needing)
     evaluate.check(division, recipe.eval)
     check_views(recipe, samples)
     return division
+
+
+def division_of(samples: Samples, eval_samples: Samples | None) -> Division:
+    """Which samples will be compared with which, if all can be read."""
+    test = None if eval_samples is None else np.arange(len(eval_samples))
+    return divide(samples.labels, np.arange(len(samples)), samples.split, test)
 
 
 def _check_labels(

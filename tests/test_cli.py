@@ -202,7 +202,7 @@ def offered(*words):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["raysurl", "pre"], ("plain", "pretrain")),
+        (["raysurl", "pret"], ("plain", "pretrain")),
         (["raysurl", "pretrain", "train.ep"], ("plain", "train.epochs=")),
         (["raysurl", "pretrain", "recipe", "=", "rcl/ci"], ("plain", "rcl/cifar10")),
         (["raysurl", "pretrain", "recipe=rcl/ci"], ("plain", "recipe=rcl/cifar10")),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl.paths import given_path, place
 from raysurl.recipe import take
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def target_of(given: str) -> Path:
     """The file to write. Raises InputError for one that is there, or cannot be."""
     if not given.endswith(".parquet"):
         raise InputError("name the file to write: to=FILE.parquet")
-    target = given_path("to", given)
+    target = place("to", given)
     if os.path.lexists(target):
         raise InputError(f"to={target} exists already; name another file")
     there = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
@@ -105,5 +105,8 @@ def write(table: Any, target: Path) -> None:
     """Whole, or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    pq.write_table(table, partial)
-    os.replace(partial, target)
+    try:
+        pq.write_table(table, partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl.paths import place
 from raysurl.recipe import take
 
 SETTINGS = {
@@ -22,9 +22,9 @@ def main(arguments: Sequence[str]) -> None:
     if given.get("sweep"):
         from raysurl.sweep import report as sweep_report
 
-        print(sweep_report.write_report(given_path("sweep", given["sweep"])))
+        print(sweep_report.write_report(place("sweep", given["sweep"])))
         return
-    run_dir = given_path("run", given["run"])
+    run_dir = place("run", given["run"])
     if not (run_dir / "recipe.yaml").is_file():
         raise InputError(f"run={run_dir} is not a run directory: it has no recipe.yaml")
     from raysurl.report import write_report

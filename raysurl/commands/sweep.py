@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl import stopping
+from raysurl.errors import InputError, RunError
+from raysurl.paths import default_place, given_path, place
 from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.directory import known, outcomes, remaining, remember
@@ -68,27 +69,48 @@ def main(arguments: Sequence[str]) -> None:
         show_plan(make_plan(asked.request, listed=True))
         return
     plan = make_plan(asked.request)
-    run(plan, asked)
+    run(plan, asked, stopping.command_line("sweep", _again(arguments, asked.output)))
     print(write_report(asked.output))
+    check_any_finished(plan, asked.output)
 
 
-def run(plan: SweepPlan, asked: Asked) -> None:
-    """Run what has not ended yet; the same command goes on where a killed one stopped."""
+def run(plan: SweepPlan, asked: Asked, again: str) -> None:
+    """Run what has not ended yet; the same command, `again`, goes on where a killed one stopped."""
     share, tune = (importlib.import_module(name) for name in (SHARE, RUNNER))
     directory = asked.output
     placed = share.check(plan, share.Resources(**asked.share))
-    sweep_directory.claim(directory, plan)
-    search, earlier = search_of(plan, directory)
-    if earlier == plan.total:
-        print(f"all {earlier} trials have ended already")
+    with sweep_directory.claim(directory, plan):
+        search, earlier = search_of(plan, directory)
+        if earlier == plan.total:
+            print(f"all {earlier} trials have ended already")
+            return
+        console = Console(file=sys.stdout)  # as it is now: Tune's own output goes to a file
+        ended = [outcome for _, _, outcome in outcomes(directory) if outcome and outcome.state in FINAL]
+        try:
+            with Display(plan.space, plan.total, ended[:earlier], placed.concurrent, console) as display:
+                tune.run(
+                    plan, search, directory, placed,
+                    max_hours=asked.max_hours, started=display.started, ended=display.ended,
+                )  # fmt: skip
+        except stopping.StoppedError as stop:
+            stop.how = f"what has ended is kept and what ran is saved, continue with: {again}"
+            raise
+
+
+def _again(arguments: Sequence[str], output: Path) -> list[str]:
+    """The same arguments, with the directory as it is."""
+    return [*(a for a in arguments if not a.startswith("output=")), f"output={output}"]
+
+
+def check_any_finished(plan: SweepPlan, directory: Path) -> None:
+    """Raises RunError where no trial of the sweep has come to a result."""
+    found = [outcome for _, _, outcome in outcomes(directory) if outcome]
+    if any(outcome.state == "finished" for outcome in found):
         return
-    console = Console(file=sys.stdout)  # as it is now: Tune's own output goes to a file
-    ended = [outcome for _, _, outcome in outcomes(directory) if outcome and outcome.state in FINAL]
-    with Display(plan.space, plan.total, ended[:earlier], placed.concurrent, console) as display:
-        tune.run(
-            plan, search, directory, placed,
-            max_hours=asked.max_hours, started=display.started, ended=display.ended,
-        )  # fmt: skip
+    states = Counter(outcome.state for outcome in found)
+    said = ", ".join(f"{count} {state}" for state, count in states.items()) or "none has ended"
+    first = next((f"; the first: {o.reason}" for o in found if o.reason), "")
+    raise RunError(f"no trial of {plan.space.title} finished ({said}) in {directory}{first}")
 
 
 def search_of(plan: SweepPlan, directory: Path) -> tuple[Search, int]:
@@ -131,7 +153,9 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     small = space.cpu.max_hours if space.cpu and scale == "cpu" else None
     return Asked(
         request=request,
-        output=given_path("output", mine.get("output", f"sweeps/{space.name}-{scale}")).absolute(),
+        output=place("output", mine["output"])
+        if mine.get("output")
+        else default_place("sweeps") / f"{space.name}-{scale}",
         print_only="--print" in arguments or mine.get("print", "false").lower() in ("true", "1", "yes"),
         share={
             "cpus": _number(mine, "cpus", float),

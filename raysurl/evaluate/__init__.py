@@ -1,11 +1,11 @@
 """Evaluation of features that stay as they are: each protocol is one module with a function `run`.
 
-`run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent. NEEDS names what it asks of
-the data: labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself;
-augmented, random views of the train images where its settings say so. Accuracies carry their interval
-(raysurl.intervals.Measured).
-OF_PIXELS says whether raw pixels are its baseline. `check(division, settings)`, where a module has one, raises
-InputError for what it could not do with the data. A further protocol is a further module and its name in the recipe.
+`run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent and carry their interval
+(raysurl.intervals.Measured). `names(settings, division)` lists the metrics. NEEDS names what it asks of the data:
+labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself; augmented, random
+views of the train images where its settings say so. OF_PIXELS says whether raw pixels are its baseline.
+`check(division, settings)`, where a module has one, raises InputError for what it could not do with the data. A further
+protocol is a further module and its name in the recipe.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ __all__ = [
     "evaluate",
     "gains_of",
     "knn_classify",
+    "names",
     "needs",
     "of_pixels",
     "pixel_features",
@@ -46,6 +47,13 @@ def needs(*protocols: str) -> frozenset[str]:
 def of_pixels(protocols: Sequence[str]) -> list[str]:
     """Those of the protocols of which raw pixels are a baseline."""
     return [name for name in protocols if _module(name).OF_PIXELS]
+
+
+def names(protocols: Sequence[str], settings: Evaluation, division: Division) -> set[str]:
+    """The metrics that protocols yield on data divided so: `names` of each of their modules."""
+    modules = [_module(p) for p in protocols]
+    served = [m for m in modules if len(division.test) or "labels" not in m.NEEDS]
+    return {name for module in served for name in module.names(settings, division)}
 
 
 def _module(protocol: str) -> Any:

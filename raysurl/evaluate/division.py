@@ -28,6 +28,11 @@ class Division:
     labels: NDArray[np.int64] | None
     split: NDArray[np.uint8] | None
 
+    @property
+    def num_classes(self) -> int:
+        """Classes are numbered from 0; 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max(initial=-1)) + 1
+
 
 def divide(
     labels: NDArray[np.int64] | None,

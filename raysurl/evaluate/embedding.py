@@ -27,6 +27,7 @@ from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"inputs"})
 OF_PIXELS = False
+SCORES = ("trustworthiness", "continuity", "knn_recall")
 BLOCK = 1024  # points whose distances are held at once
 
 Rows = NDArray[np.float64]
@@ -39,6 +40,10 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     low = evenly_spaced(features.train, settings.embedding_points)
     for name, values in scores_of_points(features.inputs, low, settings.embedding_k).items():
         yield f"eval/{name}", bootstrap_mean(values, seed=seed, name=name)
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    return [f"eval/{name}" for name in SCORES]
 
 
 def check(division: Division, settings: Evaluation) -> None:
@@ -74,11 +79,12 @@ def scores_of_points(
         NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(return_distance=False)
         for rows in (high, low)
     )
-    return {
-        "trustworthiness": _kept_away(high, of_embedding),
-        "continuity": _kept_away(low, of_input),
-        "knn_recall": (of_input[:, :, None] == of_embedding[:, None, :]).any(axis=2).mean(axis=1),
-    }
+    values = (
+        _kept_away(high, of_embedding),
+        _kept_away(low, of_input),
+        (of_input[:, :, None] == of_embedding[:, None, :]).any(axis=2).mean(axis=1),
+    )
+    return dict(zip(SCORES, values, strict=True))
 
 
 def _kept_away(rows: Rows, near: NDArray[np.int64]) -> NDArray[np.float64]:

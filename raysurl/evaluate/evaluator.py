@@ -282,8 +282,8 @@ def check_views(recipe: Recipe, samples: Samples) -> None:
         "linear": [settings.linear_probe.augment],
         "finetune": [t.augment for t in settings.tunings.values()],
     }
-    for protocol, names in asked.items():
-        random = any(not _policy(recipe, name).is_identity for name in names)
+    for protocol, policies in asked.items():
+        random = any(not _policy(recipe, name).is_identity for name in policies)
         if protocol in settings.protocols and random and samples.width():
             raise InputError(
                 f"the protocol {protocol} trains on augmented views here, and {recipe.data.name} holds vectors, which"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from raysurl.errors import InputError
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, check_labels
 from raysurl.evaluate.nearest import nearest_blocks
 from raysurl.evaluate.scores import top1
@@ -33,8 +34,12 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
         tau=settings.knn_tau,
         num_classes=features.num_classes,
     )
-    for k, predicted in zip(settings.knn_k, predictions, strict=True):
-        yield f"eval/{'knn' if k == 200 else f'knn{k}'}_top1", top1(predicted, features.test_labels)
+    for name, predicted in zip(names(settings), predictions, strict=True):
+        yield name, top1(predicted, features.test_labels)
+
+
+def names(settings: Evaluation, division: Division | None = None) -> list[str]:
+    return [f"eval/{'knn' if k == 200 else f'knn{k}'}_top1" for k in settings.knn_k]
 
 
 def knn_classify(

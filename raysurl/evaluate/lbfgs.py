@@ -14,8 +14,9 @@ from torch import Tensor
 from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.evaluate import logistic
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features
-from raysurl.evaluate.scores import top, top1
+from raysurl.evaluate.scores import top, top1, top_names
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"labels"})
@@ -32,6 +33,10 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     start = train.new_zeros(num_classes, train.shape[1] + 1)
     solution = logistic.fit(train, labels, start, penalty=penalty, scale=scale)
     yield from top("eval/lbfgs", logistic.predict(features.test, solution, scale), features.test_labels)
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    return top_names("eval/lbfgs", division.num_classes)
 
 
 def choose_penalty(

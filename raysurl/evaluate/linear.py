@@ -23,9 +23,10 @@ from torch import Tensor
 
 from raysurl import streams
 from raysurl.errors import RunError
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features
 from raysurl.evaluate.heads import Heads, factor_of
-from raysurl.evaluate.scores import top, top1
+from raysurl.evaluate.scores import top, top1, top_names
 from raysurl.recipe import Evaluation
 from raysurl.recipe.probes import Probe
 
@@ -86,6 +87,14 @@ def split(count: int, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(count, generator=streams.torch_stream(seed, "held out"))
     held_out, kept = order.tensor_split([max(1, round(count * HELD_OUT))])
     return held_out, kept
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    """Those of every run; one whose probe diverged at first has `eval/linear_lr` besides."""
+    probe = settings.linear_probe
+    rates = [("linear_lr", probe.lr), ("linear_weight_decay", probe.weight_decay)]
+    chosen = [f"eval/{name}" for name, values in rates if len(values) > 1]
+    return [*top_names("eval/linear", division.num_classes), "eval/linear_train_top1", *chosen]
 
 
 def fit(

@@ -49,6 +49,13 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     yield from (("eval/linear_random_top1", mean), ("eval/linear_random_top1_std", std))
 
 
+def names(settings: Evaluation, division: Division) -> list[str]:
+    if division.split is None:
+        return ["eval/linear_top1", "eval/linear_top1_std"]
+    more = ("linear_validation_top1", "linear_random_top1", "linear_random_top1_std")
+    return ["eval/linear_top1", *(f"eval/{name}" for name in more)]
+
+
 def check(division: Division, settings: Evaluation) -> None:
     assert division.labels is not None
     known = division.labels >= 0

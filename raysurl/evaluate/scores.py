@@ -38,6 +38,11 @@ def top(name: str, scores: Tensor, labels: Tensor) -> Iterator[tuple[str, float]
         yield f"{name}_top5", top5(scores, labels)
 
 
+def top_names(name: str, num_classes: int) -> list[str]:
+    """The names that `top` yields."""
+    return [f"{name}_top1", *([f"{name}_top5"] if num_classes > TOP else [])]
+
+
 def per_class(predictions: Tensor, labels: Tensor, *, seed: int) -> Measured:
     """Mean over the classes that are there of the share of right predictions (Q,), in percent, with the bootstrap's
     interval."""

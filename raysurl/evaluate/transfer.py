@@ -17,8 +17,9 @@ from torch import Tensor
 from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.evaluate import logistic
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features
-from raysurl.evaluate.scores import per_class, top
+from raysurl.evaluate.scores import per_class, top, top_names
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"labels"})
@@ -71,3 +72,12 @@ def choose(train: Tensor, labels: Tensor, chosen: Tensor, *, num_classes: int, b
     penalties = [penalty / len(kept) for penalty in PENALTIES]
     best = logistic.path(train, labels, penalties, judge, num_classes=num_classes, scale=scale, index=kept)
     return PENALTIES[penalties.index(best.penalty)]
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    """Of data that are judged by all samples and of data that are judged by class: it depends on their name."""
+    return [
+        "eval/transfer_per_class",
+        *top_names("eval/transfer", division.num_classes),
+        "eval/transfer_penalty",
+    ]

@@ -67,7 +67,12 @@ def merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
 def read_stored(run_dir: Path) -> dict[str, Any]:
     """What `recipe.yaml` of a run directory says; of a run that is older than the setting, streams=1."""
     path = run_dir / "recipe.yaml"
-    return {"streams": 1, **read_mapping(path, str(path), "recipe keys")}
+    stored = read_mapping(path, str(path), "recipe keys")
+    if not stored:
+        raise InputError(
+            f"{path} is empty: what the run was is lost; put its recipe back there, or begin another run"
+        )
+    return {"streams": 1, **stored}
 
 
 # -------------------------------------------------------------------- YAML
@@ -125,7 +130,9 @@ class _PlainLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
-            self._count(self._sizes.get(id(node), 1))
+            if id(node) not in self._sizes:
+                raise _RefusedError("a value holds itself; no recipe's does")
+            self._count(self._sizes[id(node)])
         else:
             self._count(1)
             self._sizes[id(node)] = self._total - before

@@ -127,6 +127,7 @@ def method_config(settings: Any) -> MethodConfig:
 
 def recipe_from(tree: dict[str, Any]) -> Recipe:
     """Validate a tree of differences from the defaults. Opens no file; raises InputError, one sentence."""
+    _check_text(tree, "")
     try:
         # all but the method first: its module brings torch, which a mistake elsewhere need not wait for
         recipe = Recipe.model_validate({**tree, "method": MethodConfig()})
@@ -138,6 +139,18 @@ def recipe_from(tree: dict[str, Any]) -> Recipe:
 
 
 # -------------------------------------------------------------------- checks
+
+
+def _check_text(node: Any, key: str) -> None:
+    """No text of a recipe holds a NUL: it is a name, or a path, which the system would cut off there."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            _check_text(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _check_text(value, key)
+    elif isinstance(node, str) and "\0" in node:
+        raise InputError(f"{key}={node} holds a NUL character, which no setting can; leave it out")
 
 
 def _check(recipe: Recipe) -> None:

@@ -68,6 +68,8 @@ def split_argument(argument: str) -> tuple[str, str]:
     key, separator, text = argument.partition("=")
     if not separator or not key:
         raise InputError(f"argument {argument!r} is not of the form key=value, for example train.epochs=200")
+    if "\0" in text:
+        raise InputError(f"{key}={text} holds a NUL character, which no setting can; leave it out")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     return key, text

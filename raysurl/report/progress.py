@@ -6,11 +6,11 @@ workers on other nodes, and for a run that starts again after a failure.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from raysurl.metrics import line_of
 from raysurl.report.run import duration
 
 POLL_S = 0.3
 PLAIN_EVERY_S = 5.0  # without a terminal (a log file, a job's output) a line now and then
 
 
-@contextmanager
+@contextlib.contextmanager
 def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
     """Show the run in `run_dir` until the block ends, also if it ends by an error."""
     console = console or Console()
@@ -136,18 +137,19 @@ def _follow(path: Path, done: threading.Event, seen: set[bytes]) -> Iterator[dic
     offset, inode, pending = 0, None, b""
     while True:
         finished = done.is_set()
-        if path.exists():
-            if path.stat().st_ino != inode:
-                offset, inode, pending = 0, path.stat().st_ino, b""
+        with contextlib.suppress(OSError):  # not there yet, or no more: the run itself says so
             with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino != inode:
+                    offset, inode, pending = 0, os.fstat(file.fileno()).st_ino, b""
                 file.seek(offset)
                 data = file.read()
             offset += len(data)
             *whole, pending = (pending + data).split(b"\n")
             for text in whole:
-                if text.strip() and text not in seen:
+                line = None if text in seen else line_of(text)
+                if line is not None:
                     seen.add(text)
-                    yield json.loads(text)
+                    yield line
         if finished:
             return
         done.wait(POLL_S)

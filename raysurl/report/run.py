@@ -119,8 +119,6 @@ def read_run(directory: Path) -> StoredRun:
     evaluations: dict[int, dict[str, float]] = {}
     events = []
     for line in metrics.read(metrics_path):
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            continue
         if "event" in line:
             events.append(line)
         elif any(name.startswith(("train/", "speed/")) for name in line):

@@ -1,51 +1,13 @@
-"""Connecting to Ray and checking that the cluster can hold the run, before anything is asked of it."""
+"""Whether the cluster can hold the run, checked before anything is asked of it."""
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raysurl.data.machine import asked_threads
-from raysurl.errors import InputError, RunError
+from raysurl.errors import InputError
 from raysurl.recipe import Recipe
-
-# Ray's defaults poll a worker group every 2 s, print each worker line twice and warn of things we do not use.
-_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
-
-def connect() -> None:
-    """Join the cluster of RAY_ADDRESS or of this machine, else start a local one. Does nothing if connected."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        return
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # worker output stays in Ray's log files: what a person should see is in metrics.jsonl
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        try:
-            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-        except ConnectionError:
-            if "RAY_ADDRESS" in os.environ:
-                raise
-            ray.init(address="local", include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RunError(
-            f"Ray could not be reached or started ({first}); runtime=local runs without it"
-        ) from error
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from raysurl.recipe.schema import Section, nearest, sentence
 
 SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
+SECONDS = "seconds"  # an objective that every trial has: its time of training and evaluation
 Settings = dict[str, Any]  # dotted recipe key -> value
 
 
