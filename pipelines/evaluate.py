@@ -1,7 +1,6 @@
 """Evaluate a run or an encoder file: `python pipelines/evaluate.py run=DIR|FILE [key=value …]`."""
 
 from raysurl import cli
-from raysurl.commands import evaluate
 
 if __name__ == "__main__":
-    cli.run(evaluate.main)
+    cli.run_named("evaluate")

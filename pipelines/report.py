@@ -1,7 +1,6 @@
 """Write a report again: `python pipelines/report.py run=DIR`, or the tables of a sweep: `sweep=DIR`."""
 
 from raysurl import cli
-from raysurl.commands import report
 
 if __name__ == "__main__":
-    cli.run(report.main)
+    cli.run_named("report")

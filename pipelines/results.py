@@ -1,7 +1,6 @@
 """The README's results, generated: `python pipelines/results.py [add=RUN_OR_SWEEP_DIR] [name=NAME]`."""
 
 from raysurl import cli
-from raysurl.commands import results
 
 if __name__ == "__main__":
-    cli.run(results.main)
+    cli.run_named("results")

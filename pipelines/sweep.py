@@ -1,7 +1,6 @@
 """Run a table or a search: `python pipelines/sweep.py space=NAME [scale=cpu|full] [max_concurrent=N] [--print]`."""
 
 from raysurl import cli
-from raysurl.commands import sweep
 
 if __name__ == "__main__":
-    cli.run(sweep.main)
+    cli.run_named("sweep")

@@ -2,54 +2,98 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import pkgutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
-from raysurl import __version__, commands
-from raysurl.errors import InputError, RunError
+from raysurl import __version__, commands, completion, settings, stopping
+from raysurl.definitions import Setting
+from raysurl.errors import InputError, RunError, storage_error
 
 Command = Callable[[Sequence[str]], None]
-EXIT_CODES = "Exit codes: 0 done, 1 the work failed, 2 an argument or a file is wrong, 130 and 143 stopped."
+# click keeps the lines of a paragraph that begins with \b
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    the work failed, or none of it came out: diverged, disk full, no trial finished
+  2    an argument, a file or a data set is wrong; nothing was started
+  130  stopped by Ctrl-C (SIGINT), after saving
+  143  stopped by SIGTERM, after saving
+What was stopped is saved, and says how to continue."""
+COMPLETION = (
+    'Completion: eval "$(_RAYSURL_COMPLETE=bash_source raysurl)" in a start file; or zsh_source, fish_source.'
+)
+_GIVEN = "raysurl.given"  # in a context: the arguments as they were typed
 
 
 def main() -> None:
+    completion.register()
     group(prog_name="raysurl")
-
-
-def available() -> list[str]:
-    """Names of all commands: the modules of raysurl.commands, of which none is imported."""
-    return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
 
 
 class _Commands(click.Group):
     """Each module of raysurl.commands as a command; its help is read from its text, so that nothing is imported."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return available()
+        return list(settings.commands())
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in available():
+        if name not in settings.commands():
             return None
-        about, usage = _docstrings(name)
-        arguments = click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, metavar="[KEY=VALUE]...")
-        return click.Command(
+        about, usage = settings.about_command(name)
+        arguments = click.Argument(
+            ["arguments"],
+            nargs=-1,
+            type=click.UNPROCESSED,
+            metavar="[KEY=VALUE]...",
+            shell_complete=lambda context, _, incomplete: completion.complete(
+                name, context.params, incomplete
+            ),
+        )
+        return _Command(
             name,
             params=[arguments],
-            callback=lambda arguments: run(_main_of(name), arguments),
+            callback=lambda arguments: run_named(name, arguments),
             help=f"{about}\n\n{usage}",
             short_help=about.partition("\n")[0],
             epilog=EXIT_CODES,
-            context_settings={"ignore_unknown_options": True},
+            context_settings={"ignore_unknown_options": True, "max_content_width": 120},
         )
 
 
-@click.command(cls=_Commands, epilog=EXIT_CODES)
+class _Command(click.Command):
+    """Its help lists settings too: its own, and those of the recipe that it takes, of the method that was named."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        context.meta[_GIVEN] = list(args)  # --help is answered before they are read
+        return super().parse_args(context, args)
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(context, formatter)
+        name = str(self.name)
+        method = settings.method_of(context.meta.get(_GIVEN, ()))
+        sections = {"Settings": settings.of_command(name)}
+        for setting in settings.taken(name, method):
+            section = setting.key.partition(".")[0] if "." in setting.key else "the run"
+            sections.setdefault(f"Settings of {section}", []).append(setting)
+        for title, found in sections.items():
+            if found:
+                with formatter.section(title):
+                    formatter.write_dl([(s.key, _described(s)) for s in found], col_max=34)
+
+
+def _described(setting: Setting) -> str:
+    default = f", default {setting.default}" if setting.default else ""
+    return f"{setting.type}{default}: {setting.about}"
+
+
+@click.command(
+    cls=_Commands, epilog=f"{EXIT_CODES}\n\n{COMPLETION}", context_settings={"max_content_width": 120}
+)
 @click.version_option(__version__, prog_name="raysurl")
 def group() -> None:
     """Learn an image encoder from images without labels, and use it."""
@@ -60,25 +104,51 @@ def _main_of(name: str) -> Command:
     return command
 
 
-def _docstrings(name: str) -> tuple[str, str]:
-    """Of the command's module, and of its `main`."""
-    tree = ast.parse((Path(commands.__path__[0]) / f"{name}.py").read_text())
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
-    return ast.get_docstring(tree) or "", ast.get_docstring(function) or ""
+def run_named(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run a command by its name; what it imports is loaded where a signal is already understood."""
+    run(lambda given: _main_of(name)(given), arguments, name)
 
 
-def run(command: Command, arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a person's mistake is one sentence and exit code 2, a failed run one and exit code 1."""
-    try:
-        command(sys.argv[1:] if arguments is None else arguments)
-    except InputError as error:
-        fail(str(error), code=2)
-    except RunError as error:
-        fail(str(error), code=1)
-    except KeyboardInterrupt:
-        fail("interrupted; continue with resume=true output=DIR", code=130)
+def run(command: Command, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
+    """Run a command, `name` where it is not that of its module; every way in which it can end has its exit code.
+
+    A person's mistake is one sentence and 2, a failed run one and 1, a stopped one says how to continue.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = name or command.__module__.rpartition(".")[2]
+    with stopping.signals():
+        try:
+            command(arguments)
+        except InputError as error:
+            fail(str(error), code=2)
+        except RunError as error:
+            fail(str(error), code=1)
+        except KeyboardInterrupt as stop:
+            stopped(stop, stopping.command_line(name, arguments))
+        except BrokenPipeError:  # whoever read the output wants no more of it
+            stopping.end(1)
+        except OSError as error:
+            said = storage_error(error, Path.cwd())
+            if said is None:
+                raise
+            fail(str(said), code=1)
+
+
+def stopped(stop: KeyboardInterrupt, again: str) -> None:
+    """Say how to go on, and end: at once where it was a signal, for nothing is left to be waited for."""
+    if not isinstance(stop, stopping.StoppedError):
+        stop = stopping.StoppedError(signal.SIGINT)
+    stop.how = stop.how or f"start it again with: {again}"
+    say(str(stop))
+    if stopping.came():
+        stopping.end(stop.exit_code)
+    sys.exit(stop.exit_code)
+
+
+def say(sentence: str) -> None:
+    print(f"raysurl: {sentence}", file=sys.stderr, flush=True)
 
 
 def fail(sentence: str, *, code: int) -> None:
-    print(f"raysurl: {sentence}", file=sys.stderr, flush=True)
+    say(sentence)
     sys.exit(code)

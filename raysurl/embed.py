@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -12,23 +15,59 @@ from raysurl.recipe import Recipe
 from raysurl.sampler import Request
 from raysurl.views import POLICIES
 from raysurl.views.augment import apply
-from raysurl.views.draws import draw
+from raysurl.views.draws import Draws, draw
+from raysurl.views.policies import Policy
+
+MAPPED = 2**31  # bytes of features up to which they are held in memory
+WIDE = 160  # pixels from which on test images are taken as ImageNet's are, Resize(256) and CenterCrop(224)
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Random views for features: policy, and which ones. Those of a sample depend on its place in the index alone."""
+
+    policy: Policy
+    epoch: int
+
+
+def plain_policy(recipe: Recipe) -> Policy:
+    """Without augmentation: resized, by `eval.margin` more than the view, and centre-cropped."""
+    margin = recipe.eval.margin
+    if margin is None:
+        margin = 256 / 224 if recipe.views.size >= WIDE else 1.0
+    return POLICIES["plain"].model_copy(update={"margin": margin})
 
 
 def plain_images(recipe: Recipe, images: Images, device: torch.device) -> Tensor:
     """Normalised images (b, 3, S, S) at views.size, resized and centre-cropped, without augmentation."""
-    v, policy = recipe.views, POLICIES["plain"]
+    v, policy = recipe.views, plain_policy(recipe)
     draws = draw(policy, len(images), seed=0, step=0, view="plain")
     return apply(policy, images, draws, size=v.size, mean=v.mean, std=v.std, device=device)
 
 
-@torch.inference_mode()
+def _images(
+    recipe: Recipe, images: Images, device: torch.device, augmented: Augmented | None, draws: Draws | None
+) -> Tensor:
+    if augmented is None or draws is None:
+        return plain_images(recipe, images, device)
+    v = recipe.views
+    return apply(augmented.policy, images, draws, size=v.size, mean=v.mean, std=v.std, device=device)
+
+
+@torch.no_grad()
 def embed(
-    encoder: nn.Module, source: Source, recipe: Recipe, device: torch.device, index: np.ndarray
+    encoder: nn.Module,
+    source: Source,
+    recipe: Recipe,
+    device: torch.device,
+    index: np.ndarray,
+    augmented: Augmented | None = None,
 ) -> Tensor:
     """Encoder output (n, D) fp32 on CPU for the samples `index` (n,), in that order, on rank 0 (empty elsewhere).
 
-    Every rank calls it; rank r embeds its contiguous share, block by block, so that no collective waits long.
+    Every rank calls it; rank r embeds its contiguous share, block by block, so that no collective waits long. More
+    than MAPPED bytes of features are in a file of their own that is gone with them, and in memory only as far as there
+    is room.
     """
     training = encoder.training
     encoder.eval()
@@ -38,17 +77,33 @@ def embed(
     share = -(-len(index) // world)
     padded = np.resize(index, share * world)[rank * share : (rank + 1) * share]
     requests = [Request(0, i, padded[i : i + block]) for i in range(0, share, block)]
-    kept: list[Tensor] = []
-    for images in source.batches(requests, images_alone):
+    draws = None
+    if augmented:
+        places = draw(
+            augmented.policy, share * world, seed=recipe.stream_seed, step=augmented.epoch, view="linear"
+        )
+        draws = places[rank * share : (rank + 1) * share]
+    rows = torch.empty(0)
+    for request, images in zip(requests, source.batches(requests, images_alone), strict=True):
+        place = slice(request.start, request.start + len(request.index))
+        view = _images(recipe, images, device, augmented, draws[place] if draws else None)
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
-            out = encoder(plain_images(recipe, images, device))
+            out = encoder(view)
         out = distributed.gather(out.float())
         if rank == 0:
-            kept.append(out.view(world, -1, out.shape[1]).cpu())
+            if not len(rows):
+                rows = _room(share * world, out.shape[1])
+            rows.view(world, share, -1)[:, place] = out.view(world, -1, out.shape[1]).cpu()
     encoder.train(training)
-    if rank:
-        return torch.empty(0)
-    return torch.cat(kept, dim=1).flatten(0, 1)[: len(index)]
+    return rows[: len(index)]
+
+
+def _room(count: int, dim: int) -> Tensor:
+    """For (count, dim) fp32: in memory, or in a file that no folder names."""
+    if 4 * count * dim <= MAPPED:
+        return torch.empty(count, dim)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(count, dim)))
 
 
 def pixels(source: Source, recipe: Recipe, index: np.ndarray) -> Tensor:

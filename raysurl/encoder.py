@@ -21,6 +21,7 @@ from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 
 NAME = "encoder.safetensors"
@@ -76,7 +77,7 @@ def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> Traine
 
     Raises InputError if the run has no encoder yet, or the weights do not fit.
     """
-    path = Path(run).expanduser().absolute()
+    path = given_path("run", run).absolute()
     stored = path / "recipe.yaml"
     if stored.is_file():
         tree = read_stored(path)
@@ -97,6 +98,11 @@ def named_encoder(given: Mapping[str, str]) -> TrainedEncoder:
     if not given.get("run"):
         raise InputError("name what to use: run=DIR of a finished run, or run=FILE of an encoder.safetensors")
     return load_encoder(given["run"], {key: text for key, text in given.items() if key != "run"})
+
+
+def initial_weights(init_from: str, encoder: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that a recipe's `init_from` names, for its encoder."""
+    return read_weights(given_path("init_from", init_from), encoder)
 
 
 def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:

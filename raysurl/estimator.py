@@ -10,20 +10,25 @@ that new points are a pass through a small network. Importing `raysurl` does not
 from __future__ import annotations
 
 import tempfile
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from joblib import effective_n_jobs
 from numpy.typing import NDArray
 from rich.progress import track
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from raysurl import metrics
 from raysurl import recipe as recipes
 from raysurl.build import resolve
+from raysurl.data.machine import free_memory
 from raysurl.data.shards import Shard
 from raysurl.data.source import Facts, ResidentSource
 from raysurl.errors import RunError
@@ -34,6 +39,10 @@ from raysurl.train import trainer
 
 BLOCK = 8192  # rows transformed at once
 PASSES, LEAST_STEPS, MOST_STEPS = 100, 1000, 12_000  # where `epochs` is None
+FLOATS = (np.float64, np.float32)
+
+_WHOLE = Interval(Integral, 1, None, closed="left")
+_POSITIVE = Interval(Real, 0, np.inf, closed="neither")
 
 
 class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -46,11 +55,32 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     eq. 2); it lets neighbours find each other before the map has set. `hidden`: widths of the network's hidden layers.
     `epochs`: passes over the data; None: 100, but at least 1,000 and at most 12,000 steps. `batch_size`: at most, and
     not more than the points. `learning_rate` of Adam, to zero by a cosine.
-    `random_state`: seed; `n_jobs`: CPU threads; `device`: cpu | cuda; `verbose`: show a progress bar.
+    `random_state`: seed; `n_jobs`: CPU threads, −1: all, None: 1 (or as joblib's context has it); `device`: cpu | cuda;
+    `verbose`: show a progress bar.
 
     Attributes: `embedding_` (N, n_components) of the points of `fit`, `encoder_` the network, `loss_` the mean of the
     last epoch, `n_features_in_`, `feature_names_in_` where X has column names.
+
+    X may be sparse; `fit` holds it dense. There is no `inverse_transform`: the network has no decoder.
     """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [_WHOLE],
+        "n_neighbors": [_WHOLE],
+        "metric": [StrOptions({"euclidean", "cosine"})],
+        "loss": [StrOptions({"bce", "gkl", "kl", "mse"})],
+        "nu_z": [_POSITIVE],
+        "sigma_x": [_POSITIVE, None],
+        "exaggeration": [Interval(Real, 0, np.inf, closed="left")],
+        "hidden": ["array-like", _WHOLE],
+        "epochs": [_WHOLE, None],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "learning_rate": [_POSITIVE],
+        "random_state": ["random_state"],
+        "n_jobs": [Integral, None],
+        "device": [str, torch.device],
+        "verbose": ["verbose"],
+    }
 
     def __init__(
         self,
@@ -67,7 +97,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         batch_size: int = 512,
         learning_rate: float = 1e-3,
         random_state: Any = None,
-        n_jobs: int = 1,
+        n_jobs: int | None = 1,
         device: str = "cpu",
         verbose: bool = False,
     ) -> None:
@@ -89,7 +119,9 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from X (N, D), N ≥ 2; `y` is not used. Raises ValueError for NaN, infinities, or bad settings."""
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        self._validate_params()
+        given = validate_data(self, X, dtype=FLOATS, accept_sparse="csr", ensure_min_samples=2)
+        rows = _dense(given)
         recipe = resolve(self._recipe(len(rows)), rows.shape[1])
         threads = torch.get_num_threads()
         centre, scale = self._standard(rows)
@@ -98,7 +130,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         finally:
             torch.set_num_threads(threads)
         self._centre, self._scale = centre, scale
-        self.embedding_ = self.transform(X)
+        self.embedding_ = self._embed(rows)
         if not np.isfinite(self.embedding_).all():
             raise RunError(f"the network has diverged; take a learning_rate below {self.learning_rate:g}")
         self._n_features_out = self.n_components
@@ -107,11 +139,16 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> NDArray[np.floating[Any]]:
         """New points X (n, D) -> (n, n_components), in fp64 inside: a point's place does not depend on its company."""
         check_is_fitted(self, "encoder_")
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return self._embed(validate_data(self, X, dtype=FLOATS, accept_sparse="csr", reset=False))
+
+    def _embed(self, rows: Any) -> NDArray[np.floating[Any]]:
+        """Dense or sparse rows (n, D), block by block, so that sparse ones are never dense as a whole."""
         kind, done = rows.dtype, []
         with torch.inference_mode():
-            for start in range(0, len(rows), BLOCK):
-                part = (rows[start : start + BLOCK].astype(np.float64) - self._centre) / self._scale
+            for start in range(0, rows.shape[0], BLOCK):
+                block = rows[start : start + BLOCK]
+                block = block.toarray() if issparse(block) else block
+                part = (block.astype(np.float64) - self._centre) / self._scale
                 done.append(self.encoder_(torch.from_numpy(part)).numpy())
         found: NDArray[np.floating[Any]] = np.concatenate(done).astype(kind)
         return found
@@ -129,45 +166,66 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.sparse = True
         tags.non_deterministic = False
         return tags
 
     def _recipe(self, count: int) -> Recipe:
-        """The run as a recipe. Raises InputError, a ValueError, for a setting that is not valid."""
-        k = min(self.n_neighbors, count - 1)
-        batch = min(self.batch_size, count)
+        """The run as a recipe, of Python's own numbers. Raises InputError, a ValueError, for what only it can see."""
+        k = min(int(self.n_neighbors), count - 1)
+        batch = min(int(self.batch_size), count)
         per_epoch = count // batch
         steps = min(max(PASSES * per_epoch, LEAST_STEPS), MOST_STEPS)
-        epochs = -(-steps // per_epoch) if self.epochs is None else self.epochs
-        hidden = [self.hidden] if isinstance(self.hidden, int) else self.hidden
+        epochs = -(-steps // per_epoch) if self.epochs is None else int(self.epochs)
         knn = {
             "kind": "knn",
             "k": k,
-            "weight": self.exaggeration,
+            "weight": float(self.exaggeration),
             "weight_end": 1,
             "metric": self.metric,
-            "sigma": self.sigma_x,
+            "sigma": None if self.sigma_x is None else float(self.sigma_x),
         }
         knn |= {"neighbours": min(5, k)} if k >= 3 else {"scale": "statistics"}
-        method = {"name": "genurl", "structures": [knn], "kind": self.loss, "nu_z": self.nu_z, "sigma": 1}
+        method = {
+            "name": "genurl",
+            "structures": [knn],
+            "kind": self.loss,
+            "nu_z": float(self.nu_z),
+            "sigma": 1,
+        }
         tree = {
             "method": method | {"target": "static", "target_clamp": "none", "neck": False, "distance": "l2"},
             "data": {"name": "npz"},
-            "encoder": {"name": "mlp", "widths": [*hidden, self.n_components]},
+            "encoder": {"name": "mlp", "widths": [*self._widths(), int(self.n_components)]},
             "train": {
                 "epochs": epochs,
                 "batch_size": batch,
                 "sampler": "neighbours" if batch < count else "permutation",
-                "optimizer": {"name": "adam", "lr": self.learning_rate, "lr_batch": 0, "weight_decay": 0},
+                "optimizer": {
+                    "name": "adam",
+                    "lr": float(self.learning_rate),
+                    "lr_batch": 0,
+                    "weight_decay": 0,
+                },
                 "schedule": {"name": "cosine", "warmup_epochs": 0},
             },
             "checkpoint": {"every_epochs": 0},
             "eval": {"every_epochs": 0, "protocols": [], "baselines": False},
-            "scale": {"threads": self.n_jobs},
+            "scale": {"threads": effective_n_jobs(self.n_jobs)},
             "log": {"tensorboard": False, "every_steps": 1000},
             "seed": int(check_random_state(self.random_state).randint(2**31 - 1)),
         }
         return recipes.recipe_from(tree)
+
+    def _widths(self) -> list[int]:
+        """Of the hidden layers; one number is one layer."""
+        widths = [self.hidden] if isinstance(self.hidden, Integral) else list(self.hidden)
+        if not all(_WHOLE.is_satisfied_by(width) for width in widths):
+            raise ValueError(
+                "The 'hidden' parameter of GenURL must be an int in the range [1, inf) or a sequence of such."
+                f" Got {self.hidden!r} instead."
+            )
+        return [int(width) for width in widths]
 
     def _standard(self, rows: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
         """The mean of the rows, and one number that brings them to unit size: distances keep their order."""
@@ -179,7 +237,9 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         facts = Facts(np.ones(len(rows), bool), (), None, None, "resident")
         source = ResidentSource([Shard(rows)], facts)
         with tempfile.TemporaryDirectory() as folder:
-            run = trainer.start(recipe, LocalRuntime(named_device(self.device)), source, None, Path(folder))
+            run = trainer.start(
+                recipe, LocalRuntime(named_device(str(self.device))), source, None, Path(folder)
+            )
             trainer.refresh_memory(run)
             epochs = range(recipe.total_epochs)
             for _ in track(epochs, description="GenURL", disable=not self.verbose, transient=True):
@@ -188,3 +248,16 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         losses = [line["train/loss"] for line in lines if "train/loss" in line]
         loss = float(np.mean(losses[-run.plan.steps_per_epoch :]))
         return run.method.encoder.eval().cpu().double(), loss
+
+
+def _dense(rows: Any) -> Any:
+    """Sparse rows as an array. Raises ValueError where memory would not hold it."""
+    if not issparse(rows):
+        return rows
+    need, free = rows.shape[0] * rows.shape[1] * 2 * rows.dtype.itemsize, free_memory()
+    if need > free:
+        raise ValueError(
+            f"X of shape {rows.shape} is sparse, fit holds it dense, and {need / 2**30:.1f} GiB are more than the"
+            f" {free / 2**30:.1f} GiB that are free; reduce its columns first, for example by TruncatedSVD"
+        )
+    return rows.toarray()

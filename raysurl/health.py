@@ -23,7 +23,7 @@ health/level{h}_…       of the clusters on level h, see raysurl.hierarchy.sign
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from raysurl import functional
 from raysurl.errors import InputError
 from raysurl.functional import evenly_spaced, rankme
 
+SIGNALS = tuple(f"health/{name}" for name in ("std", "mean_cosine", "uniformity", "rankme", "rank_share"))
 SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly spaced
 
 # Thresholds. Backbone features behind a ReLU are non-negative and score low on `std` in good health too
@@ -43,7 +44,7 @@ LOW_RANK_SHARE = 0.05
 LOW_RANK = 3.0
 FLAT_ENTROPY = 0.95
 ONE_HOT_ENTROPY = 0.01
-GAIN = 0.5  # percent points of kNN accuracy that count as better than a baseline
+GAIN = 0.5  # points of kNN accuracy that count as better than a baseline, where no interval says what chance does
 
 
 def signals(embeddings: Tensor) -> dict[str, float]:
@@ -81,17 +82,21 @@ def combined(evaluated: Mapping[str, float], training: Mapping[str, float]) -> d
     return {**evaluated, **entropy, **renamed}
 
 
-def diagnose(metrics: Mapping[str, float]) -> list[str]:
+def diagnose(
+    metrics: Mapping[str, float], gains: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+) -> list[str]:
     """What is wrong, one sentence per finding; empty if no signal is past its threshold.
 
-    `metrics` holds the latest value per name (see `combined`); names that are missing are not judged.
+    `metrics` holds the latest value per name (see `combined`); names that are missing are not judged. `gains`: metric
+    -> baseline -> points by which it is exceeded, with the ends of their interval; no gain is an interval that includes
+    zero, and where none is known less than GAIN points.
     """
     return [
         *_diverged(metrics),
         *_embedding(metrics),
         *_training(metrics),
         *_teacher(metrics),
-        *_gain(metrics),
+        *_gain(metrics, (gains or {}).get("eval/knn_top1", {})),
         *_clusters(metrics),
     ]
 
@@ -162,14 +167,21 @@ def _clusters(metrics: Mapping[str, float]) -> list[str]:
     return signals.diagnose(metrics)
 
 
-def _gain(metrics: Mapping[str, float]) -> list[str]:
+def _gain(metrics: Mapping[str, float], gains: Mapping[str, Sequence[float]]) -> list[str]:
     trained = metrics.get("eval/knn_top1")
     if trained is None:
         return []
     found = []
     for prefix, baseline in (("untrained", "the untrained encoder"), ("pixels", "raw pixels")):
         value = metrics.get(f"eval/{prefix}_knn_top1")
-        if value is not None and trained < value + GAIN:
+        if prefix in gains:
+            points, low, high = gains[prefix]
+            if low <= 0:
+                found.append(
+                    f"no gain: kNN accuracy {trained:.1f} % is not surely above that of {baseline}; the difference is"
+                    f" {points:+.1f} points, in an interval of 95 % from {low:+.1f} to {high:+.1f}."
+                )
+        elif value is not None and trained < value + GAIN:
             found.append(
                 f"no gain: kNN accuracy {trained:.1f} % does not exceed that of {baseline} ({value:.1f} %) by"
                 f" {GAIN} points or more."

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl import distributed
-from raysurl.errors import RunError
+from raysurl.errors import RunError, StorageError
 
+Sink = Callable[[int, dict[str, float]], None]  # where the numbers of a step go besides metrics.jsonl
 EVERY_S = 5.0  # between two notes on how far reading the data is
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 
@@ -30,13 +33,12 @@ TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 class Record:
     """Append-only `metrics.jsonl` plus optional TensorBoard, W&B and MLflow writers, which a thread serves in order."""
 
-    def __init__(
-        self, run_dir: Path, *, start_step: int, sinks: list[Callable[[int, dict[str, float]], None]]
-    ) -> None:
+    def __init__(self, run_dir: Path, *, start_step: int, sinks: list[Sink]) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.sinks = sinks
         drop_from(self.path, start_step)
         self._file = self.path.open("a", buffering=1)
+        self._identity = _identity(os.fstat(self._file.fileno()))
         self._thread = ThreadPoolExecutor(1, "record")
         self._last: Future[None] | None = None
 
@@ -56,6 +58,20 @@ class Record:
         """Wait for the writers."""
         if self._last:
             self._last.result()
+        for sink in self.sinks:
+            if isinstance(sink, TensorBoard):
+                sink.writer.flush()
+
+    def check(self) -> None:
+        """Raises StorageError where what is written reaches nobody: the directory is gone, or it is another one."""
+        try:
+            there = _identity(os.stat(self.path))
+        except OSError:
+            there = None
+        if there != self._identity:
+            raise StorageError(
+                f"{self.path} is gone: the directory was removed or moved, or its file system is no longer mounted"
+            )
 
     def event(self, step: int, text: str, **values: Any) -> None:
         self._file.write(json.dumps({"step": step, "event": text, "time": time.time(), **values}) + "\n")
@@ -76,17 +92,33 @@ def decoding_progress(run_dir: Path) -> Callable[[int, int], None]:
     return report
 
 
+def _identity(about: os.stat_result) -> tuple[int, int]:
+    return about.st_dev, about.st_ino
+
+
+def line_of(text: str | bytes) -> dict[str, Any] | None:
+    """A line of a metrics file; None for what is none: cut by a kill, damaged, or written by something else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    step = line.get("step") if isinstance(line, dict) else None
+    return line if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def note(run_dir: Path, sentences: Sequence[str]) -> None:
+    """Leave events before the trainer has opened the record."""
+    with (run_dir / "metrics.jsonl").open("a") as file:
+        for text in sentences:
+            file.write(json.dumps({"step": 0, "event": text, "time": time.time()}) + "\n")
+
+
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a metrics file; the last one may have been cut by a kill."""
+    """All whole lines of a metrics file."""
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text(errors="replace").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    lines = map(line_of, path.read_text(errors="replace").splitlines())
+    return [line for line in lines if line is not None]
 
 
 def latest_step(path: Path) -> dict[str, float]:
@@ -96,12 +128,8 @@ def latest_step(path: Path) -> dict[str, float]:
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - TAIL, 0))
         lines = file.read().splitlines()
-    for text in reversed(lines):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if "train/loss" in line:
+    for line in map(line_of, reversed(lines)):
+        if line is not None and "train/loss" in line:
             return {k: v for k, v in line.items() if isinstance(v, int | float)}
     return {}
 
@@ -110,7 +138,10 @@ def drop_from(path: Path, step: int) -> None:
     """Remove the step lines that a run resumed at `step` will write again, and a last line that a kill cut short."""
     lines = read(path)
     kept = [line for line in lines if line["step"] < step or "event" in line or _is_evaluation(line, step)]
-    if not path.exists() or (len(kept) == len(lines) and path.read_bytes().endswith(b"\n")):
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if len(kept) == len(content.splitlines()) and content.endswith(b"\n"):
         return
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -122,11 +153,56 @@ def _is_evaluation(line: dict[str, Any], step: int) -> bool:
     return line["step"] == step and "train/loss" not in line
 
 
-class StepBlock:
-    """Collects the logs of up to `size` steps on the device; `flush` averages them over ranks and writes them."""
+@dataclass
+class Tally:
+    """What the run has come to so far; a checkpoint carries it, so that it does not hang on the lines of a file.
 
-    def __init__(self, size: int, record: Record | None, batch_size: int) -> None:
+    losses: `train/loss` of each step of this epoch; latest: the last step's line; memory: the latest signals of the
+    clusters that memory holds; best: the best online evaluation and its step.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    latest: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    best: dict[str, dict[str, float]] = field(default_factory=dict)
+    first: float | None = None  # `train/loss` of the first epoch
+
+    def step(self, line: dict[str, float]) -> None:
+        self.latest = line
+        self.losses.append(line["train/loss"])
+
+    def begin_epoch(self) -> None:
+        if self.first is None and self.losses:
+            self.first = self.loss()["train/loss"]
+        self.losses = []
+
+    def loss(self) -> dict[str, float]:
+        """The mean of the epoch, by its name; empty where it has no step yet."""
+        return {"train/loss": sum(self.losses) / len(self.losses)} if self.losses else {}
+
+    def evaluated(self, step: int, values: dict[str, float]) -> None:
+        name = "eval/knn_top1"
+        if name in values and values[name] > self.best.get(name, {"value": -1.0})["value"]:
+            self.best[name] = {"value": float(values[name]), "step": step}  # a plain number, as states hold
+
+    def looked(self, values: dict[str, float]) -> None:
+        self.memory |= {name: value for name, value in values.items() if name.startswith("health/level")}
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class StepBlock:
+    """Collects the logs of up to `size` steps on the device; `flush` averages them over ranks and writes them.
+
+    `asked`: whether the run is to stop, asked on rank 0 with each block; `stop` is then true on every rank.
+    """
+
+    def __init__(
+        self, size: int, record: Record | None, batch_size: int, asked: Callable[[], object] = lambda: None
+    ) -> None:
         self.size, self.record, self.batch_size = size, record, batch_size
+        self.tally, self._asked, self.stop = Tally(), asked, False
         self._steps: list[tuple[int, float, float]] = []  # step, epoch, lr
         self._names: list[str] = []
         self._rows: list[Tensor] = []
@@ -151,7 +227,11 @@ class StepBlock:
         """Raises RunError naming the step and the terms where a value is not finite, on every rank alike."""
         if not self._rows:
             return
-        values = distributed.mean(torch.stack(self._rows)).tolist()
+        wish = self._rows[0].new_full(
+            (len(self._names),), float(self.record is not None and bool(self._asked()))
+        )
+        *values, wishes = distributed.mean(torch.stack([*self._rows, wish])).tolist()
+        self.stop = self.stop or any(wishes)
         seconds = time.perf_counter() - self._since
         for i, ((step, epoch, lr), row) in enumerate(zip(self._steps, values, strict=True)):
             line = {
@@ -160,12 +240,15 @@ class StepBlock:
             if bad := [name for name, v in line.items() if not math.isfinite(v)]:
                 self._rows, self._steps = [], []
                 raise NonFiniteError(step, bad)
+            self.tally.step(dict(line))
             if i == len(values) - 1:
                 line["speed/images_per_s"] = len(values) * self.batch_size / max(seconds, 1e-9)
                 line["speed/data_wait"] = min(self._waited / max(seconds, 1e-9), 1.0)
             if self.record:
                 self.record.write(step, {"epoch": round(epoch, 5), "train/lr": lr, **line})
         self._rows, self._steps = [], []
+        if self.record:
+            self.record.check()
         self.begin()
 
 
@@ -183,26 +266,39 @@ class NonFiniteError(RunError):
         )
 
 
-def tensorboard_sink(run_dir: Path) -> Callable[[int, dict[str, float]], None]:
-    from torch.utils.tensorboard import SummaryWriter
+class TensorBoard:
+    """Scalars in the run directory's `tensorboard`."""
 
-    writer = SummaryWriter(str(run_dir / "tensorboard"))
+    def __init__(self, run_dir: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-    def write(step: int, values: dict[str, float]) -> None:
+        if threading.excepthook is not _without_writers:
+            _others.append(threading.excepthook)
+            threading.excepthook = _without_writers
+        self.writer = SummaryWriter(str(run_dir / "tensorboard"))
+
+    def __call__(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            writer.add_scalar(name, value, step)
-
-    return write
+            self.writer.add_scalar(name, value, step)
 
 
-def wandb_sink(run_dir: Path, recipe: dict[str, Any]) -> Callable[[int, dict[str, float]], None]:
+_others: list[Callable[[Any], object]] = []
+
+
+def _without_writers(raised: Any) -> None:
+    """TensorBoard's thread prints what it raises, and raises it again at the next call, where it is understood."""
+    if type(raised.thread).__name__ != "_AsyncWriterThread":
+        _others[-1](raised)
+
+
+def wandb_sink(run_dir: Path, recipe: dict[str, Any]) -> Sink:
     import wandb
 
     run = wandb.init(dir=str(run_dir), name=run_dir.name, project="raysurl", config=recipe)
     return lambda step, values: run.log(values, step=step)
 
 
-def mlflow_sink(run_dir: Path, recipe: dict[str, Any]) -> Callable[[int, dict[str, float]], None]:
+def mlflow_sink(run_dir: Path, recipe: dict[str, Any]) -> Sink:
     import mlflow
 
     mlflow.start_run(run_name=run_dir.name)

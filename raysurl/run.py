@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from raysurl import build, evaluate, teachers
+from raysurl import build, evaluate, metrics, stopping, teachers
 from raysurl.data.names import Samples, open_samples
-from raysurl.encoder import encoder_of, read_weights
-from raysurl.errors import InputError
+from raysurl.encoder import encoder_of, initial_weights
+from raysurl.errors import InputError, storage_error
 from raysurl.evaluate import Division, divide
+from raysurl.evaluate.evaluator import check_views
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.report import write_report
-from raysurl.report.progress import watching
-from raysurl.train import run_directory
+from raysurl.report.progress import announce, watching
+from raysurl.train import advice, cost, run_directory
 
 RUNTIMES = {
     "local": "raysurl.train.local",
     "ray": "raysurl.scale.train",
 }  # Ray is imported only when it is used
+Measure = Callable[[Recipe, Samples], tuple[cost.Pace | None, int]]  # and the number of workers
 
 
 def pretrain(recipe: Recipe) -> Path:
@@ -31,23 +34,63 @@ def pretrain(recipe: Recipe) -> Path:
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
     recipe = build.resolve(recipe, samples.width())
-    check(recipe, samples, eval_samples)
+    division = check(recipe, samples, eval_samples)
     runtime = importlib.import_module(RUNTIMES[recipe.runtime])
     runtime.check(recipe)
-    recipe, run_dir = run_directory.claim(recipe)
-    try:
-        with watching(run_dir):
-            runtime.run(recipe, samples, eval_samples, run_dir)
-    except InputError:
-        if not recipe.resume and not (run_dir / "checkpoints").exists():
-            shutil.rmtree(run_dir)  # ours and empty but for notes: the next try may have the name
-        raise
-    write_report(run_dir)
+    recipe, said = priced(recipe, samples, division, runtime.measure)
+    if recipe.data.limit is not None and recipe.data.limit < len(samples):
+        samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
+        assert samples is not None
+        division = check(recipe, samples, eval_samples)
+    said += advice.remarks(recipe, len(samples), division)
+    with run_directory.claim(recipe) as (recipe, run_dir):
+        try:
+            with watching(run_dir):
+                metrics.note(run_dir, said)
+                runtime.run(recipe, samples, eval_samples, run_dir)
+            write_report(run_dir)
+        except InputError:
+            if not recipe.resume and not (run_dir / "checkpoints").exists():
+                shutil.rmtree(run_dir)  # ours and empty but for notes: the next try may have the name
+            raise
+        except stopping.StoppedError as stop:
+            again = stopping.command_line("pretrain", [f"output={run_dir}", "resume=true"])
+            stop.how = f"what is done is kept, continue with: {again}"
+            raise
+        except OSError as error:
+            raise storage_error(error, run_dir) or error from None
     return run_dir
 
 
-def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> None:
-    """What can be known of a resolved recipe before any worker starts. Raises InputError."""
+def priced(
+    recipe: Recipe, samples: Samples, division: Division, measure: Measure
+) -> tuple[Recipe, list[str]]:
+    """The recipe cut to its preset, whose numbers are its own then, and sentences on what the run will cost."""
+    steps = recipe.total_epochs * (len(samples) // recipe.train.batch_size)
+    cut = recipe.preset in cost.BUDGETS
+    if recipe.resume or (steps < cost.LEAST_STEPS and not cut):
+        return recipe.model_copy(update={"preset": None}), []
+    announce(f"a few steps on {len(samples):,} samples are tried, to say what the run will cost")
+    found, workers = measure(recipe, samples)
+    if found is None:
+        if cut:
+            raise InputError(
+                f"preset={recipe.preset} needs a few trial steps, which fail on these data; name train.epochs= instead"
+            )
+        return recipe.model_copy(update={"preset": None}), []
+    sizes = cost.Sizes(len(samples), len(division.bank) + len(division.test))
+    said = []
+    if cut:
+        before, recipe = recipe, cost.fitted(recipe, found, sizes, workers)
+        said.append(cost.changes(before, recipe))
+        count = min(len(samples), recipe.data.limit or len(samples))
+        sizes = cost.Sizes(count, sizes.evaluated * count // len(samples))
+    said.append(cost.sentence(recipe, found, sizes, workers))
+    return recipe.model_copy(update={"preset": None}), said
+
+
+def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Division:
+    """What can be known of a resolved recipe before any worker starts; how its data are divided. Raises InputError."""
     if len(samples) < 2:
         raise InputError(f"data.path={recipe.data.path} holds one sample; training needs two or more")
     if recipe.train.batch_size > len(samples):
@@ -59,15 +102,15 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Non
     samples.nbytes_estimate()  # decodes a few: a data set of which nothing can be read is refused here
     encoder = encoder_of(recipe)
     if recipe.init_from:
-        read_weights(Path(recipe.init_from), encoder)
+        initial_weights(recipe.init_from, encoder)
     if teacher := build.teacher_of(recipe, len(samples), samples.labels):
         teachers.check_input(teacher, str(recipe.teacher.name), samples.width(), recipe.views.size)
     if (name := recipe.teacher.name) and name.endswith(".parquet"):
-        teachers.check_names(Path(name), samples)
-    _check_evaluation(recipe, samples, eval_samples)
+        teachers.check_names(given_path("teacher.name", name), samples)
+    return _check_evaluation(recipe, samples, eval_samples)
 
 
-def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> None:
+def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Division:
     """What the protocols will ask of the data, so that no run is trained that cannot be judged."""
     if eval_samples is not None and eval_samples.width() != samples.width():
         here, there = (
@@ -75,12 +118,19 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
             for width in (samples.width(), eval_samples.width())
         )
         raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
-    test = None if eval_samples is None else np.arange(len(eval_samples))
-    division = divide(samples.labels, np.arange(len(samples)), samples.split, test)
+    division = division_of(samples, eval_samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
     if needing := [name for name in asked if "labels" in evaluate.needs(name)]:
         _check_labels(recipe, division, eval_samples, needing)
     evaluate.check(division, recipe.eval)
+    check_views(recipe, samples)
+    return division
+
+
+def division_of(samples: Samples, eval_samples: Samples | None) -> Division:
+    """Which samples will be compared with which, if all can be read."""
+    test = None if eval_samples is None else np.arange(len(eval_samples))
+    return divide(samples.labels, np.arange(len(samples)), samples.split, test)
 
 
 def _check_labels(

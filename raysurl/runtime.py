@@ -43,7 +43,7 @@ def named_device(name: str) -> torch.device:
     """Raises InputError for a device that torch does not know or that is not here."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # a device like meta computes nothing
     except (RuntimeError, AssertionError) as error:  # of a torch that was built without it
         reason = str(error).splitlines()[0][:160]
         raise InputError(

@@ -13,11 +13,19 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that are given a cluster, or start one, are marked `ray`, and those are slow."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local cluster of two CPUs for all tests that need Ray; its token file is private to it."""
-    import ray
-
+    ray = pytest.importorskip("ray")
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text("a" * 64)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)

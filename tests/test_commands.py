@@ -1,11 +1,15 @@
 """evaluate, embed and report on a finished run, as a person starts them."""
 
+import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -49,12 +53,95 @@ def test_evaluate_of_an_encoder_file_alone_needs_only_the_data(run_dir, tmp_path
 def test_embed_writes_a_row_per_readable_sample(run_dir, tmp_path, capsys):
     embed.main([f"run={run_dir}", f"to={tmp_path}/out.parquet"])
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.column_names == ["index", "name", "label", "embedding"]
+    assert table.column_names == ["index", "name", "path", "row", "label", "embedding"]
     assert table.num_rows == 256
     vectors = np.stack(table.column("embedding").to_numpy(zero_copy_only=False))
     assert vectors.shape == (256, 256)
     assert np.isfinite(vectors).all()
-    assert "256 embeddings of 256 dimensions" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "256 embeddings of 256 dimensions" in said
+    assert "the run took data.limit=256 of the samples; data.limit= embeds all" in said
+
+
+def test_embed_takes_all_samples_of_a_limited_run_where_asked(run_dir, tmp_path, capsys):
+    embed.main([f"run={run_dir}", f"to={tmp_path}/all.parquet", "data.limit="])
+    assert pq.read_table(tmp_path / "all.parquet").num_rows == 1437
+    assert "data.limit" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A finished run on a folder of two named classes, nested, with names that are not ASCII."""
+    root = tmp_path_factory.mktemp("pets")
+    random = np.random.default_rng(0)
+    for i in range(60):
+        folder = root / "photos" / ("chat été" if i % 2 else "chien & <b>") / "déjà"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / f"{i}.png")
+    settings = (f"data.path={root}/photos", "views.size=8", "encoder.name=convnet", "encoder.channels=[4, 8]",
+                "train.batch_size=20", "runtime=local", "method.hidden=8", "method.queue_size=40", "train.epochs=1",
+                "log.tensorboard=false", "eval.protocols=[knn]", "eval.knn_k=[5]")  # fmt: skip
+    return root, pretrain(load_recipe([*settings, f"output={root}/run"]))
+
+
+def test_embeddings_carry_class_names_relative_paths_model_and_commit(pets):
+    root, run_dir = pets
+    embed.main([f"run={run_dir}", f"to={root}/new/folder/out.parquet"])
+    table = pq.read_table(root / "new" / "folder" / "out.parquet")
+    about = json.loads(table.schema.metadata[b"raysurl"])
+    assert about["class_names"] == {"0": "chat été", "1": "chien & <b>"}
+    paths = table.column("path").to_pylist()
+    assert all((root / "photos" / path).is_file() for path in paths)
+    assert [f"{about['data']['root']}/{path}" for path in paths] == table.column("name").to_pylist()
+    assert set(table.column("row").to_pylist()) == {-1}
+    digest = hashlib.sha256((run_dir / "encoder.safetensors").read_bytes()).hexdigest()
+    assert about["model"]["sha256"] == digest
+    assert (about["model"]["run"], about["model"]["method"], about["model"]["size"]) == ("run", "ressl", 8)
+    assert about["model"]["encoder"]["channels"] == [4, 8]
+    assert about["commit"] == json.loads((run_dir / "results.json").read_text())["commit"]
+    assert [p.name for p in (root / "new" / "folder").iterdir()] == ["out.parquet"]
+
+
+def test_the_report_calls_classes_by_their_names_and_says_that_the_encoder_saw_the_test_images(pets):
+    _, run_dir = pets
+    text = (run_dir / "report.html").read_text()
+    confused = text.partition("<h2>Confused classes</h2>")[2].partition("</section>")[0]
+    for name in ("chat été", "chien &amp; &lt;b&gt;"):
+        assert f"<th>{name}</th>" in confused
+        assert text.partition("<h2>Nearest neighbours</h2>")[2].partition("</section>")[0].count(name) > 5
+    assert "class 0" not in text
+    with np.load(run_dir / "samples" / "confusion.npz") as arrays:
+        assert arrays["counts"].shape == (2, 2)
+        assert arrays["counts"].sum() == 6  # every tenth of 60
+    assert "the encoder trains on the test images, never on their labels" in text
+    assert "held-out" not in text
+
+
+def test_with_a_test_set_nothing_of_the_kind_is_said(run_dir):
+    text = (run_dir / "report.html").read_text()
+    assert "trains on the test images" not in text
+    assert "on held-out images" in text or "Accuracy" not in text
+    assert "<h2>Confused classes</h2>" in text
+
+
+def test_embed_says_at_once_what_it_cannot_write(tmp_path):
+    (tmp_path / "there.parquet").touch()
+    (tmp_path / "dangling.parquet").symlink_to("nowhere")
+    (tmp_path / "file").touch()
+    for to, said in (
+        ("there.parquet", "exists already"),
+        ("dangling.parquet", "exists already"),
+        ("file/x.parquet", "is no folder"),
+        ("x.csv", "to=FILE.parquet"),
+    ):
+        code = (
+            "import sys\nfrom raysurl.cli import run\nfrom raysurl.commands import embed\ntry:\n"
+            f"    run(embed.main, ['run=nothing', 'to={tmp_path}/{to}'])\nfinally:\n    print('torch' in sys.modules)"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stdout.strip()) == (2, "False"), found.stderr
+        assert said in found.stderr
+        assert len(found.stderr.splitlines()) == 1
 
 
 def test_report_is_written_again(run_dir):

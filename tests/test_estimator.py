@@ -83,22 +83,159 @@ def test_settings_reach_the_recipe(digits):
     assert small(n_components=3).fit_transform(digits[0]).shape == (600, 3)
 
 
+RANGES = {
+    "n_components": "an int in the range [1, inf)",
+    "n_neighbors": "an int in the range [1, inf)",
+    "epochs": "an int in the range [1, inf) or None",
+    "batch_size": "an int in the range [2, inf)",
+    "nu_z": "a float in the range (0.0, inf)",
+    "learning_rate": "a float in the range (0.0, inf)",
+    "sigma_x": "a float in the range (0.0, inf) or None",
+    "exaggeration": "a float in the range [0.0, inf)",
+}
+BAD = [(name, value) for name in RANGES for value in (0, None, -1, "3", np.nan, np.inf, [2])]
+BAD = [(n, v) for n, v in BAD if not (v is None and n in ("epochs", "sigma_x"))]
+BAD = [(n, v) for n, v in BAD if not (v == 0 and n == "exaggeration")]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=str)
+def test_a_number_out_of_place_is_refused_in_scikit_learns_words(digits, name, value):
+    with pytest.raises(ValueError, match="parameter of GenURL must be") as found:
+        small(**{name: value}).fit(digits[0])
+    assert (
+        str(found.value) == f"The {name!r} parameter of GenURL must be {RANGES[name]}. Got {value!r} instead."
+    )
+
+
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    "setting",
     [
-        ({"loss": "hinge"}, "method.kind"),
-        ({"metric": "manhattan"}, "metric"),
-        ({"nu_z": 0}, "nu_z"),
-        ({"hidden": (0,)}, "widths"),
-        ({"n_components": 0}, "widths"),
-        ({"epochs": 0}, "epochs=0"),
-        ({"learning_rate": np.inf}, "finite number"),
-        ({"device": "abacus"}, "device='abacus' cannot be used"),
+        {"loss": "hinge"},
+        {"metric": "manhattan"},
+        {"metric": None},
+        {"hidden": (0,)},
+        {"hidden": None},
+        {"hidden": (16, 2.5)},
+        {"hidden": "16"},
+        {"n_jobs": 1.5},
+        {"verbose": None},
+        {"random_state": "seed"},
+        {"device": None},
     ],
+    ids=str,
 )
-def test_a_bad_setting_is_a_value_error_in_one_sentence(digits, setting, message):
-    with pytest.raises(ValueError, match=message):
+def test_any_other_bad_setting_is_too(digits, setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of GenURL must be") as found:
         small(**setting).fit(digits[0])
+    assert str(found.value).endswith(f"Got {value!r} instead.")
+
+
+def test_a_device_that_is_not_here_and_no_jobs_at_all_are_value_errors(digits):
+    with pytest.raises(ValueError, match="device='abacus' cannot be used"):
+        small(device="abacus").fit(digits[0])
+    with pytest.raises(ValueError, match="n_jobs == 0"):
+        small(n_jobs=0).fit(digits[0])
+
+
+def test_numbers_of_numpy_mean_what_pythons_do(digits):
+    plain = {
+        "n_components": 3,
+        "n_neighbors": 4,
+        "batch_size": 100,
+        "epochs": 1,
+        "hidden": (8, 8),
+        "nu_z": 0.5,
+    }
+    of_numpy = {
+        "n_components": np.int64(3),
+        "n_neighbors": np.uint8(4),
+        "batch_size": np.int32(100),
+        "epochs": np.int16(1),
+        "hidden": np.array([8, 8]),
+        "nu_z": np.float32(0.5),
+        "random_state": np.int64(0),
+        "learning_rate": np.float64(1e-3),
+        "exaggeration": np.int64(8),
+        "verbose": np.bool_(False),
+    }
+    expected = small(**plain).fit_transform(digits[0])
+    np.testing.assert_array_equal(small(**of_numpy).fit_transform(digits[0]), expected)
+    one = small(hidden=np.int64(8)).fit_transform(digits[0])
+    np.testing.assert_array_equal(one, small(hidden=[8]).fit_transform(digits[0]))
+
+
+@pytest.mark.parametrize(("n_jobs", "threads"), [(None, 1), (-1, "all"), (-2, "all but one"), (2, 2)])
+def test_n_jobs_counts_as_scikit_learn_counts(monkeypatch, digits, n_jobs, threads):
+    from joblib import cpu_count
+
+    import raysurl.estimator
+
+    seen = []
+    start = raysurl.estimator.trainer.start
+    monkeypatch.setattr(
+        raysurl.estimator.trainer,
+        "start",
+        lambda recipe, *rest: (seen.append(recipe.scale.threads), start(recipe, *rest))[1],
+    )
+    small(n_jobs=n_jobs).fit(digits[0][:50])
+    assert seen == [{"all": cpu_count(), "all but one": max(cpu_count() - 1, 1)}.get(threads, threads)]
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array", "lil_matrix"])
+def test_sparse_rows_are_the_dense_ones(digits, kind):
+    import scipy.sparse
+
+    x = digits[0]
+    expected, given = small().fit(x), getattr(scipy.sparse, kind)(x)
+    model = small().fit(given)
+    np.testing.assert_array_equal(model.embedding_, expected.embedding_)
+    np.testing.assert_array_equal(
+        model.transform(given[:7] if kind != "coo_array" else given),
+        model.transform(x)[: 7 if kind != "coo_array" else None],
+    )
+
+
+def test_sparse_rows_that_no_memory_holds_are_refused():
+    import scipy.sparse
+
+    wide = scipy.sparse.csr_array(([1.0, 2.0], ([0, 1], [0, 5])), shape=(1_000_000, 50_000_000))
+    with pytest.raises(ValueError, match=r"fit holds it dense, and .* GiB are more than"):
+        small().fit(wide)
+
+
+@pytest.mark.parametrize("how", ["set_output", "config", "after a fit"])
+@pytest.mark.parametrize("frame", ["pandas", "polars"])
+def test_the_output_may_be_a_frame(how, frame):
+    import sklearn
+
+    pytest.importorskip(frame)
+    pd = pytest.importorskip("pandas")
+    x = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 5)), columns=list("abcde"), index=range(7, 67))
+    plain = small().fit_transform(x)
+    if how == "config":
+        with sklearn.config_context(transform_output=frame):
+            outputs = small().fit_transform(x), small().fit(x).transform(x)
+    elif how == "set_output":
+        model = small().set_output(transform=frame)
+        outputs = model.fit_transform(x), model.transform(x)
+    else:
+        model = small().fit(x).set_output(transform=frame).fit(x)
+        assert isinstance(model.embedding_, np.ndarray)
+        outputs = model.transform(x), model.transform(x)
+    for output in outputs:
+        assert type(output).__module__.startswith(frame)
+        assert list(output.columns) == ["genurl0", "genurl1"]
+        np.testing.assert_array_equal(output.to_numpy(), plain)
+        assert frame == "polars" or list(output.index) == list(x.index)
+
+
+def test_inverse_transform_is_not_offered(fitted):
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    assert not hasattr(fitted, "inverse_transform")
+    assert not hasattr(make_pipeline(StandardScaler(), fitted), "inverse_transform")
 
 
 def test_duplicates_and_few_points_are_fine():

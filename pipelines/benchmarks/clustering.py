@@ -19,7 +19,7 @@ from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.recipe import load_recipe, yaml_argument
 from raysurl.runtime import LocalRuntime
-from raysurl.scale import cluster, memory
+from raysurl.scale import joining, memory
 from raysurl.scale.record import ActorRecord
 from raysurl.train import trainer
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     given = dict(yaml_argument(a) for a in arguments)
     turns = int(given.get("turns", 12))
     changes = [a for a in arguments if not a.startswith("turns=")]
-    cluster.connect()
+    joining.connect()
     with tempfile.TemporaryDirectory() as folder:
         if "data.name" not in given:
             images = np.random.default_rng(0).integers(0, 256, (20_000, 32, 32, 3), np.uint8)

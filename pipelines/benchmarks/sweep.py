@@ -64,7 +64,6 @@ def _measure(trials: int, epochs: int, concurrent: int) -> dict[str, Any]:
     began = time.perf_counter()
     placed = share.check(plan, share.Resources(max_concurrent=concurrent))
     ray_s = time.perf_counter() - began
-    sweep_directory.claim(directory, plan)
     starts: list[float] = []
     ends: list[float] = []
     stores: list[float] = []
@@ -73,15 +72,16 @@ def _measure(trials: int, epochs: int, concurrent: int) -> dict[str, Any]:
         ends.append(time.perf_counter())
         stores.append(tune.store_used())
 
-    tune.run(
-        plan,
-        Grid(list(plan.trials)),
-        directory,
-        placed,
-        max_hours=None,
-        started=lambda trial: starts.append(time.perf_counter()),
-        ended=ended,
-    )
+    with sweep_directory.claim(directory, plan):
+        tune.run(
+            plan,
+            Grid(list(plan.trials)),
+            directory,
+            placed,
+            max_hours=None,
+            started=lambda trial: starts.append(time.perf_counter()),
+            ended=ended,
+        )
     outcomes = [read_outcome(sweep_directory.trial_directory(directory, t)) for t in plan.trials]
     trained = [o.seconds for o in outcomes if o]
     shutil.rmtree(directory.parent)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from raysurl import intervals
+from raysurl.classifier import write_classifiers
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
-from raysurl.evaluate.evaluator import Evaluator
+from raysurl.evaluate.evaluator import Evaluator, check_views
 from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
+
+SETTINGS = {"run": ("DIR | FILE", "", "a finished run, or an encoder.safetensors")}
+RECIPE = ("data", "eval")  # its other arguments, and all others of a recipe
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,11 +27,15 @@ def main(arguments: Sequence[str]) -> None:
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
+    check_views(recipe, samples)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
     networks, said = stored.networks(found.where, recipe, found.encoder, source)
-    metrics = evaluator.final(networks.to(device), stored.untrained_embedder(recipe, source)).metrics
-    write_atomic(found.where / "evaluation.json", json.dumps({"metrics": metrics}, indent=1))
+    evaluated = evaluator.final(networks.to(device), stored.untrained_embedder(recipe, source))
+    metrics, between = evaluated.metrics, intervals.of_metrics(evaluated.metrics)
+    written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
+    write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
+    write_classifiers(found.where, evaluated.classifiers, recipe, source)
     for note in [*evaluator.notes, *said]:
         print(note)
-    show_metrics(metrics, str(found.where))
+    show_metrics(metrics, str(found.where), between, evaluated.gains)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, dump, load_recipe, read_stored, split_argument
+
+RECIPE = ("",)  # every setting of a recipe
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -28,7 +30,7 @@ def read_recipe(arguments: Sequence[str]) -> Recipe:
         return load_recipe(arguments)
     if not given.get("output"):
         raise InputError("resume=true needs output=DIR, the run directory to continue")
-    run_dir = Path(given["output"]).expanduser()
+    run_dir = given_path("output", given["output"])
     if not (run_dir / "recipe.yaml").is_file():
         raise InputError(f"output={given['output']} has no recipe.yaml, so there is no run to resume")
     stored = read_stored(run_dir)

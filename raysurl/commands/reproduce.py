@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from raysurl import stopping
 from raysurl.commands import sweep
 from raysurl.errors import InputError, RunError
 from raysurl.sweep.agreement import Agreement
 from raysurl.sweep.plan import make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.results import Sweep, in_band, read_sweep
+
+LIKE = "sweep"  # whose settings it takes
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,8 +30,10 @@ def main(arguments: Sequence[str]) -> None:
     if asked.print_only:
         sweep.show_plan(plan)
         return
-    sweep.run(plan, asked)
+    again = stopping.command_line("reproduce", [*arguments, f"output={asked.output}"])
+    sweep.run(plan, asked, again)
     print(write_report(asked.output))
+    sweep.check_any_finished(plan, asked.output)
     inside, sentences = verdict(read_sweep(asked.output), set(plan.ids))
     for sentence in sentences:
         Console().print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from pathlib import Path
 
-from raysurl.data import storage
 from raysurl.data.names import open_samples
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import load_recipe, take
 
 WRITER = "raysurl.scale.shuffle"  # Ray is imported only when something is written
+SETTINGS = {
+    "to": ("DIR", "", "what is written; it must not be there yet, and every node of the cluster sees it")
+}
+RECIPE = ("data", "seed")  # its other arguments, and all others of a recipe
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -20,15 +23,15 @@ def main(arguments: Sequence[str]) -> None:
     Images keep their bytes and labels what the data call them; `name` and `index` are those of the data set that was
     read, whose listing is kept beside the files. A command that was stopped goes on where it was.
     """
-    mine, rest = take(arguments, "to")
+    mine, rest = take(arguments, *SETTINGS)
     if wrong := [key for key in rest if key.partition(".")[0] not in ("data", "seed")]:
         raise InputError(f"argument {wrong[0]}= is not known; shuffle takes to=, seed= and data.…")
     recipe = load_recipe([f"{key}={value}" for key, value in rest.items()])
-    if not mine.get("to") or storage.is_uri(mine["to"]):
+    if not mine.get("to"):
         raise InputError("name the folder to write: to=FOLDER, one that every node of the cluster sees")
     if recipe.data.path is None:
         raise InputError(f"data.name={recipe.data.name} has no data.path=; name what to read")
-    target = Path(mine["to"]).expanduser().absolute()
+    target = given_path("to", mine["to"]).absolute()
     if target.exists():
         raise InputError(f"to={target} exists already; name another folder")
     samples = open_samples(recipe.data, "train", seed=recipe.seed)

@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from raysurl.errors import InputError
+from raysurl import stopping
+from raysurl.errors import InputError, RunError
+from raysurl.paths import default_place, given_path, place
 from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.directory import known, outcomes, remaining, remember
@@ -27,11 +29,23 @@ from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space
 from raysurl.sweep.trial import FINAL
 
 SHARE, RUNNER = "raysurl.scale.share", "raysurl.scale.tune"  # Ray is imported only when trials are run
-KEYS = (
-    "space", "scale", "output", "print", "max_concurrent", "cpus", "gpus", "seeds", "trials", "max_trials",
-    "max_hours", "data_root",
-)  # fmt: skip
-SETTINGS = ("method", "encoder", "data", "samples", "epochs", "batch")  # of each cell, where cells are listed
+SETTINGS = {
+    "space": ("text", "", "a file of search_spaces/, or a YAML file"),
+    "scale": ("cpu | full", "cpu", "the small version that the space describes, or the paper's size"),
+    "output": ("DIR", "sweeps/SPACE-SCALE", "the sweep directory; the same command goes on there"),
+    "print": ("true | false", "false", "list the trials and start nothing, as --print does"),
+    "max_concurrent": ("whole number ≥ 1", "none", "trials at once; none: as many as fit"),
+    "cpus": ("number ≥ 0", "none", "CPUs of each trial; none: scale.threads"),
+    "gpus": ("number ≥ 0", "none", "GPUs of each trial; none: one where there is any"),
+    "seeds": ("[whole number, …]", "none", "none: those of the space"),
+    "trials": ("whole number ≥ 1", "none", "of an open search"),
+    "max_trials": ("whole number ≥ 1", "none", "of a grid: no more than these"),
+    "max_hours": ("number > 0", "none", "after which no trial is started"),
+    "data_root": ("DIR", "none", "where the data of the space lie"),
+    "only.AXIS": ("[label, …]", "none", "of an axis these values alone"),
+}
+KEYS = tuple(key for key in SETTINGS if key != "only.AXIS")
+COLUMNS = ("method", "encoder", "data", "samples", "epochs", "batch")  # of each cell, where cells are listed
 WIDE = 240  # characters
 MAY_BE_ZERO = ("cpus", "gpus")  # of which a trial may take the one and not the other
 
@@ -55,27 +69,48 @@ def main(arguments: Sequence[str]) -> None:
         show_plan(make_plan(asked.request, listed=True))
         return
     plan = make_plan(asked.request)
-    run(plan, asked)
+    run(plan, asked, stopping.command_line("sweep", _again(arguments, asked.output)))
     print(write_report(asked.output))
+    check_any_finished(plan, asked.output)
 
 
-def run(plan: SweepPlan, asked: Asked) -> None:
-    """Run what has not ended yet; the same command goes on where a killed one stopped."""
+def run(plan: SweepPlan, asked: Asked, again: str) -> None:
+    """Run what has not ended yet; the same command, `again`, goes on where a killed one stopped."""
     share, tune = (importlib.import_module(name) for name in (SHARE, RUNNER))
     directory = asked.output
     placed = share.check(plan, share.Resources(**asked.share))
-    sweep_directory.claim(directory, plan)
-    search, earlier = search_of(plan, directory)
-    if earlier == plan.total:
-        print(f"all {earlier} trials have ended already")
+    with sweep_directory.claim(directory, plan):
+        search, earlier = search_of(plan, directory)
+        if earlier == plan.total:
+            print(f"all {earlier} trials have ended already")
+            return
+        console = Console(file=sys.stdout)  # as it is now: Tune's own output goes to a file
+        ended = [outcome for _, _, outcome in outcomes(directory) if outcome and outcome.state in FINAL]
+        try:
+            with Display(plan.space, plan.total, ended[:earlier], placed.concurrent, console) as display:
+                tune.run(
+                    plan, search, directory, placed,
+                    max_hours=asked.max_hours, started=display.started, ended=display.ended,
+                )  # fmt: skip
+        except stopping.StoppedError as stop:
+            stop.how = f"what has ended is kept and what ran is saved, continue with: {again}"
+            raise
+
+
+def _again(arguments: Sequence[str], output: Path) -> list[str]:
+    """The same arguments, with the directory as it is."""
+    return [*(a for a in arguments if not a.startswith("output=")), f"output={output}"]
+
+
+def check_any_finished(plan: SweepPlan, directory: Path) -> None:
+    """Raises RunError where no trial of the sweep has come to a result."""
+    found = [outcome for _, _, outcome in outcomes(directory) if outcome]
+    if any(outcome.state == "finished" for outcome in found):
         return
-    console = Console(file=sys.stdout)  # as it is now: Tune's own output goes to a file
-    ended = [outcome for _, _, outcome in outcomes(directory) if outcome and outcome.state in FINAL]
-    with Display(plan.space, plan.total, ended[:earlier], placed.concurrent, console) as display:
-        tune.run(
-            plan, search, directory, placed,
-            max_hours=asked.max_hours, started=display.started, ended=display.ended,
-        )  # fmt: skip
+    states = Counter(outcome.state for outcome in found)
+    said = ", ".join(f"{count} {state}" for state, count in states.items()) or "none has ended"
+    first = next((f"; the first: {o.reason}" for o in found if o.reason), "")
+    raise RunError(f"no trial of {plan.space.title} finished ({said}) in {directory}{first}")
 
 
 def search_of(plan: SweepPlan, directory: Path) -> tuple[Search, int]:
@@ -113,12 +148,14 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         max_trials=_number(mine, "max_trials", int),
         only={axis: _labels(space, axis, v) for axis, v in only.items()},
         overrides=given,
-        data_root=str(Path(mine["data_root"]).expanduser()) if "data_root" in mine else None,
+        data_root=str(given_path("data_root", mine["data_root"])) if "data_root" in mine else None,
     )
     small = space.cpu.max_hours if space.cpu and scale == "cpu" else None
     return Asked(
         request=request,
-        output=Path(mine.get("output", f"sweeps/{space.name}-{scale}")).expanduser().absolute(),
+        output=place("output", mine["output"])
+        if mine.get("output")
+        else default_place("sweeps") / f"{space.name}-{scale}",
         print_only="--print" in arguments or mine.get("print", "false").lower() in ("true", "1", "yes"),
         share={
             "cpus": _number(mine, "cpus", float),
@@ -187,13 +224,13 @@ def show_plan(plan: SweepPlan) -> None:
         console.print(
             f"{space.trials} trials, chosen one by one over {', '.join(space.axes)}", highlight=False
         )
-        corners = Table("corner", *SETTINGS, box=None)
+        corners = Table("corner", *COLUMNS, box=None)
         for number, recipe in enumerate(plan.recipes):
             corners.add_row(str(number), *_settings(plan, recipe))
         console.print(corners)
         return
     paper = paper_numbers(plan.request.space)
-    table = Table(Column("trial", no_wrap=True), *space.axes, *SETTINGS, "seed", "paper", box=None)
+    table = Table(Column("trial", no_wrap=True), *space.axes, *COLUMNS, "seed", "paper", box=None)
     for trial in plan.trials:
         value = paper.get(trial.cell.key)
         labels = [label if label != INACTIVE else "" for label in trial.cell.key]

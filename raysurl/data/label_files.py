@@ -6,10 +6,13 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 
 from raysurl.data import storage
+from raysurl.data.dataset import Samples
 from raysurl.data.labels import Classes, Labels, number
 from raysurl.data.tree import reason
 from raysurl.errors import InputError
@@ -76,6 +79,29 @@ def of_table(file: str, images: Sequence[str], known: Classes | None) -> tuple[L
     if strangers:
         remarks.append(f"{strangers:,} of its rows name no image here")
     return number([(where, column)], known, where), ", ".join(remarks)
+
+
+def few_labels(samples: Samples, file: str) -> Samples:
+    """The samples, of which only those that a list names keep their labels: a name a line, as `of_table` takes them, or
+    the position of a row where a file holds many samples. Raises InputError where a line names none."""
+    where = f"data.labelled={file}"
+    if samples.labels is None:
+        raise InputError(f"{where} chooses among labels, and the data have none")
+    listing = samples.listing
+    names = [str(i) if listing.row[i] >= 0 else listing.path(i) for i in range(len(samples))]
+    index, wanted = _by_name(names), _text(storage.absolute(file), "", where).splitlines()
+    lines = [line for line in map(_plain, wanted) if line]
+    strangers = [line for line in lines if line not in index]
+    if strangers or not lines:
+        first = f", as {strangers[0]}" if strangers else ""
+        raise InputError(
+            f"{where}: {len(strangers):,} of its {len(lines):,} lines name no sample{first}; give names as {names[0]}"
+        )
+    kept = np.full(len(samples), -1, np.int64)
+    chosen = np.array([index[line] for line in lines])
+    kept[chosen] = samples.labels[chosen]
+    note = f"labels: of the {len(np.unique(chosen)):,} samples that {file} names alone"
+    return replace(samples, labels=kept).with_note(note)
 
 
 def _rows(path: str, where: str) -> list[list[str]]:

@@ -191,6 +191,16 @@ def save(
     part.replace(path)
 
 
+def class_names(path: str | Path) -> tuple[str, ...]:
+    """What people call the classes of a manifest, by label: names, or the data's own numbers; else ()."""
+    try:
+        meta = json.loads((pq.read_schema(path).metadata or {})[b"raysurl"])
+        found = meta.get("class_names") or meta.get("label_values") or ()
+        return tuple(str(name) for name in found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        return ()
+
+
 def restore(listing: Listing, path: str | Path) -> Saved | None:
     """What was saved, or None where nothing was.
 

@@ -16,6 +16,7 @@ from raysurl.data import folders, listings, planetoid, storage, tables, torchvis
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
 from raysurl.data.depth import Depth
+from raysurl.data.label_files import few_labels
 from raysurl.data.labels import Classes
 from raysurl.data.manifest import Listing
 from raysurl.data.readers import ArrayReader, Digits, digits
@@ -26,7 +27,14 @@ from raysurl.recipe import Data
 __all__ = ["KINDS", "Samples", "Split", "Unreadable", "open_samples"]
 
 Split = Literal["train", "eval"]
-KINDS = ("digits", "torchvision:<class>", "folder", "parquet", "npz", "planetoid:<graph>")
+KINDS = {  # data.name -> what it reads
+    "digits": "8×8 handwritten digits that come with scikit-learn",
+    "folder": "a folder of images in data.path, flat or one folder per class",
+    "parquet": "Parquet files with encoded images, or lists of numbers, in data.path (a file, folder, glob or URI)",
+    "npz": ".npy or .npz arrays in data.path",
+    "torchvision:<class>": "a data set of torchvision, CIFAR10 for example, with data.path as its root",
+    "planetoid:<graph>": "a citation graph, Cora, CiteSeer or PubMed, with data.path as its root",
+}
 
 
 def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
@@ -42,10 +50,28 @@ def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
         raise InputError(f"data.name={data.name} data.path={data.path}: the {split} split holds no samples")
     check_unreadable(samples.missing, len(samples), data.max_unreadable)
     samples = measured(samples, data, split)
+    if split == "train" and data.labelled is not None:
+        samples = few_labels(samples, data.labelled)
     if split == "train" and data.limit is not None and data.limit < len(samples):
         bits = streams.raw_bits(len(samples), seed, "limit")
         samples = samples.select(np.sort(np.argsort(bits, kind="stable")[: data.limit]))
+    if split == "train" and data.per_class is not None:
+        samples = divided(samples, data, seed)
     return samples if data.flatten is None else flattened(samples, data.flatten)
+
+
+def divided(samples: Samples, data: Data, seed: int) -> Samples:
+    """`data.per_class` samples of each class for training and the others for the test, a seeded draw."""
+    labels, count = samples.labels, data.per_class
+    if labels is None or _open(data, "eval") is not None:
+        reason = "has no labels" if labels is None else "has a test set of its own"
+        raise InputError(f"data.per_class={count}: {data.name} {reason}; leave it out")
+    keys, split = streams.raw_bits(len(labels), seed, "per class"), np.zeros(len(labels), np.uint8)
+    for label in np.unique(labels[labels >= 0]):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(keys[members], kind="stable")]
+        split[members[:count]], split[members[count:]] = planetoid.TRAIN, planetoid.TEST
+    return replace(samples, split=split).with_note(f"{count} samples of each class train, all others test")
 
 
 def measured(samples: Samples, data: Data, split: Split) -> Samples:

@@ -10,7 +10,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -39,6 +40,9 @@ PARQUET_ERRORS = (
 )
 
 
+REACH_S = 60.0  # that a remote file system may take to answer at first
+
+
 @lru_cache(maxsize=64)
 def locate(path: str) -> tuple[Any, str]:
     """The pyarrow file system of a local path or URI, and the path in it.
@@ -53,20 +57,43 @@ def locate(path: str) -> tuple[Any, str]:
                 f"the name of {tree.text_of(path)} is not UTF-8; rename it, or name the folder that holds it"
             ) from None
         return fs.LocalFileSystem(), absolute(path)
+    found: tuple[Any, str] = _reached(lambda: _filesystem(path), f"{path} cannot be opened")
+    return found
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
     try:
-        filesystem, base = fs.FileSystem.from_uri(path)
+        filesystem, base = fs.FileSystem.from_uri(uri)
         return filesystem, base
     except (pa.ArrowInvalid, NotImplementedError):
         pass  # not a scheme of pyarrow's: fsspec knows more
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened: {error}") from None
-    try:
-        known, base = fsspec.core.url_to_fs(path)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{path} cannot be opened: {error}") from None
+    known, base = fsspec.core.url_to_fs(uri)
     if isinstance(known, LocalFileSystem):
         return fs.LocalFileSystem(), base
     return fs.PyFileSystem(fs.FSSpecHandler(known)), base
+
+
+def _reached(work: Callable[[], Any], said: str) -> Any:
+    """What the first call to a remote file system gives. Raises InputError for whatever its library raises, which is
+    anything, and where it does not answer: some try again for a quarter of an hour."""
+    found: list[Any] = []
+    raised: list[Exception] = []
+    ended = threading.Event()
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            raised.append(error)
+        ended.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    if not ended.wait(REACH_S):
+        raise InputError(f"{said}: no answer in {REACH_S:.0f} s; look at the network and its credentials")
+    if raised:
+        lines = str(raised[0]).strip().splitlines() or [type(raised[0]).__name__]
+        raise InputError(f"{said}: {lines[0][:300]}") from None
+    return found[0]
 
 
 def is_uri(path: str) -> bool:
@@ -147,10 +174,7 @@ def kind(path: str, key: str) -> str:
     filesystem, base = locate(path)
     if _is_local(filesystem):
         return _local_kind(base, f"{key}={path}")
-    try:
-        found = filesystem.get_file_info(base).type
-    except (OSError, ValueError) as error:
-        raise InputError(f"{key}={path} cannot be opened: {error}") from None
+    found = _reached(lambda: filesystem.get_file_info(base), f"{key}={path} cannot be opened").type
     if found == fs.FileType.NotFound:
         raise InputError(f"{key}={path} does not exist; give an existing path or URI")
     return "folder" if found == fs.FileType.Directory else "file"
@@ -182,9 +206,14 @@ def list_files(path: str, key: str) -> Tree:
     try:
         if _is_local(filesystem):
             return tree.walk(base)
-        found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     except (OSError, ValueError) as error:
         raise InputError(f"{key}={path} cannot be listed: {tree.reason(error)}") from None
+    try:
+        found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+    except Exception as error:  # a remote file system's library raises anything
+        raise InputError(
+            f"{key}={path} cannot be listed: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}"
+        ) from None
     prefix = len(base.rstrip("/")) + 1
     entries = [
         Entry(info.path[prefix:], info.size or 0, info.mtime_ns or 0)

@@ -23,6 +23,7 @@ from raysurl.data.dataset import Samples
 from raysurl.data.decode import Array, DecodeError, pixels_of_pil
 from raysurl.data.listings import check_array
 from raysurl.data.manifest import Listing
+from raysurl.data.planetoid import TRAIN, VALIDATION
 from raysurl.data.readers import ArrayReader, Encoded, FileReader, Reader, Stamp
 from raysurl.data.tree import Entry
 from raysurl.errors import InputError
@@ -129,7 +130,11 @@ def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
         raise InputError(f"data.name={data.name} does not hold images one by one, so it cannot be trained on")
     if labels is not None and len(labels) != len(listing):
         labels = None
-    return Samples(listing, reader, labels, names)
+    split_of = None
+    if isinstance(items, Joined):
+        counts = [len(items.first), len(items.other)]
+        split_of = np.repeat(np.array([TRAIN, VALIDATION], np.uint8), counts)
+    return Samples(listing, reader, labels, names, split=split_of)
 
 
 def _entry(prefix: str, path: str) -> Entry:

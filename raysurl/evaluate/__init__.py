@@ -1,30 +1,37 @@
 """Evaluation of features that stay as they are: each protocol is one module with a function `run`.
 
-`run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent. NEEDS names what it asks of
-the data: labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself.
-OF_PIXELS says whether raw pixels are its baseline. `check(division, settings)`, where a module has one, raises
-InputError for what it could not do with the data. A further protocol is a further module and its name in the recipe.
+`run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent and carry their interval
+(raysurl.intervals.Measured). `names(settings, division)` lists the metrics. NEEDS names what it asks of the data:
+labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself; augmented, random
+views of the train images where its settings say so. OF_PIXELS says whether raw pixels are its baseline.
+`check(division, settings)`, where a module has one, raises InputError for what it could not do with the data. A further
+protocol is a further module and its name in the recipe.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raysurl.evaluate.division import Division, divide
+from raysurl import intervals
+from raysurl.evaluate.division import SEEN, Division, divide
 from raysurl.evaluate.features import Features, Nodes, pixel_features
 from raysurl.evaluate.knn import knn_classify
 from raysurl.recipe import Evaluation
 
 __all__ = [
+    "SEEN",
     "Division",
     "Features",
+    "Gains",
     "Nodes",
     "check",
     "divide",
     "evaluate",
+    "gains_of",
     "knn_classify",
+    "names",
     "needs",
     "of_pixels",
     "pixel_features",
@@ -40,6 +47,13 @@ def needs(*protocols: str) -> frozenset[str]:
 def of_pixels(protocols: Sequence[str]) -> list[str]:
     """Those of the protocols of which raw pixels are a baseline."""
     return [name for name in protocols if _module(name).OF_PIXELS]
+
+
+def names(protocols: Sequence[str], settings: Evaluation, division: Division) -> set[str]:
+    """The metrics that protocols yield on data divided so: `names` of each of their modules."""
+    modules = [_module(p) for p in protocols]
+    served = [m for m in modules if len(division.test) or "labels" not in m.NEEDS]
+    return {name for module in served for name in module.names(settings, division)}
 
 
 def _module(protocol: str) -> Any:
@@ -77,6 +91,20 @@ def evaluate(
                 (prefixed(name, prefix), value) for name, value in module.run(given, settings, seed=seed)
             )
     return metrics
+
+
+Gains = dict[str, dict[str, list[float]]]
+"""Metric -> baseline -> [points by which the metric exceeds that baseline's, low, high]."""
+
+BASELINES = ("untrained", "pixels")
+
+
+def gains_of(metrics: Mapping[str, float]) -> Gains:
+    """Of each accuracy over the same accuracy of each baseline, judged on the same test samples."""
+    found = {
+        name: intervals.gains(metrics, name, {b: prefixed(name, b) for b in BASELINES}) for name in metrics
+    }
+    return {name: over for name, over in found.items() if over}
 
 
 def prefixed(name: str, prefix: str) -> str:

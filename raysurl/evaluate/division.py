@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from raysurl.data.planetoid import TEST, TRAIN
 
 HELD_OUT = 10  # without a test set, each tenth labelled sample is one
+SEEN = "the encoder trains on the test images, never on their labels"
 
 Index = NDArray[np.int64]
 
@@ -27,6 +28,11 @@ class Division:
     labels: NDArray[np.int64] | None
     split: NDArray[np.uint8] | None
 
+    @property
+    def num_classes(self) -> int:
+        """Classes are numbered from 0; 0 without labels."""
+        return 0 if self.labels is None else int(self.labels.max(initial=-1)) + 1
+
 
 def divide(
     labels: NDArray[np.int64] | None,
@@ -39,10 +45,10 @@ def divide(
     if test is not None and len(known) > 1:
         return Division(known, test, "", labels, split)
     if split is not None:
-        note = "the data set's own split: its train nodes are the bank, its test nodes the test set"
+        note = f"the division of the data: what is for training is the bank, what is for the test the test set; {SEEN}"
         bank, held_out = known[split[known] == TRAIN], known[split[known] == TEST]
     else:
-        note = "no test set (data.eval_path): every tenth labelled sample is held out as one"
+        note = f"no test set (data.eval_path): every tenth labelled sample is one; {SEEN}"
         bank, held_out = np.setdiff1d(known, known[::HELD_OUT]), known[::HELD_OUT]
     if len(bank) > 1 and len(held_out):
         return Division(bank, held_out, note, labels, split)

@@ -9,7 +9,8 @@ untrained backbone (`eval/untrained_knn_top1`, `eval/untrained_backbone_knn_top1
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,22 +18,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import health
+from raysurl.data.dataset import Samples
+from raysurl.data.planetoid import VALIDATION
 from raysurl.data.source import Source
-from raysurl.embed import embed, pixels
+from raysurl.embed import Augmented, embed, pixels
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.evaluate import (
     Features,
+    Gains,
     Nodes,
     divide,
     evaluate,
+    gains_of,
     needs,
     of_pixels,
     pixel_features,
 )
+from raysurl.evaluate.features import Tuned
+from raysurl.evaluate.tuning import Task, tune
 from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
+from raysurl.views import POLICIES
+from raysurl.views.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,30 @@ class Networks:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The metrics, and what they are of: the backbone's features, of the samples `bank` (n,). None beyond rank 0."""
+    """The metrics, and what they are of: the backbone's features, of the samples `bank` (n,). Nothing beyond rank 0."""
 
     metrics: dict[str, float]
     features: Features | None
     bank: NDArray[np.int64]
+    gains: Gains  # over the baselines
+    classifiers: Mapping[str, nn.Module] = field(default_factory=dict)  # that were fine-tuned, by name
+
+
+def labels_to_learn(source: Source, eval_source: Source | None) -> NDArray[np.int64] | None:
+    """The labels (N,) of a supervised row: −1 where the test set is a part of the training samples, for that part."""
+    if source.labels is None or eval_source is not None:
+        return source.labels
+    held_out = divide(source.labels, np.flatnonzero(source.readable), source.split).test
+    labels: NDArray[np.int64] = source.labels.copy()
+    labels[held_out] = -1
+    return labels
 
 
 class Evaluator:
     """Embeds the labelled train samples (the bank) and the test samples and runs protocols on rank 0.
 
-    Without `eval_source` every tenth labelled training sample is held out as the test set: the encoder has seen
-    its image, never its label. Without labels only the protocols that need none are run.
+    Without `eval_source` every tenth labelled training sample is in the test set: the encoder has seen its image,
+    never its label, and the notes say so. Without labels only the protocols that need none are run.
     """
 
     def __init__(self, recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None) -> None:
@@ -120,20 +141,25 @@ class Evaluator:
         """
         settings, seed = self.recipe.eval, self.recipe.stream_seed
         features, headline = self.features(trained.encoder, self.bank), self._headline(trained, self.bank)
-        untrained = untrained_headline = None
-        if settings.baselines:
-            untrained = self.features(encoder_of(self.recipe).to(self.runtime.device), self.bank)
-            if trained.embedder is not None and untrained_embedder is not None:
-                untrained_headline = self.features(untrained_embedder.to(self.runtime.device), self.bank)
+        fresh = encoder_of(self.recipe).to(self.runtime.device) if settings.baselines else None
+        untrained = self.features(fresh, self.bank) if fresh else None
+        untrained_headline = None
+        if fresh and trained.embedder is not None and untrained_embedder is not None:
+            untrained_headline = self.features(untrained_embedder.to(self.runtime.device), self.bank)
         nodes = self._nodes(trained.encoder)
+        judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
+        views = [self._augmented(encoder) for encoder in judged]
+        tuned = [self._tuned(encoder) for encoder in judged]
         if features is None:
-            return Evaluated({}, None, self.bank)
-        features = replace(features, inputs=self._inputs(), nodes=nodes)
+            self._help(views)
+            return Evaluated({}, None, self.bank, {})
+        features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0], tuned=tuned[0])
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
         if untrained is not None:
+            untrained = replace(untrained, augmented=views[1], tuned=tuned[1])
             found = evaluate(untrained, settings, prefix="untrained", seed=seed)
             metrics |= _of_the_backbone(found) if headline else found
         if untrained_headline is not None:
@@ -144,7 +170,8 @@ class Evaluator:
             raw = self._pixels()
             asked = of_pixels(settings.protocols)
             metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
-        return Evaluated(metrics, features, self.bank)
+        classifiers = {name: found.classifier for name, found in tuned[0].items()}
+        return Evaluated(metrics, features, self.bank, gains_of(metrics), classifiers)
 
     def _headline(self, trained: Networks, bank: NDArray[np.int64]) -> dict[str, float]:
         """kNN of what `eval.features` names, where that is not the backbone."""
@@ -152,6 +179,41 @@ class Evaluator:
             return {}
         features = self.features(trained.embedder, bank, trained.remembered)
         return {} if features is None else evaluate(features, self.recipe.eval, protocols=["knn"])
+
+    def _augmented(self, encoder: nn.Module) -> Callable[[int], Tensor] | None:
+        """Epoch -> features of random views of the bank, where a protocol is to be trained on such. All ranks call it,
+        epoch by epoch."""
+        if (
+            self.recipe.eval.linear_probe.augment is None
+            or "augmented" not in self._needs
+            or not self.num_classes
+        ):
+            return None
+        policy = _policy(self.recipe, self.recipe.eval.linear_probe.augment).model_copy(update={"size": None})
+
+        def of_epoch(epoch: int) -> Tensor:
+            view, device = Augmented(policy, epoch), self.runtime.device
+            return embed(encoder, self.source, self.recipe, device, self.bank, view)
+
+        return of_epoch
+
+    def _tuned(self, encoder: nn.Module) -> dict[str, Tuned]:
+        """The encoder fine-tuned in each way that is asked for. All ranks call it."""
+        if "tuned" not in self._needs or not self.num_classes:
+            return {}
+        found = {}
+        for name, tuning in self.recipe.eval.tunings.items():
+            policy = _policy(self.recipe, tuning.augment).model_copy(update={"size": None})
+            given = (self.recipe, self.runtime, self.source, self.test_source)
+            task = Task(*given, self.bank, self.test, self.num_classes, policy)
+            found[name] = tune(encoder, task, tuning)
+        return found
+
+    def _help(self, views: Sequence[Callable[[int], Tensor] | None]) -> None:
+        """Embed on this rank what rank 0 asks for while it runs the protocols."""
+        for of_epoch in filter(None, views):
+            for epoch in range(self.recipe.eval.linear_probe.epochs):
+                of_epoch(epoch)
 
     def _pixels(self) -> Features:
         train = pixels(self.source, self.recipe, self.bank)
@@ -198,13 +260,43 @@ class Evaluator:
         if not self.num_classes:
             return Features.unlabelled(train)
         train_labels, test_labels = self._labels(bank, train.device)
-        return Features(train, train_labels, test, test_labels, self.num_classes)
+        split, validation = self.source.split, None
+        if split is not None and (split[bank] == VALIDATION).any():
+            validation = torch.from_numpy(split[bank] == VALIDATION).to(train.device)
+        name = self.recipe.data.name
+        return Features(
+            train, train_labels, test, test_labels, self.num_classes, of=name, validation=validation
+        )
 
     def _labels(self, index: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
         assert self.source.labels is not None
         assert self.test_source.labels is not None
         bank, test = self.source.labels[index], self.test_source.labels[self.test]
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)
+
+
+def check_views(recipe: Recipe, samples: Samples) -> None:
+    """Raises InputError for vectors under a probe or a fine-tuning that augments."""
+    settings = recipe.eval
+    asked: dict[str, list[str | None]] = {
+        "linear": [settings.linear_probe.augment],
+        "finetune": [t.augment for t in settings.tunings.values()],
+    }
+    for protocol, policies in asked.items():
+        random = any(not _policy(recipe, name).is_identity for name in policies)
+        if protocol in settings.protocols and random and samples.width():
+            raise InputError(
+                f"the protocol {protocol} trains on augmented views here, and {recipe.data.name} holds vectors, which"
+                f" cannot be augmented; use eval.{protocol}_augment=plain"
+            )
+
+
+def _policy(recipe: Recipe, name: str | None) -> Policy:
+    """That of `augment` of a probe; `views` is the first of the run's own that crops at random."""
+    if name != "views":
+        return POLICIES[name or "plain"]
+    own = [policy for policy in recipe.view_policies().values() if policy.crop]
+    return own[0] if own else POLICIES["plain"]
 
 
 def _of_the_backbone(untrained: dict[str, float]) -> dict[str, float]:

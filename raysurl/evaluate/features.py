@@ -5,12 +5,15 @@ Letters used in this package: N bank (train) samples, Q test samples, D feature 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raysurl.errors import InputError
+
+BLOCK = 65536  # rows looked at together
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,23 @@ class Nodes:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """`scores` (Q, C) of the test samples, on rank 0; the classifier, and the rates that were chosen."""
+
+    scores: Tensor
+    classifier: nn.Module
+    lr: float
+    head_times: float
+
+
+@dataclass(frozen=True)
 class Features:
     """Features of the train and test images, centre crop and no augmentation, with their labels.
 
     What only some protocols ask for: `inputs` (M, D′), the raw values of M evenly spaced train samples; `nodes`, all
-    labelled samples with their division.
+    labelled samples with their division; `augmented`, from an epoch to features (N, D) of random views of the train
+    images, to be called once for each epoch, in order, as all workers take part; `tuned`, what came of each
+    fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split.
 
     `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
     where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
@@ -41,6 +56,10 @@ class Features:
     num_classes: int
     inputs: Tensor | None = None
     nodes: Nodes | None = None
+    augmented: Callable[[int], Tensor] | None = None
+    tuned: Mapping[str, Tuned] | None = None
+    of: str = ""
+    validation: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, rows, labels in (
@@ -52,7 +71,7 @@ class Features:
                     f"{name} features of shape {tuple(rows.shape)} and labels of shape {tuple(labels.shape)}"
                     " must be (N, D) and (N,)"
                 )
-            broken = (~torch.isfinite(rows).all(1)).nonzero()
+            broken = (~torch.cat([torch.isfinite(part).all(1) for part in rows.split(BLOCK)])).nonzero()
             if len(broken):
                 raise InputError(
                     f"{len(broken)} of {len(rows)} {name} features are not finite (the first is row"
@@ -79,6 +98,9 @@ class Features:
     def labelled(self) -> Features:
         """The samples whose label is known."""
         train, test = self.train_labels >= 0, self.test_labels >= 0
+        if train.all() and test.all():
+            return self
+        augmented = self.augmented
         return Features(
             self.train[train],
             self.train_labels[train],
@@ -86,6 +108,10 @@ class Features:
             self.test_labels[test],
             self.num_classes,
             nodes=self.nodes,
+            augmented=augmented and (lambda epoch: augmented(epoch)[train.cpu()]),
+            of=self.of,
+            validation=None if self.validation is None else self.validation[train],
+            tuned=self.tuned and {n: replace(t, scores=t.scores[test]) for n, t in self.tuned.items()},
         )
 
 
@@ -110,8 +136,3 @@ def check_labels(labels: Tensor, num_classes: int, name: str, *, unknown: bool =
             f"{name} run from {int(labels.min())} to {int(labels.max())}; with num_classes={num_classes} they"
             f" must lie in [0, {num_classes - 1}]" + (" (or be −1 for unknown)" if unknown else "")
         )
-
-
-def top1(predictions: Tensor, labels: Tensor) -> float:
-    """Share of predictions (Q,) that equal labels (Q,), in percent."""
-    return 100.0 * float((predictions == labels).double().mean())

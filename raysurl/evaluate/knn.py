@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import InputError
-from raysurl.evaluate.features import Features, check_labels, top1
+from raysurl.evaluate.division import Division
+from raysurl.evaluate.features import Features, check_labels
+from raysurl.evaluate.nearest import nearest_blocks
+from raysurl.evaluate.scores import top1
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"labels"})
 OF_PIXELS = True
-QUERY_BLOCK = 1024  # queries at once
-BANK_BLOCK = 16384  # bank rows at once: 1024 × 16384 similarities are 64 MiB
 
 
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
@@ -34,8 +34,12 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
         tau=settings.knn_tau,
         num_classes=features.num_classes,
     )
-    for k, predicted in zip(settings.knn_k, predictions, strict=True):
-        yield f"eval/{'knn' if k == 200 else f'knn{k}'}_top1", top1(predicted, features.test_labels)
+    for name, predicted in zip(names(settings), predictions, strict=True):
+        yield name, top1(predicted, features.test_labels)
+
+
+def names(settings: Evaluation, division: Division | None = None) -> list[str]:
+    return [f"eval/{'knn' if k == 200 else f'knn{k}'}_top1" for k in settings.knn_k]
 
 
 def knn_classify(
@@ -43,10 +47,10 @@ def knn_classify(
 ) -> Tensor:
     """Classify queries (Q, D) by the bank (N, D) with labels (N,) int64 -> (Q,) int64.
 
-    Rows are normalised here. Never more than QUERY_BLOCK × BANK_BLOCK similarities exist at once. Ties are
-    broken the same way on every device: among equal similarities the lower bank index is nearer, among equal
-    class scores the lower class wins. k above N means N. Raises InputError for an empty bank, shapes that
-    disagree, a label outside [0, num_classes), k < 1 or τ ≤ 0.
+    Rows are normalised here, a block at a time (see raysurl.evaluate.nearest). Ties are broken the same way on
+    every device: among equal similarities the lower bank index is nearer, among equal class scores the lower
+    class wins. k above N means N. Raises InputError for an empty bank, shapes that disagree, a value that is not
+    finite, a label outside [0, num_classes), k < 1 or τ ≤ 0.
     """
     return classify(bank, bank_labels, queries, ks=(k,), tau=tau, num_classes=num_classes)[0]
 
@@ -56,13 +60,10 @@ def classify(
 ) -> list[Tensor]:
     """`knn_classify` for several k from one search: predictions (Q,) for each."""
     _check(bank, bank_labels, queries, ks, tau, num_classes)
-    bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
     predictions = [[queries.new_zeros(0, dtype=torch.int64)] for _ in ks]
-    for start in range(0, len(queries), QUERY_BLOCK):
-        block = queries[start : start + QUERY_BLOCK]
-        similarity, index = nearest(bank, block, min(max(ks), len(bank)))
+    for similarity, index in nearest_blocks(bank, queries, min(max(ks), len(bank))):
         for found, k in zip(predictions, ks, strict=True):
-            found.append(_vote(similarity[:, :k], bank_labels[index[:, :k]].long(), tau, num_classes))
+            found.append(vote(similarity[:, :k], bank_labels[index[:, :k]].long(), tau, num_classes))
     return [torch.cat(found) for found in predictions]
 
 
@@ -81,41 +82,7 @@ def _check(
     check_labels(bank_labels, num_classes, "kNN bank labels")
 
 
-def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k rows of bank (N, D) most similar to each query (Q, D), both normalised: cosines, indices (Q, k).
-
-    Sorted by falling cosine, equal cosines by index. k ≤ N; all queries are taken at once.
-    """
-    similarity = queries.new_zeros(len(queries), 0)
-    index = torch.zeros(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(bank), BANK_BLOCK):
-        block = queries @ bank[start : start + BANK_BLOCK].T
-        chosen = _largest(block, min(k, block.shape[1]))
-        similarity = torch.cat([similarity, block.gather(1, chosen)], 1)
-        index = torch.cat([index, chosen + start], 1)
-        chosen = _largest(similarity, min(k, similarity.shape[1]))
-        similarity, index = similarity.gather(1, chosen), index.gather(1, chosen)
-    order = similarity.argsort(dim=1, descending=True, stable=True)
-    return similarity.gather(1, order), index.gather(1, order)
-
-
-def _largest(values: Tensor, k: int) -> Tensor:
-    """Columns (Q, k), rising, of the k largest values (Q, n) in each row; of equal values the first ones.
-
-    `topk` leaves open which of several equal values at the cut it returns, so those rows are settled here.
-    """
-    top, columns = values.topk(k, dim=1)
-    cut = top[:, -1:]
-    open_rows = ((values >= cut).sum(1) > k).nonzero()[:, 0]
-    if len(open_rows):
-        rows, cut = values[open_rows], cut[open_rows]
-        above, equal = rows > cut, rows == cut
-        wanted = above | (equal & (equal.cumsum(1) <= k - above.sum(1, keepdim=True)))
-        columns[open_rows] = wanted.nonzero()[:, 1].view(-1, k)
-    return columns.sort(dim=1).values
-
-
-def _vote(similarity: Tensor, labels: Tensor, tau: float, num_classes: int) -> Tensor:
+def vote(similarity: Tensor, labels: Tensor, tau: float, num_classes: int) -> Tensor:
     """Similarities and labels (Q, k) of the neighbours -> winning class (Q,).
 
     One neighbour rank at a time: no two additions hit one cell, so the sum's order, and with it the result,

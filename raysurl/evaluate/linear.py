@@ -1,96 +1,137 @@
-"""Linear probe by SGD on cached features (ReSSL, section "linear evaluation" for small data sets).
+"""The linear probe by SGD, Adam or LARS, as the papers train it (raysurl.recipe.probes).
 
-100 epochs, SGD with momentum 0.9 and no weight decay, learning rate 10, ×0.1 after 60 % and 80 % of the
-epochs, batch 256, pooled features of centre crops. The paper states neither the batch nor the initialisation:
-batch 256 and weights N(0, 0.01²) with zero bias are used (the latter as in the authors' ImageNet probe).
+Features are of centre crops and computed once; under a probe with augmentation they are those of another random view in
+each epoch, embedded by all workers (`features.augmented`), which is what training through the frozen encoder would see.
+Initial weights are N(0, 0.01²) and biases zero, as in ReSSL's probe on ImageNet; the papers state neither.
 
-Learning rate 10 is far above what large features can bear. Cross-entropy gradients are bounded, so the probe
-then does not blow up but stops at a poor fit: `eval/linear_train_top1` shows it, and `eval/lbfgs_top1` does
-not depend on a learning rate. Should the loss leave the finite numbers all the same, the probe starts again
-from the same seed at a tenth of the learning rate, and the one that was used is yielded as `eval/linear_lr`.
+Several learning rates or weight decays are trained side by side (raysurl.evaluate.heads) on nine tenths of the train
+samples, and the one that is most accurate on the held-out tenth is tested: the test samples play no part.
+
+Learning rate 10 is far above what large features can bear. Cross-entropy gradients are bounded, so the probe then does
+not blow up but stops at a poor fit: `eval/linear_train_top1` shows it, and `eval/lbfgs_top1` does not depend on a
+learning rate. Should the loss leave the finite numbers all the same, a probe of cached features starts again from the
+same seed at a tenth of the learning rate, and the one that was used is yielded as `eval/linear_lr`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl import streams
 from raysurl.errors import RunError
-from raysurl.evaluate.features import Features, top1
+from raysurl.evaluate.division import Division
+from raysurl.evaluate.features import Features
+from raysurl.evaluate.heads import Heads, factor_of
+from raysurl.evaluate.scores import top, top1, top_names
 from raysurl.recipe import Evaluation
+from raysurl.recipe.probes import Probe
 
-NEEDS = frozenset({"labels"})
+NEEDS = frozenset({"labels", "augmented"})
 OF_PIXELS = False
-MOMENTUM = 0.9
-MILESTONES = (0.6, 0.8)  # fractions of the epochs after which the learning rate falls to a tenth
 RESTARTS = 4
+HELD_OUT = 0.1  # of the train samples, where there is something to choose
+ROWS = 65536  # of features whose classes are told at once
+
+Rows = Callable[[int], Tensor]
+"""Features (N, D) of the train samples in an epoch."""
 
 log = logging.getLogger(__name__)
 
 
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
-    """Top-1 accuracy in percent on the test features, and on the train features the probe was fitted to."""
-    lr = settings.linear_lr
-    for _ in range(RESTARTS + 1):
-        probe = fit(
-            features.train,
-            features.train_labels,
-            num_classes=features.num_classes,
-            epochs=settings.linear_epochs,
-            lr=lr,
-            batch_size=settings.linear_batch_size,
-            seed=seed,
-        )
-        if probe is not None:
+    """Top-1 and top-5 accuracy in percent on the test features, and top-1 on the train features it was fitted to."""
+    probe = settings.linear_probe
+    of_epoch = features.augmented or (lambda epoch: features.train)
+    heads, chosen, shrunk = trained(of_epoch, features, probe, seed)
+    yield from top("eval/linear", logits(heads, chosen, features.test), features.test_labels)
+    fitted = logits(heads, chosen, features.train).argmax(1)
+    yield "eval/linear_train_top1", float(top1(fitted, features.train_labels))
+    lr, decay = heads.pairs[chosen]
+    if len(probe.lr) > 1 or shrunk:
+        yield "eval/linear_lr", lr
+    if len(probe.weight_decay) > 1:
+        yield "eval/linear_weight_decay", decay
+
+
+def trained(of_epoch: Rows, features: Features, probe: Probe, seed: int) -> tuple[Heads, int, bool]:
+    """The heads, which of them is the one to test, and whether the learning rates had to be made smaller."""
+    labels, given = features.train_labels, {"num_classes": features.num_classes, "seed": seed}
+    choosing = len(probe.lr) * len(probe.weight_decay) > 1
+    held_out, kept = split(len(labels), seed) if choosing else (None, None)
+    restarts = 0 if features.augmented else RESTARTS
+    for attempt in range(restarts + 1):
+        tried = probe.model_copy(update={"lr": tuple(lr / 10**attempt for lr in probe.lr)})
+        heads = fit(of_epoch, labels, tried, index=kept, stop=not features.augmented, **given)
+        alive = [head for head, finite in enumerate(heads.finite()) if finite]
+        if alive:
             break
+        lr = tried.lr[0]
         log.warning("the linear probe diverged at learning rate %g; it starts again at %g", lr, lr / 10)
-        lr /= 10
     else:
         raise RunError(
-            f"the linear probe diverged even at eval.linear_lr={lr * 10:g}; the features are too large"
+            f"the linear probe diverged even at eval.linear_lr={tried.lr[0]:g}; the features are too large"
         )
-    weight, bias = probe
-    predict = F.linear
-    yield "eval/linear_top1", top1(predict(features.test, weight, bias).argmax(1), features.test_labels)
-    yield (
-        "eval/linear_train_top1",
-        top1(predict(features.train, weight, bias).argmax(1), features.train_labels),
-    )
-    if lr != settings.linear_lr:
-        yield "eval/linear_lr", lr
+    if held_out is None:
+        return heads, 0, attempt > 0
+    rows, truth = features.train[held_out], labels[held_out]
+    right = {head: float(top1(heads.logits(rows, head).argmax(1), truth)) for head in alive}
+    return heads, max(alive, key=right.__getitem__), attempt > 0
+
+
+def split(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Held-out and other positions of `count` samples."""
+    order = torch.randperm(count, generator=streams.torch_stream(seed, "held out"))
+    held_out, kept = order.tensor_split([max(1, round(count * HELD_OUT))])
+    return held_out, kept
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    """Those of every run; one whose probe diverged at first has `eval/linear_lr` besides."""
+    probe = settings.linear_probe
+    rates = [("linear_lr", probe.lr), ("linear_weight_decay", probe.weight_decay)]
+    chosen = [f"eval/{name}" for name, values in rates if len(values) > 1]
+    return [*top_names("eval/linear", division.num_classes), "eval/linear_train_top1", *chosen]
 
 
 def fit(
-    train: Tensor, labels: Tensor, *, num_classes: int, epochs: int, lr: float, batch_size: int, seed: int
-) -> tuple[Tensor, Tensor] | None:
-    """Fit weight (C, D) and bias (C,) to train (N, D), labels (N,); None if the loss stops being finite.
+    of_epoch: Rows,
+    labels: Tensor,
+    probe: Probe,
+    *,
+    num_classes: int,
+    seed: int,
+    index: Tensor | None = None,
+    stop: bool = True,
+) -> Heads:
+    """Train a head for each learning rate and weight decay of the probe on labels (N,), of samples `index` if given.
 
-    The initial weights and the order of each epoch are drawn from `seed` on the CPU, alike for each device.
+    The initial weights and the order of each epoch are drawn from `seed` on the CPU, alike for each device. `stop`:
+    when all have diverged; workers that embed each epoch's views go on to the end.
     """
     generator = streams.torch_stream(seed, "linear probe")
-    weight = (0.01 * torch.randn(num_classes, train.shape[1], generator=generator)).to(train.device)
-    bias = torch.zeros(num_classes, device=train.device)
-    parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM)
-    drops = [math.floor(epochs * fraction) for fraction in MILESTONES]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops, gamma=0.1)
-    for _ in range(epochs):
-        total = torch.zeros((), device=train.device)
-        for index in torch.randperm(len(train), generator=generator).to(train.device).split(batch_size):
-            loss = F.cross_entropy(F.linear(train[index], weight, bias), labels[index])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.detach()
-        if not torch.isfinite(total):
-            return None
-        schedule.step()
-    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
-        return None
-    return weight.detach(), bias.detach()
+    train = of_epoch(0)
+    start = (0.01 * torch.randn(num_classes, train.shape[1], generator=generator)).to(labels.device)
+    heads = Heads(start, probe, probe.lr, probe.weight_decay)
+    count = len(labels) if index is None else len(index)
+    per_epoch = -(-count // probe.batch_size)
+    for epoch in range(probe.epochs):
+        train = of_epoch(epoch) if epoch else train
+        order = torch.randperm(count, generator=generator)
+        order = order if index is None else index[order]
+        heads.loss.zero_()
+        for batch, part in enumerate(order.split(probe.batch_size)):
+            rows = train[part.to(train.device)].to(labels.device)
+            factor = factor_of(probe, epoch * per_epoch + batch, per_epoch)
+            heads.step(rows, labels[part.to(labels.device)], factor)
+        if stop and not any(heads.finite()):
+            break
+    return heads
+
+
+def logits(heads: Heads, head: int, rows: Tensor) -> Tensor:
+    """(n, C) of rows (n, D), a block of which is on the heads' device at a time."""
+    return torch.cat([heads.logits(part.to(heads.bias.device), head) for part in rows.split(ROWS)])

@@ -7,28 +7,28 @@ no label. The penalty of the regression is chosen on the validation nodes; the t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
+from dataclasses import astuple
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from raysurl import streams
 from raysurl.data.planetoid import NUM_VALIDATION, TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
+from raysurl.evaluate import logistic
 from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features, Nodes
-from raysurl.evaluate.lbfgs import PENALTIES, standardise
+from raysurl.evaluate.lbfgs import PENALTIES
+from raysurl.evaluate.scores import top1
+from raysurl.intervals import Measured, over_seeds
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"labels", "nodes"})
 OF_PIXELS = True
 PER_CLASS = 20
 NUM_TEST = 1000
-ITERATIONS = 200
 
 
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
@@ -40,13 +40,20 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
         accuracy(nodes, random_split(nodes.labels, seed=seed, draw=draw))[1]
         for draw in range(settings.random_splits)
     ]
-    mean, std = float(np.mean(accuracies)), float(np.std(accuracies))
+    mean, std = Measured(float(np.mean(accuracies)), over_seeds(accuracies)), float(np.std(accuracies))
     if nodes.split is None:
         yield from (("eval/linear_top1", mean), ("eval/linear_top1_std", std))
         return
     validation, test = accuracy(nodes, nodes.split)
     yield from (("eval/linear_top1", test), ("eval/linear_validation_top1", validation))
     yield from (("eval/linear_random_top1", mean), ("eval/linear_random_top1_std", std))
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    if division.split is None:
+        return ["eval/linear_top1", "eval/linear_top1_std"]
+    more = ("linear_validation_top1", "linear_random_top1", "linear_random_top1_std")
+    return ["eval/linear_top1", *(f"eval/{name}" for name in more)]
 
 
 def check(division: Division, settings: Evaluation) -> None:
@@ -68,7 +75,7 @@ def check_parts(labels: Tensor, split: Tensor) -> None:
         )
 
 
-def accuracy(nodes: Nodes, split: Tensor) -> tuple[float, float]:
+def accuracy(nodes: Nodes, split: Tensor) -> tuple[Measured, Measured]:
     """Percent of the validation and of the test nodes that the best regression on the train nodes gets right.
 
     Its weights lie in the span of the train rows, so that all rows are first expressed in that: as many columns as
@@ -76,24 +83,24 @@ def accuracy(nodes: Nodes, split: Tensor) -> tuple[float, float]:
     """
     known = nodes.labels >= 0
     check_parts(nodes.labels[known], split[known])
-    rows = {part: nodes.features[(split == part) & known] for part in (TRAIN, VALIDATION, TEST)}
-    labels = {part: nodes.labels[(split == part) & known].numpy() for part in (TRAIN, VALIDATION, TEST)}
-    train, validation = (x.double() for x in standardise(rows[TRAIN], rows[VALIDATION]))
-    test = standardise(rows[TRAIN], rows[TEST])[1].double()
-    _, _, basis = torch.linalg.svd(train, full_matrices=False)
-    reduced = [(x @ basis.T).numpy() for x in (train, validation, test)]
-    best, best_test = -1.0, 0.0
-    for penalty in PENALTIES:
-        model = LogisticRegression(C=1 / (penalty * len(train)), max_iter=ITERATIONS, tol=1e-3)
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ConvergenceWarning
-            )  # the weakest penalties need no exact solution
-            model.fit(reduced[0], labels[TRAIN])
-        reached = 100.0 * float(model.score(reduced[1], labels[VALIDATION]))
-        if reached > best:
-            best, best_test = reached, 100.0 * float(model.score(reduced[2], labels[TEST]))
-    return best, best_test
+    rows = {part: nodes.features[(split == part) & known].double() for part in (TRAIN, VALIDATION, TEST)}
+    labels = {part: nodes.labels[(split == part) & known] for part in (TRAIN, VALIDATION, TEST)}
+    mean, by = (value.double() for value in astuple(logistic.Scale.of(rows[TRAIN])))
+    standard = {part: (x - mean) / by for part, x in rows.items()}
+    basis = torch.linalg.svd(standard[TRAIN], full_matrices=False)[2].T
+    reduced = {part: x @ basis for part, x in standard.items()}
+
+    def right(solution: Tensor, part: int) -> Measured:
+        return top1(logistic.predict(reduced[part], solution).argmax(1), labels[part])
+
+    best = logistic.path(
+        reduced[TRAIN],
+        labels[TRAIN],
+        PENALTIES,
+        lambda solution: right(solution, VALIDATION),
+        num_classes=int(nodes.labels.max()) + 1,
+    )
+    return right(best.solution, VALIDATION), right(best.solution, TEST)
 
 
 def random_split(labels: Tensor, *, seed: int = 0, draw: int = 0) -> Tensor:

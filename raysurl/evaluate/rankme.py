@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features
 from raysurl.functional import evenly_spaced, rankme
 from raysurl.recipe import Evaluation
@@ -25,3 +26,7 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     rank = rankme(rows)
     yield "health/rankme", rank
     yield "health/rank_share", rank / min(rows.shape)
+
+
+def names(settings: Evaluation, division: Division) -> list[str]:
+    return ["health/rankme", "health/rank_share"]

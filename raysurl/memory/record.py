@@ -15,6 +15,10 @@ from raysurl.memory.base import Memory
 from raysurl.method import Answer, Progress
 
 
+class MemoryLostError(RuntimeError):
+    """The actor died, refused a call or did not answer: the worker group starts again from its checkpoint."""
+
+
 class MemoryRecord(Protocol):
     """The memory actor as rank 0 sees it, or the memory itself in the same process."""
 

@@ -27,7 +27,7 @@ class BarlowTwins(Method):
         couples_batch: ClassVar[bool] = True
 
         hidden: int = Field(8192, ge=1)
-        projector_layers: int = Field(3, ge=2)
+        projector_layers: int = Field(3, ge=2)  # linear layers of the projector
         dim: int = Field(8192, ge=1)
         redundancy: float = Field(0.0051, ge=0)  # λ
 

@@ -46,10 +46,10 @@ class PairBank(Bank):
 class CRD(Distilled):
     class Config(DistilledConfig):
         neck: Literal[False] = False  # the paper's linear layers are `dim` wide
-        negatives: int = Field(16384, ge=1)
-        tau: float = Field(0.07, gt=0)
-        momentum: float = Field(0.5, ge=0, lt=1)
-        normalise: Literal["negatives", "paper"] = "negatives"
+        negatives: int = Field(16384, ge=1)  # other samples that each is compared with
+        tau: float = Field(0.07, gt=0)  # temperature of the critic
+        momentum: float = Field(0.5, ge=0, lt=1)  # with which memory's vectors follow
+        normalise: Literal["negatives", "paper"] = "negatives"  # by what the critic's output is divided
 
         def remembers(self) -> type[PairBank]:
             return PairBank

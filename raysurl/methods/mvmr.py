@@ -76,14 +76,14 @@ class MVMR(Method):
         std_eps: float = Field(1e-4, ge=0)  # ε
         mse_reduction: Literal["mean", "sum_dim"] = "mean"  # over D: the authors' code, or eq. 4
         l3_sign: Literal["paper", "official"] = "paper"  # 1 − dCor, or the + dCor of the authors' code
-        dcor_sqrt: bool = False
-        dcor_unbiased: bool = False
-        dcor_clamp: float | None = Field(None, gt=0)
+        dcor_sqrt: bool = False  # square root of the distance covariances, as the authors' code
+        dcor_unbiased: bool = False  # the unbiased estimate
+        dcor_clamp: float | None = Field(None, gt=0)  # least distance covariance
         divisor: float = Field(1.0, gt=0)  # of all rows but HOG and local_std; seen only by the clamp
-        hog_bins: int = Field(24, ge=1)
-        hog_cell: int = Field(8, ge=1)
-        hog_interp: Literal["official", "true"] = "official"
-        local_std_window: int = Field(3, ge=1)
+        hog_bins: int = Field(24, ge=1)  # orientations of HOG
+        hog_cell: int = Field(8, ge=1)  # pixels of a cell of HOG
+        hog_interp: Literal["official", "true"] = "official"  # how a gradient is shared among orientations
+        local_std_window: int = Field(3, ge=1)  # pixels of the window of the local deviation
 
         @model_validator(mode="after")
         def _check(self) -> MVMR.Config:

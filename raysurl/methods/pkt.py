@@ -26,7 +26,7 @@ EPS = 1e-7  # below every probability: that of opposite rows is 0
 
 class PKT(Distilled):
     class Config(DistilledConfig):
-        kd_weight: float = Field(30_000.0, gt=0)
+        kd_weight: float = Field(30_000.0, gt=0)  # of the distillation loss
 
     config: Config
 

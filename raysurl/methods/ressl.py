@@ -41,15 +41,15 @@ MULTI_CROP_SIZES = (224, 192, 160, 128, 96)
 
 class ReSSL(Method):
     class Config(MethodConfig):
-        crops: Literal[1, 2, "multi"] = 1
+        crops: Literal[1, 2, "multi"] = 1  # views of the student
         hidden: int = Field(4096, ge=1)
         dim: int = Field(256, ge=1)
         head_norm: bool = True  # batch norm in projector and predictor; the conference version has none
-        predictor: bool = True
+        predictor: bool = True  # an MLP behind the student's projector
         queue_size: int = Field(4096, ge=1)
         tau_student: float = Field(0.1, gt=0)
         tau_teacher: float = Field(0.04, gt=0)
-        infonce_warmup_epochs: float = Field(0, ge=0)
+        infonce_warmup_epochs: float = Field(0, ge=0)  # in which the InfoNCE term fades out
         momentum: float = Field(0.99, ge=0, le=1)
         momentum_schedule: Literal["constant", "cosine"] = "constant"
 

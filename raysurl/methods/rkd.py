@@ -26,8 +26,8 @@ from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 class RKD(Distilled):
     class Config(DistilledConfig):
-        distance_weight: float = Field(25.0, ge=0)
-        angle_weight: float = Field(50.0, ge=0)
+        distance_weight: float = Field(25.0, ge=0)  # of the distances between two rows
+        angle_weight: float = Field(50.0, ge=0)  # of the angles among three rows
         max_triplets: int = Field(2**27, ge=8)  # that a step may hold, B³: 0.5 GiB a tensor
 
         def largest_batch(self) -> int | None:

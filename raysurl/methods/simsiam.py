@@ -24,7 +24,7 @@ from raysurl.nets.heads import mlp
 class SimSiam(Method):
     class Config(MethodConfig):
         hidden: int = Field(2048, ge=1)
-        projector_layers: int = Field(3, ge=2)
+        projector_layers: int = Field(3, ge=2)  # linear layers of the projector
         predictor_hidden: int = Field(512, ge=1)
         dim: int = Field(2048, ge=1)
 

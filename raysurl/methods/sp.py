@@ -21,7 +21,7 @@ from raysurl.teachers.distillation import Distilled, DistilledConfig
 
 class SP(Distilled):
     class Config(DistilledConfig):
-        kd_weight: float = Field(3000.0, gt=0)
+        kd_weight: float = Field(3000.0, gt=0)  # of the distillation loss
 
     config: Config
 

@@ -52,10 +52,10 @@ class SSKD(Method):
 
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)
-        tau: float = Field(0.5, gt=0)
-        kd_weight: float = Field(10.0, ge=0)
+        tau: float = Field(0.5, gt=0)  # temperature of similarities
+        kd_weight: float = Field(10.0, ge=0)  # of the distillation loss
         transferred: float = Field(0.75, ge=0, le=1)  # share of the teacher's wrong rows
-        ssl_weight: float = Field(1.0, ge=0)
+        ssl_weight: float = Field(1.0, ge=0)  # of the similarities of transformed images
         ssl_tau: float = Field(0.2, gt=0)
 
         def views(self) -> dict[str, str]:

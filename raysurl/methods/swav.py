@@ -52,14 +52,14 @@ class SwAV(Method):
 
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)
-        prototypes: int = Field(3000, ge=2)
+        prototypes: int = Field(3000, ge=2)  # number of prototypes
         tau: float = Field(0.1, gt=0)
-        epsilon: float = Field(0.05, gt=0)
-        sinkhorn_iterations: int = Field(3, ge=1)
+        epsilon: float = Field(0.05, gt=0)  # sharpness of the assignment
+        sinkhorn_iterations: int = Field(3, ge=1)  # of the assignment
         frozen_steps: int = Field(313, ge=0)  # before the prototypes learn
         queue_size: int = Field(0, ge=0)  # 0: none
-        queue_epoch: int = Field(15, ge=0)
-        small_views: tuple[str, ...] = ()
+        queue_epoch: int = Field(15, ge=0)  # from which the queue is used
+        small_views: tuple[str, ...] = ()  # names of small views beside the two large ones
 
         @field_validator("small_views")
         @classmethod

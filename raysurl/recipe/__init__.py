@@ -13,6 +13,7 @@ from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_f
 from raysurl.recipe.reading import dump, load_recipe, overridden, split_argument, take, typed, yaml_argument
 from raysurl.recipe.schema import Section, nearest
 from raysurl.recipe.sections import Data, Evaluation, Optimizer, Schedule, Train, Views
+from raysurl.recipe.warmup import shortened
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -37,6 +38,7 @@ __all__ = [
     "read_recipe_file",
     "read_stored",
     "recipe_from",
+    "shortened",
     "split_argument",
     "take",
     "typed",

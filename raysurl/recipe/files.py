@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 
 BASES = "bases"  # of the packaged recipes: what they share, by data set
 DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what they stand for
@@ -18,8 +19,8 @@ DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what the
 
 def read_recipe_file(name: str) -> dict[str, Any]:
     """A packaged recipe by name, or a YAML file: what it differs in, upon what its `base` differs in."""
+    path = given_path("recipe", name)
     packaged = _root() / f"{name}.yaml"
-    path = Path(name)
     if packaged.is_file():
         path = packaged
     elif not (path.suffix in {".yaml", ".yml"} and path.is_file()):
@@ -66,7 +67,12 @@ def merge(tree: dict[str, Any], changes: dict[str, Any]) -> None:
 def read_stored(run_dir: Path) -> dict[str, Any]:
     """What `recipe.yaml` of a run directory says; of a run that is older than the setting, streams=1."""
     path = run_dir / "recipe.yaml"
-    return {"streams": 1, **read_mapping(path, str(path), "recipe keys")}
+    stored = read_mapping(path, str(path), "recipe keys")
+    if not stored:
+        raise InputError(
+            f"{path} is empty: what the run was is lost; put its recipe back there, or begin another run"
+        )
+    return {"streams": 1, **stored}
 
 
 # -------------------------------------------------------------------- YAML
@@ -124,7 +130,9 @@ class _PlainLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent):
-            self._count(self._sizes.get(id(node), 1))
+            if id(node) not in self._sizes:
+                raise _RefusedError("a value holds itself; no recipe's does")
+            self._count(self._sizes[id(node)])
         else:
             self._count(1)
             self._sizes[id(node)] = self._total - before

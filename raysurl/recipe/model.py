@@ -42,25 +42,35 @@ class Recipe(Section):
     views: Views = Views()
     encoder: Encoder = Encoder()
     teacher: Teacher = Teacher()
-    norm: Literal["sync", "shuffle", "local"] = "sync"
+    norm: Literal["sync", "shuffle", "local"] = (
+        "sync"  # batch norm over all workers, or of each, or of each with a shuffled batch
+    )
     train: Train = Train()
     memory: MemorySettings = MemorySettings()
     checkpoint: Checkpoint = Checkpoint()
     eval: Evaluation = Evaluation()
     scale: Scale = Scale()
     log: Log = Log()
-    runtime: Literal["ray", "local"] = "ray"
-    seed: int = Field(0, ge=0)
-    # version of the random streams that the seed opens; a run keeps its own to its end
-    streams: Literal[1, 2] = VERSION
-    output: str | None = None
-    resume: bool = False
-    init_from: str | None = None
+    runtime: Literal["ray", "local"] = (
+        "ray"  # ray: on a cluster, also one of this machine alone; local: in this process without Ray
+    )
+    preset: Literal["quick", "standard", "paper"] | None = (
+        None  # at most 10 minutes, at most 2 hours, or as it stands
+    )
+    seed: int = Field(0, ge=0)  # of weights, order and augmentation
+    streams: Literal[1, 2] = VERSION  # version of the random streams that the seed opens; a run keeps its own
+    output: str | None = None  # the run directory; none: a new one in runs/
+    resume: bool = False  # continue the run in output=
+    init_from: str | None = None  # a run, or an encoder.safetensors, whose weights the encoder begins with
 
     @field_validator("method", mode="before")
     @classmethod
     def _typed(cls, value: Any) -> Any:
         return value if isinstance(value, MethodConfig) else method_config(value)
+
+    def with_threads(self, threads: int) -> Recipe:
+        """The recipe with the CPU threads of a worker that its runtime chose."""
+        return self.model_copy(update={"scale": self.scale.model_copy(update={"threads": threads})})
 
     @property
     def stream_seed(self) -> int:
@@ -117,6 +127,7 @@ def method_config(settings: Any) -> MethodConfig:
 
 def recipe_from(tree: dict[str, Any]) -> Recipe:
     """Validate a tree of differences from the defaults. Opens no file; raises InputError, one sentence."""
+    _check_text(tree, "")
     try:
         # all but the method first: its module brings torch, which a mistake elsewhere need not wait for
         recipe = Recipe.model_validate({**tree, "method": MethodConfig()})
@@ -128,6 +139,18 @@ def recipe_from(tree: dict[str, Any]) -> Recipe:
 
 
 # -------------------------------------------------------------------- checks
+
+
+def _check_text(node: Any, key: str) -> None:
+    """No text of a recipe holds a NUL: it is a name, or a path, which the system would cut off there."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            _check_text(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            _check_text(value, key)
+    elif isinstance(node, str) and "\0" in node:
+        raise InputError(f"{key}={node} holds a NUL character, which no setting can; leave it out")
 
 
 def _check(recipe: Recipe) -> None:

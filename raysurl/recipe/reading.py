@@ -18,6 +18,8 @@ from raysurl.recipe.files import merge, parse_yaml, read_recipe_file
 from raysurl.recipe.method_config import config_class
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, recipe_from
 from raysurl.recipe.schema import models_at
+from raysurl.recipe.sections import Train
+from raysurl.recipe.warmup import shortened
 
 EMBEDDED = "ressl/digits"  # what runs when nothing is asked for: data and recipe come with the package
 
@@ -33,7 +35,16 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
     if name:
         merge(tree, read_recipe_file(name))
         tree["recipe"] = name
-    return recipe_from(overridden(tree, given))
+    before = _epochs(tree)
+    recipe = recipe_from(overridden(tree, given))
+    return shortened(recipe, before, keep=frozenset(given)) if "train.epochs" in given else recipe
+
+
+def _epochs(tree: dict[str, Any]) -> int:
+    """What a recipe's warm-ups are meant for; they shrink with `train.epochs` where that alone is changed."""
+    train = tree.get("train")
+    given = train.get("epochs") if isinstance(train, dict) else None
+    return given if isinstance(given, int) and given > 0 else Train().epochs
 
 
 def overridden(tree: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
@@ -57,6 +68,8 @@ def split_argument(argument: str) -> tuple[str, str]:
     key, separator, text = argument.partition("=")
     if not separator or not key:
         raise InputError(f"argument {argument!r} is not of the form key=value, for example train.epochs=200")
+    if "\0" in text:
+        raise InputError(f"{key}={text} holds a NUL character, which no setting can; leave it out")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         text = text[1:-1]
     return key, text

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raysurl.errors import InputError
+from raysurl.recipe.probes import PROBES, Probe
 from raysurl.recipe.schema import Section, sentence
+from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES, Policy
 
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
@@ -16,20 +18,22 @@ LABELS = "labels"  # the teacher of a supervised reference: the labels of the da
 class Data(Section):
     """What to read. Names: digits | torchvision:<class> | folder | parquet | npz | planetoid:<graph>."""
 
-    name: str = "folder"
-    path: str | None = None
+    name: str = "folder"  # what kind of data; `raysurl recipes` lists them
+    path: str | None = None  # a folder, file, root or URI, as data.name has it
     eval_path: str | None = None  # labelled test set, where the name implies none
     download: bool = False  # torchvision's and Planetoid's; nothing is downloaded unless asked
     image_column: str = "image"  # of a Parquet file: images, or lists of numbers
     flatten: Literal["grey", "rgb"] | None = None  # images as vectors in [0, 1], of one channel or of three
-    label_column: str = "label"
+    label_column: str = "label"  # of a Parquet file, where it has one
     labels: str | None = (
         None  # folder, none, a column or array by name, or a .csv of files; None: as the log says
     )
     bits: int | None = Field(
         None, ge=1, le=63
     )  # of a pixel wider than a byte; None: by the largest of all pixels
-    mode: Literal["auto", "resident", "streaming"] = "auto"
+    mode: Literal["auto", "resident", "streaming"] = (
+        "auto"  # all decoded in memory, or decoded as it is read; auto: by its size
+    )
     window: int | None = Field(
         None, ge=1
     )  # samples shuffled together when streaming what is read in groups; None: as many as 4 GiB hold
@@ -38,13 +42,15 @@ class Data(Section):
     )  # of each group in an epoch, a part each time, so that a window holds more groups; None: up to 4, as batches need
     resident_share: float = Field(0.6, gt=0, le=1)  # of the object store that a resident copy may take
     max_unreadable: float = Field(0.01, ge=0, le=1)  # share of unreadable samples that stops a run
+    labelled: str | None = None  # a file of sample names, one a line: only they keep their labels
+    per_class: int | None = Field(None, ge=1)  # of a set without a test set: so many train, all others test
     limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice
 
 
 class Views(Section):
     size: int = Field(64, ge=4)  # pixels; a policy may name its own
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of pixels in [0, 1]: ImageNet's
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of the same
     policies: dict[str, Policy] = Field({})  # view name -> policy (a name, or a mapping with optional `base`)
     device: Literal["trainer", "workers"] = "trainer"  # where views are made: the step's device, or Ray Data
 
@@ -89,28 +95,30 @@ class Teacher(Section):
     view: Literal["plain", "same"] = "same"  # it sees the sample without augmentation, or the student's view
     size: int | None = Field(None, ge=4)  # pixels that it sees; None: those of its own training
     mean: tuple[float, float, float] | None = None  # of its pixels; None: those of its own training
-    std: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None  # of the same
     centre: bool = False  # take the batch's mean off its embeddings, see raysurl.teachers.CentredTeacher
     download: bool = False  # its weights; nothing is downloaded unless asked
 
 
 class Optimizer(Section):
-    name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
-    lr: float = Field(0.06, gt=0)
+    name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"  # the optimizer
+    lr: float = Field(0.06, gt=0)  # learning rate
     lr_batch: int = Field(256, ge=0)  # lr is for this batch size and scales linearly with it; 0: lr as it is
-    momentum: float = 0.9
-    weight_decay: float = Field(5e-4, ge=0)
-    nesterov: bool = False
+    momentum: float = 0.9  # of sgd and lars
+    weight_decay: float = Field(5e-4, ge=0)  # decay of weights, also called L2 penalty
+    nesterov: bool = False  # look-ahead momentum of sgd
     trust: float = 1e-3  # LARS trust coefficient
     decay_filter: Literal["ndim", "all", "official_name"] = "ndim"  # what is decayed; see raysurl.train.optim
     bias_lr: float | None = Field(None, gt=0)  # of biases and norms, scaled as lr is; None: lr
 
 
 class Schedule(Section):
-    name: Literal["cosine", "step", "constant"] = "cosine"
-    warmup_epochs: float = Field(10, ge=0)
+    name: Literal["cosine", "step", "constant"] = "cosine"  # how the learning rate falls
+    warmup_epochs: float = Field(
+        10, ge=0
+    )  # in which the learning rate rises to lr in a line; fitted to a train.epochs that differs from the recipe's
     milestones: tuple[float, ...] = (0.6, 0.8)  # fractions of the period (step only)
-    gamma: float = 0.1
+    gamma: float = 0.1  # factor at each milestone (step only)
     period: Literal["run", "round"] = "run"  # the schedule spans the run, or begins anew with each round
     by: Literal["step", "epoch"] = "step"  # how often the rate changes
     start: float = Field(0, ge=0, le=1)  # of the warm-up, a share of lr
@@ -131,7 +139,7 @@ class Train(Section):
         "auto"  # of the networks; auto: bf16 on a GPU, but for an mlp
     )
     channels_last: Literal["auto"] | bool = "auto"  # auto: on a GPU, where convolutions are faster so
-    compile: bool = False
+    compile: bool = False  # compile the networks with torch.compile
     cuda_graph: Literal["auto"] | bool = (
         "auto"  # replay the step as one; auto: on a GPU, where the method allows it
     )
@@ -144,7 +152,7 @@ class MemorySettings(Section):
 
 
 class Checkpoint(Section):
-    every_epochs: int = Field(1, ge=0)
+    every_epochs: int = Field(1, ge=0)  # 0: at the end alone
     every_steps: int = Field(0, ge=0)  # besides epochs; 0: never
     keep: int = Field(2, ge=1)  # newest ones kept, besides the best
 
@@ -153,29 +161,102 @@ class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
-    protocols: tuple[Literal["knn", "linear", "lbfgs", "rankme", "embedding", "nodes"], ...] = (
+    protocols: tuple[
+        Literal["knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes"], ...
+    ] = (  # how features are judged at the end
         "knn",
         "linear",
         "lbfgs",
         "rankme",
     )
-    knn_k: tuple[int, ...] = (200, 20)
-    knn_tau: float = Field(0.1, gt=0)
-    linear_epochs: int = Field(100, ge=1)
-    linear_lr: float = Field(10.0, gt=0)
-    linear_batch_size: int = Field(256, ge=1)
+    knn_k: tuple[int, ...] = (200, 20)  # neighbours that vote; the headline is 200
+    knn_tau: float = Field(0.1, gt=0)  # temperature of their weights
+    probe: str = (
+        "ressl"  # how the linear probe is trained, see raysurl.recipe.probes; what follows changes it
+    )
+    linear_epochs: int | None = Field(None, ge=1)  # of the linear probe; none: the probe's own
+    linear_lr: float | tuple[float, ...] | None = (
+        None  # several: trained together, the best by held-out samples
+    )
+    linear_weight_decay: float | tuple[float, ...] | None = None  # as linear_lr
+    linear_batch_size: int | None = Field(None, ge=1)  # of the linear probe
+    linear_augment: str | None = None  # a policy; views: the first of the run's; plain: none
+    finetune: tuple[str, ...] = ("full",)  # see raysurl.recipe.tunings; what follows changes each of them
+    finetune_share: float | None = None  # of the labels
+    finetune_epochs: int | None = None  # of fine-tuning; none: its own
+    finetune_lr: float | tuple[float, ...] | None = None  # as linear_lr
+    finetune_head_times: float | tuple[float, ...] | None = None  # the head's rate over the encoder's
+    finetune_batch_size: int | None = None  # of fine-tuning
+    finetune_augment: str | None = None  # as linear_augment
+    margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
     random_splits: int = Field(10, ge=1)  # of nodes
     batch_size: int = Field(512, ge=1)  # embedding
     baselines: bool = True  # the same numbers for the untrained encoder, and kNN of raw pixels
 
+    @property
+    def linear_probe(self) -> Probe:
+        """The probe that is named, changed by what else is given."""
+        return Probe.model_validate({**PROBES[self.probe].model_dump(), **self._changes("linear", Probe)})
+
+    @property
+    def tunings(self) -> dict[str, Tuning]:
+        """Those that are named, changed by what else is given."""
+        changes = self._changes("finetune", Tuning)
+        return {
+            name: Tuning.model_validate({**TUNINGS[name].model_dump(), **changes}) for name in self.finetune
+        }
+
+    @field_validator("finetune", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def _changes(self, prefix: str, of: type[Section]) -> dict[str, Any]:
+        """What the settings that begin with `prefix` change of a preset."""
+        given = {name: getattr(self, f"{prefix}_{name}", None) for name in of.model_fields}
+        changes = {name: value for name, value in given.items() if value is not None}
+        for name, value in changes.items():
+            several = get_origin(of.model_fields[name].annotation) is tuple
+            changes[name] = (value,) if several and not isinstance(value, tuple) else value
+        if changes.get("augment") == "plain":
+            changes["augment"] = None if of is Probe else "plain"
+        return changes
+
+    @model_validator(mode="after")
+    def _check(self) -> Evaluation:
+        if self.probe not in PROBES:
+            raise ValueError(f"probe={self.probe} is none; choose one of {', '.join(PROBES)}")
+        named = self.finetune
+        if wrong := [name for name in named if name not in TUNINGS] or ([] if named else [""]):
+            raise ValueError(f"finetune={wrong[0]} is none; choose one or more of {', '.join(TUNINGS)}")
+        for key in ("linear_augment", "finetune_augment"):
+            if (name := getattr(self, key)) not in (None, "views", *POLICIES):
+                raise ValueError(f"{key}={name} is no policy; choose views or one of {', '.join(POLICIES)}")
+        try:
+            self.linear_probe  # noqa: B018
+        except ValidationError as error:
+            raise ValueError(sentence(error, Probe, "linear_")) from None
+        try:
+            shares = [tuning.share for tuning in self.tunings.values()]
+        except ValidationError as error:
+            raise ValueError(sentence(error, Tuning, "finetune_")) from None
+        if len(set(shares)) < len(shares):
+            raise ValueError(
+                f"finetune={', '.join(named)} names two of the same share of labels; give one for each"
+            )
+        return self
+
 
 class Scale(Section):
-    workers: int | None = Field(None, ge=1)  # None: from the cluster's GPUs, else two on CPU
+    workers: int | None = Field(None, ge=1)  # none: one per GPU, else cpu_workers
+    cpu_workers: int = Field(
+        1, ge=1
+    )  # without a GPU, where workers is none: so many, or as many as there are cores
     threads: int | None = Field(
         None, ge=1
-    )  # CPU threads of each worker; None: 1, beside a GPU its share of cores
+    )  # CPU threads of each; none: all cores shared out, 1 in a sweep's trials
     timeout_s: float = Field(300, gt=0)  # no collective or memory call waits longer
     max_failures: int = Field(3, ge=0)  # worker-group restarts
 
@@ -183,9 +264,9 @@ class Scale(Section):
 class Log(Section):
     every_steps: int = Field(10, ge=1)  # how often step lines are written (a line per step all the same)
     memory_every_steps: int = Field(0, ge=0)  # signals of memory besides each epoch's; 0: never
-    tensorboard: bool = True
-    wandb: bool = False
-    mlflow: bool = False
+    tensorboard: bool = True  # write tensorboard/ in the run directory
+    wandb: bool = False  # log to Weights & Biases
+    mlflow: bool = False  # log to MLflow
 
 
 def policy_from(value: Any, view: str) -> Policy:
@@ -194,7 +275,7 @@ def policy_from(value: Any, view: str) -> Policy:
         return value
     settings = dict(value) if isinstance(value, dict) else {"base": value}
     base = settings.pop("base", "plain")
-    if base not in POLICIES:
+    if not isinstance(base, str) or base not in POLICIES:
         raise InputError(
             f"views.policies.{view}={base!r} is not a policy; choose one of {', '.join(POLICIES)}"
         )

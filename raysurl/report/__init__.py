@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from raysurl import health
-from raysurl.evaluate import prefixed
-from raysurl.report import figures, page, tree
+from raysurl.evaluate import SEEN, prefixed
+from raysurl.report import confusion, figures, page, tree
 from raysurl.report.charts import number
 from raysurl.report.recipe import recipe_section
-from raysurl.report.run import BASELINES, StoredRun, is_of_clusters, label, read_run, shown
+from raysurl.report.run import BASELINES, StoredRun, duration, is_of_clusters, label, read_run, shown
+from raysurl.report.terminal import THE, between
 
 __all__ = ["write_report"]
 
@@ -46,6 +47,7 @@ def write_report(run_dir: Path) -> Path:
             "Embedding", figures.embedding(run), "Each point is a training sample, coloured by its class."
         )
         + page.section("Nearest neighbours", figures.neighbours(run))
+        + page.section("Confused classes", confusion.section(run), confusion.NOTE)
         + page.section("Clusters", tree.numbers(run) + tree.charts(run) + tree.sheets(run), tree.NOTE)
         + page.section("Recipe", recipe_section(run), "What differs from the defaults.")
         + page.section("Environment", _environment(run))
@@ -98,15 +100,14 @@ def _sentence(run: StoredRun, value: float | None, baselines: dict[str, float]) 
         if not run.finished:
             text = "No accuracy yet."
     elif baselines:
-        gaps = [
-            f"{abs(value - v):.1f} points {'above' if value >= v else 'below'}" for v in baselines.values()
-        ]
-        against = [f"{gap} {_THE[name]}" for gap, name in zip(gaps, baselines, strict=True)]
-        text = f"kNN accuracy of {value:.1f} %, {' and '.join(against)}."
+        against = [_gap(run, value, name, v) for name, v in baselines.items()]
+        text = f"kNN accuracy of {value:.1f} %{_between(run, HEADLINE)}, {' and '.join(against)}."
     else:
         text = f"kNN accuracy of {value:.1f} %; there is no baseline to compare it with."
     if rule := run.results.get("rule"):
         text += f" Rule: {rule}."
+    if value is not None and run.saw_test_images:
+        text += f" There is no test set of its own: {SEEN}."
     if not run.finished:
         done, epochs = max(run.steps, default=None), run.get("train", "epochs")
         if done is not None:
@@ -118,7 +119,23 @@ def _sentence(run: StoredRun, value: float | None, baselines: dict[str, float]) 
     return text
 
 
-_THE = {BASELINES["untrained"]: "the untrained encoder", BASELINES["pixels"]: "raw pixels"}
+def _gap(run: StoredRun, value: float, name: str, baseline: float) -> str:
+    """`1.1 points above raw pixels (0.2 to 2.0)`, the interval of the difference in brackets."""
+    prefix = next(p for p, words in BASELINES.items() if words == name)
+    gap = f"{abs(value - baseline):.1f} points {'above' if value >= baseline else 'below'} {THE[prefix]}"
+    found = (run.result("gains").get(HEADLINE) or {}).get(prefix)
+    if not isinstance(found, list) or len(found) != 3:
+        return gap
+    # of a baseline above the run the interval is turned too
+    low, high = found[1:] if value >= baseline else (-found[2], -found[1])
+    chance = "; the interval includes zero" if low <= 0 <= high else ""
+    return f"{gap} ({low:.1f} to {high:.1f}{chance})"
+
+
+def _between(run: StoredRun, name: str) -> str:
+    """` (61.2 to 63.4)`, or nothing where no interval is known."""
+    text = between(run.result("intervals").get(name))
+    return f" ({text})" if text else ""
 
 
 def _bars(values: dict[str, float]) -> str:
@@ -135,7 +152,7 @@ def _health(run: StoredRun) -> str:
     measured = health.combined({n: v for n, v in run.final.items() if n.startswith("health/")}, latest)
     findings = run.results.get("health")
     if not isinstance(findings, list):
-        findings = health.diagnose({**latest, **run.final, **measured})
+        findings = health.diagnose({**latest, **run.final, **measured}, run.result("gains"))
     if findings:
         items = []
         for finding in map(str, findings):
@@ -188,17 +205,6 @@ def _tiles(run: StoredRun) -> str:
     return f'<div class="tiles">{cells}</div>' if cells else ""
 
 
-def duration(seconds: Any) -> str | None:
-    """3,725 s -> `1 h 2 min`; None for what is no number."""
-    if not isinstance(seconds, int | float):
-        return None
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 # -------------------------------------------------------------------- tables
 
 
@@ -212,10 +218,12 @@ def _results(run: StoredRun) -> str:
     for name in sorted(own, key=lambda n: order[n.partition("/")[0]]):
         cells = [_best(run, name, best[name])] if name in best else ["–"] if best else []
         cells += [shown(name, run.final.get(prefixed(name, p))) for p in columns]
+        cells.insert(0, between(run.result("intervals").get(name)) or "–")
         rows.append((label(name), name, shown(name, run.final[name]), cells))
     if not rows:
         return ""
-    head = ["Last epoch" if run.finished else "Latest", *(["Best on the test set"] if best else [])]
+    head = ["Last epoch" if run.finished else "Latest", "95 %"]
+    head += ["Best on the test set"] if best else []
     head += [BASELINES[p] for p in columns]
     body = "".join(
         f"<tr><td>{escape(words)} <code>{escape(name) if words != name else ''}</code></td><td class='n strong'>"
@@ -227,11 +235,14 @@ def _results(run: StoredRun) -> str:
 
 
 def _results_note(run: StoredRun) -> str:
-    if not run.results.get("best"):
-        return ""
-    return (
-        "The last epoch is the result. The best epoch was chosen on the test set and so flatters the method."
-    )
+    notes = ["The last epoch is the result."]
+    if run.saw_test_images:
+        notes.append(f"No test set: {SEEN}.")
+    if run.results.get("best"):
+        notes.append("The best epoch was chosen on the test set and so flatters the method.")
+    if run.result("intervals"):
+        notes.append("Intervals of 95 % say how far another test set of this size would move a number.")
+    return " ".join(notes) if len(notes) > 1 else ""
 
 
 def _base(name: str) -> str:

@@ -67,7 +67,10 @@ def _accuracy(run: StoredRun) -> str:
         for prefix, name in BASELINES.items()
         if (metric := prefixed("eval/knn_top1", prefix)) in run.final
     ]
-    note = "on held-out images; dashed: kNN, k = 200, without training" if levels else "on held-out images"
+    note = (
+        "on test images that were trained on without labels" if run.saw_test_images else "on held-out images"
+    )
+    note += "; dashed: kNN, k = 200, without training" if levels else ""
     return line_chart(
         "Accuracy",
         series,
@@ -138,7 +141,9 @@ def neighbours(run: StoredRun) -> str:
         labels = np.full(shape, -1)
     cosines = similarity if similarity is not None and similarity.shape == shape else np.full(shape, np.nan)
     rows = "".join(
-        "<tr>" + "".join(_neighbour(images[r], labels[r], cosines[r], c) for c in range(shape[1])) + "</tr>"
+        "<tr>"
+        + "".join(_neighbour(run, images[r], labels[r], cosines[r], c) for c in range(shape[1]))
+        + "</tr>"
         for r in range(shape[0])
     )
     head = f"<tr><td></td>{''.join(f'<td class=soft>{i}</td>' for i in range(1, shape[1]))}</tr>"
@@ -149,14 +154,18 @@ def neighbours(run: StoredRun) -> str:
 
 
 def _neighbour(
-    images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], cosines: np.ndarray[Any, Any], column: int
+    run: StoredRun,
+    images: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    cosines: np.ndarray[Any, Any],
+    column: int,
 ) -> str:
     own, query = int(labels[column]), int(labels[0])
     known = own >= 0 and query >= 0
     kind, mark = ("good", "✓ ") if own == query else ("bad", "✗ ")
     if column == 0 or not known:
         kind, mark = "", ""
-    name = f"class {own}" if own >= 0 else ""
+    name = run.class_name(own) if own >= 0 else ""
     cosine = f"{cosines[column]:.2f}" if column and np.isfinite(cosines[column]) else ""
     caption = "<br>".join(part for part in (f"{mark}{name}", cosine) if part)
     words = f"{'query' if column == 0 else f'neighbour {column}'} {name}"

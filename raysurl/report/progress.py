@@ -6,15 +6,16 @@ workers on other nodes, and for a run that starts again after a failure.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -25,11 +26,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from raysurl.metrics import line_of
+from raysurl.report.run import duration
+
 POLL_S = 0.3
 PLAIN_EVERY_S = 5.0  # without a terminal (a log file, a job's output) a line now and then
 
 
-@contextmanager
+@contextlib.contextmanager
 def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
     """Show the run in `run_dir` until the block ends, also if it ends by an error."""
     console = console or Console()
@@ -44,6 +48,11 @@ def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def announce(sentence: str) -> None:
+    """Say what is done before there is a run directory whose record could say it."""
+    Console().print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _bar(lines: Iterator[dict[str, Any]], console: Console) -> None:
@@ -64,7 +73,7 @@ def _bar(lines: Iterator[dict[str, Any]], console: Console) -> None:
 
 def _show(bar: Progress, task: TaskID, line: dict[str, Any], console: Console) -> None:
     if "event" in line:
-        console.print(f"[dim]step {line['step']}:[/dim] {line['event']}", markup=True, highlight=False)
+        console.print(f"[dim]step {line['step']}:[/dim] {escape(line['event'])}", highlight=False)
     if total := line.get("total_steps"):
         bar.update(task, total=total)
     if "train/loss" in line:
@@ -76,14 +85,39 @@ def _show(bar: Progress, task: TaskID, line: dict[str, Any], console: Console) -
 
 
 def _lines(lines: Iterator[dict[str, Any]], console: Console) -> None:
-    last, total = 0.0, "?"
+    last, total, pace = 0.0, 0, _Pace()
     for line in lines:
         total = line.get("total_steps", total)
+        if "total_steps" in line or ("event" in line and not pace.warm):
+            pace.begin(line["step"])
         if text := line.get("event") or _evaluation(line):
             console.print(f"step {line['step']}: {text}", markup=False, highlight=False, soft_wrap=True)
+        left = pace.left(line["step"] + 1, total) if "speed/images_per_s" in line else ""
         if "speed/images_per_s" in line and time.monotonic() - last > PLAIN_EVERY_S:
             last = time.monotonic()
-            console.print(f"step {line['step'] + 1}/{total}: {_summary(line)}", markup=False, highlight=False)
+            console.print(
+                f"step {line['step'] + 1}/{total or '?'}: {_summary(line)}{left}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+
+class _Pace:
+    """The time left by what the steps have taken since the first of them, or for that one, since the run began."""
+
+    def __init__(self) -> None:
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        self.since, self.warm = (step, time.monotonic()), False
+
+    def left(self, step: int, total: int) -> str:
+        """`step` of `total` are done."""
+        now, (begun, since) = time.monotonic(), self.since
+        if not self.warm:
+            self.since, self.warm = (step, now), True
+        if step <= begun or not total:
+            return ""
+        return f"  {duration((total - step) * (now - since) / (step - begun))} left"
 
 
 def _summary(line: dict[str, Any]) -> str:
@@ -103,18 +137,19 @@ def _follow(path: Path, done: threading.Event, seen: set[bytes]) -> Iterator[dic
     offset, inode, pending = 0, None, b""
     while True:
         finished = done.is_set()
-        if path.exists():
-            if path.stat().st_ino != inode:
-                offset, inode, pending = 0, path.stat().st_ino, b""
+        with contextlib.suppress(OSError):  # not there yet, or no more: the run itself says so
             with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_ino != inode:
+                    offset, inode, pending = 0, os.fstat(file.fileno()).st_ino, b""
                 file.seek(offset)
                 data = file.read()
             offset += len(data)
             *whole, pending = (pending + data).split(b"\n")
             for text in whole:
-                if text.strip() and text not in seen:
+                line = None if text in seen else line_of(text)
+                if line is not None:
                     seen.add(text)
-                    yield json.loads(text)
+                    yield line
         if finished:
             return
         done.wait(POLL_S)

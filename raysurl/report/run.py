@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from raysurl import metrics
+from raysurl.data import manifest
 from raysurl.errors import InputError
+from raysurl.evaluate import SEEN
 
 BASELINES = {
     "untrained": "Untrained encoder",
@@ -71,6 +73,23 @@ class StoredRun:
     def x_name(self) -> str:
         return "epoch" if self.steps_per_epoch else "step"
 
+    @property
+    def saw_test_images(self) -> bool:
+        """Whether the test images were trained on, because the data have no test set of their own."""
+        return any(SEEN in str(event["event"]) for event in self.events)
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """By label, as the data have them: the training set's, and what only a test set has."""
+        found = (
+            manifest.class_names(self.directory / name)
+            for name in ("manifest.parquet", "eval_manifest.parquet")
+        )
+        return max(found, key=len)
+
+    def class_name(self, label: int) -> str:
+        return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
+
     def result(self, key: str) -> dict[str, Any]:
         """A mapping of results.json, {} where it is missing."""
         value = self.results.get(key)
@@ -100,8 +119,6 @@ def read_run(directory: Path) -> StoredRun:
     evaluations: dict[int, dict[str, float]] = {}
     events = []
     for line in metrics.read(metrics_path):
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-            continue
         if "event" in line:
             events.append(line)
         elif any(name.startswith(("train/", "speed/")) for name in line):
@@ -142,10 +159,16 @@ def label(name: str) -> str:
 
 
 _LABELS = {
-    "eval/linear_top1": "Linear probe, SGD",
-    "eval/linear_train_top1": "Linear probe, SGD, on its own train features",
-    "eval/linear_lr": "Linear probe, learning rate after it diverged",
+    "eval/linear_top1": "Linear probe",
+    "eval/linear_top5": "Linear probe, top 5",
+    "eval/linear_train_top1": "Linear probe, on its own train features",
+    "eval/linear_lr": "Linear probe, learning rate that was chosen",
+    "eval/linear_weight_decay": "Linear probe, weight decay that was chosen",
+    "eval/finetune_top1": "Fine-tuned",
+    "eval/finetune1_top1": "Fine-tuned on 1 % of the labels",
+    "eval/finetune10_top1": "Fine-tuned on 10 % of the labels",
     "eval/lbfgs_top1": "Linear probe, L-BFGS",
+    "eval/lbfgs_top5": "Linear probe, L-BFGS, top 5",
     "health/rankme": "RankMe, effective dimensions",
     "health/rank_share": "RankMe, share of all dimensions",
     "health/std": "Spread of the embeddings",
@@ -176,7 +199,7 @@ def is_of_clusters(name: str) -> bool:
 
 
 def is_percent(name: str) -> bool:
-    return name.endswith("_top1")
+    return name.endswith(("_top1", "_top5"))
 
 
 def is_share(name: str) -> bool:
@@ -194,3 +217,14 @@ def shown(name: str, value: float | None) -> str:
     if is_percent(name):
         return f"{value:.2f} %"
     return f"{100 * value:.1f} %" if is_share(name) else number(value)
+
+
+def duration(seconds: Any) -> str | None:
+    """3,725 s -> `1 h 2 min`; None for what is no number."""
+    if not isinstance(seconds, int | float):
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-BASELINES = ("untrained", "pixels")
+THE = {"untrained": "the untrained encoder", "pixels": "raw pixels"}
+BASELINES = tuple(THE)
 
 
 def show_run(run_dir: Path) -> None:
     """Headline numbers, what they mean, and where the report is."""
     results = json.loads((run_dir / "results.json").read_text())
     speed = f"{results['images_per_s']:.0f} images/s" if results["images_per_s"] else ""
-    show_metrics(results["metrics"], f"{run_dir.name}: {results['seconds']:.0f} s, {speed}")
+    title = f"{run_dir.name}: {results['seconds']:.0f} s, {speed}"
+    show_metrics(results["metrics"], title, results.get("intervals"), results.get("gains"))
     console = Console()
     if rule := results.get("rule"):
         console.print(f"rule: {rule}", highlight=False)
@@ -27,14 +29,32 @@ def show_run(run_dir: Path) -> None:
     console.print(f"report: {run_dir / 'report.html'}", soft_wrap=True, highlight=False)
 
 
-def show_metrics(metrics: Mapping[str, float], title: str) -> None:
-    """A row per metric, the same metric of the baselines beside it."""
+def show_metrics(
+    metrics: Mapping[str, float],
+    title: str,
+    intervals: Mapping[str, Sequence[float]] | None = None,
+    gains: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> None:
+    """A row per metric with its interval, the same metric of the baselines beside it, and what is gained over them."""
+    intervals, gains = intervals or {}, gains or {}
     table = Table(title=title)
-    for column in ("metric", "trained", "untrained", "raw pixels"):
+    for column in ("metric", "trained", "95 %", "untrained", "raw pixels"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name in sorted(metrics):
         group, _, rest = name.partition("/")
         if not rest.startswith(tuple(f"{b}_" for b in BASELINES)):
             values = [metrics[name], *(metrics.get(f"{group}/{b}_{rest}") for b in BASELINES)]
-            table.add_row(name, *("" if v is None else f"{v:.3f}" for v in values))
-    Console().print(table)
+            own, *others = ["" if v is None else f"{v:.3f}" for v in values]
+            table.add_row(name, own, between(intervals.get(name)), *others)
+    console = Console()
+    console.print(table)
+    for name, over in sorted(gains.items()):
+        said = [
+            f"{over[b][0]:+.1f} points over {THE[b]} ({between(over[b][1:])})" for b in BASELINES if b in over
+        ]
+        console.print(f"{name}: {', '.join(said)}", highlight=False, soft_wrap=True)
+
+
+def between(interval: Sequence[float] | None) -> str:
+    """`61.2 to 63.4`, or nothing where there is no interval."""
+    return "" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"

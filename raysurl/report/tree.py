@@ -76,7 +76,7 @@ def sheets(run: StoredRun) -> str:
     if not set(names) <= arrays.keys() or arrays["images"].ndim != 4 or not len(arrays["level"]):
         return ""
     top = int(arrays["level"].max())
-    rows = "".join(_line(arrays, i, top) for i in range(len(arrays["level"])))
+    rows = "".join(_line(run, arrays, i, top) for i in range(len(arrays["level"])))
     note = "Each block: a cluster of the coarsest level, then its largest children; ten images of each at random."
     if (arrays["labels"] >= 0).any():
         note += " A solid green frame: the commonest class of the row; a dashed red one: another."
@@ -85,7 +85,7 @@ def sheets(run: StoredRun) -> str:
     )
 
 
-def _line(arrays: Arrays, i: int, top: int) -> str:
+def _line(run: StoredRun, arrays: Arrays, i: int, top: int) -> str:
     level, size, children = (int(arrays[name][i]) for name in ("level", "size", "children"))
     common, share = int(arrays["common"][i]), float(arrays["share"][i])
     chosen = CHOSEN.get(str(arrays["chosen"][i]), "")
@@ -93,9 +93,9 @@ def _line(arrays: Arrays, i: int, top: int) -> str:
     if level > 2:
         words.append(f"{children:,} cluster{'s' * (children != 1)} within")
     if common >= 0:
-        words.append(f"class {common}: {share:.0%}")
+        words.append(f"{run.class_name(common)}: {share:.0%}")
     title = f"Level {level}{', ' + chosen if chosen else ''}"
-    cells = "".join(_cell(arrays, j, common) for j in np.flatnonzero(arrays["line"] == i).tolist())
+    cells = "".join(_cell(run, arrays, j, common) for j in np.flatnonzero(arrays["line"] == i).tolist())
     kind = "top" if level == top else "under"
     return (
         f'<tr class="{kind}"><th style="padding-left:{18 * (top - level)}px"><b>{escape(title)}</b>'
@@ -103,8 +103,8 @@ def _line(arrays: Arrays, i: int, top: int) -> str:
     )
 
 
-def _cell(arrays: Arrays, j: int, common: int) -> str:
+def _cell(run: StoredRun, arrays: Arrays, j: int, common: int) -> str:
     label: Any = int(arrays["labels"][j])
     kind = "" if label < 0 or common < 0 else "good" if label == common else "bad"
-    words = f"class {label}" if label >= 0 else "a member"
+    words = run.class_name(label) if label >= 0 else "a member"
     return f'<td class="{kind}">{page.image(arrays["images"][j], words)}</td>'

@@ -1,49 +1,13 @@
-"""Connecting to Ray and checking that the cluster can hold the run, before anything is asked of it."""
+"""Whether the cluster can hold the run, checked before anything is asked of it."""
 
 from __future__ import annotations
 
-import logging
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from raysurl.errors import InputError, RunError
+from raysurl.data.machine import asked_threads
+from raysurl.errors import InputError
 from raysurl.recipe import Recipe
-
-# Ray's defaults poll a worker group every 2 s, print each worker line twice and warn of things we do not use.
-_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
-
-def connect() -> None:
-    """Join the cluster of RAY_ADDRESS or of this machine, else start a local one. Does nothing if connected."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        return
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    # worker output stays in Ray's log files: what a person should see is in metrics.jsonl
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        try:
-            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-        except ConnectionError:
-            if "RAY_ADDRESS" in os.environ:
-                raise
-            ray.init(address="local", include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise RunError(
-            f"Ray could not be reached or started ({first}); runtime=local runs without it"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -62,17 +26,19 @@ class Placement:
 
 
 def place(recipe: Recipe) -> Placement:
-    """The workers of the recipe, or by default one per GPU, else two CPU workers (one on a single core).
+    """The workers of the recipe, or by default one per GPU, else `scale.cpu_workers` with all cores as threads.
 
     Checked node by node, because Ray retries for ever what no node can hold. Raises InputError.
     """
     nodes = alive()
     gpus = int(sum(n.get("GPU", 0) for n in nodes))
-    threads = recipe.scale.threads or 1
+    cores = [int(n.get("CPU", 0)) for n in nodes]
+    wanted = recipe.scale.workers or _divisor(
+        recipe, max(gpus or min(recipe.scale.cpu_workers, sum(cores)), 1)
+    )
+    threads = recipe.scale.threads or (1 if gpus else threads_each(cores, wanted))
     each = Placement(1, cpus=threads, gpus=1 if gpus else 0)
     room = sum(fit(n, each.cpus, each.gpus) for n in nodes)
-    wanted = recipe.scale.workers or (gpus if gpus else min(2, room))
-    wanted = wanted if recipe.scale.workers else _divisor(recipe, max(wanted, 1))
     if wanted > room:
         raise InputError(
             f"scale.workers={wanted} needs {each.resources} each and the cluster's {len(nodes)} node(s) hold at most"
@@ -85,6 +51,12 @@ def place(recipe: Recipe) -> Placement:
             f" {wanted} × {recipe.train.accumulate}"
         )
     return Placement(wanted, each.cpus, each.gpus)
+
+
+def threads_each(cores: Sequence[int], workers: int) -> int:
+    """The most threads that each of so many workers can have on nodes of so many cores, within OMP_NUM_THREADS."""
+    most = min(max(cores, default=1), asked_threads() or max(cores, default=1))
+    return next((t for t in range(most, 1, -1) if sum(n // t for n in cores) >= workers), 1)
 
 
 def alive() -> list[dict[str, float]]:

@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 
 from raysurl.recipe import Recipe
-from raysurl.scale import cluster, data
+from raysurl.scale import data, joining
 from raysurl.scale.cluster import Placement
 from raysurl.scale.line import open_line
 from raysurl.scale.train import RAY_FILES, fit
@@ -33,7 +33,7 @@ def on_workers(prepared: data.Splits, placement: Placement) -> Train:
     """The training of a trial on so many workers, each of which reads `prepared`."""
 
     def train(recipe: Recipe, directory: Path, watch: Watch) -> None:
-        cluster.connect()  # connected it is: this sets what Ray Train reads from the environment
+        joining.connect()  # connected it is: this sets what Ray Train reads from the environment
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING_S))
         placed = replace(placement, mark=random.SystemRandom().randrange(*MARKS))
         line = open_line(placed.mark)

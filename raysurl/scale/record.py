@@ -11,6 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from torch import Tensor
 
+from raysurl.memory.record import MemoryLostError
 from raysurl.method import Answer, Progress
 from raysurl.scale.memory import Array, Ask, RestartedError, to_arrays, to_tensors
 
@@ -19,10 +20,6 @@ Look = int  # the version at which memory's health was looked at: signals count 
 REPLAY_BYTES = 256 * 2**20  # of keys kept for a replay; beyond, the actor's state is taken anew
 LIVES = 3  # times in a row that an actor may die before the worker group starts again
 logger = logging.getLogger(__name__)
-
-
-class MemoryLostError(RuntimeError):
-    """The actor died, refused a call or did not answer: the worker group starts again from its checkpoint."""
 
 
 class _ActorDiedError(RuntimeError):
@@ -50,7 +47,12 @@ class ActorRecord:
     def restore(self, version: int, state: dict[str, Any] | None) -> None:
         self._version = version
         self._base, self._since = (version, ray.put(to_arrays(state))), []
-        self._call("restore", *self._base)
+        try:
+            self._call("restore", *self._base)
+        except MemoryLostError as error:
+            if state is None or not isinstance(error.__cause__, RayTaskError):
+                raise
+            raise ValueError(f"memory refuses its state: {_first_line(error.__cause__)}") from None
 
     def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None = None) -> None:
         self.collect()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from raysurl.data.residency import STORE_SHARE, available_memory
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe
-from raysurl.scale import cluster
+from raysurl.scale import cluster, joining
 from raysurl.scale.cluster import Placement
 from raysurl.sweep.plan import SweepPlan
 
@@ -52,7 +52,7 @@ def check(plan: SweepPlan, share: Resources) -> TrialPlacement:
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # before Ray starts: the processes of trials inherit it
-    cluster.connect()
+    joining.connect()
     nodes = cluster.alive()
     workers = max((recipe.scale.workers or 1 for recipe in plan.recipes), default=1)
     threads = max((recipe.scale.threads or 1 for recipe in plan.recipes), default=1)

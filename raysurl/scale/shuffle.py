@@ -23,7 +23,7 @@ from raysurl.data.dataset import Samples
 from raysurl.data.residency import check_unreadable
 from raysurl.data.rewriting import Rewriting, collect, identity, lost_of, rewriting_of, scatter
 from raysurl.errors import InputError, RunError
-from raysurl.scale import cluster, pipeline
+from raysurl.scale import joining, pipeline
 from raysurl.scale.data import ranges
 from raysurl.scale.stream import failure
 from raysurl.scale.tasks import Tables, unit_of
@@ -45,7 +45,7 @@ def shuffle(
     folder = to.with_name(f"{to.name}.unfinished")
     rewriting = rewriting_of(samples, seed, folder)
     _claim(rewriting, identity(rewriting, seed))
-    cluster.connect()
+    joining.connect()
     reference = ray.put(rewriting)
     reads = ranges(samples, rewriting.rows)
     _all(reads, partial(_scatter, reference), "read", progress)

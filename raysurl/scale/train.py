@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -20,22 +19,22 @@ from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from raysurl import distributed
+from raysurl import distributed, stopping
 from raysurl.data.names import Samples
-from raysurl.errors import DivergedError, InputError, RunError
+from raysurl.errors import DivergedError, InputError, RunError, unwritable
 from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import decoding_progress, latest_step
 from raysurl.recipe import Recipe, recipe_from
-from raysurl.scale import cluster, data, memory
+from raysurl.runtime import default_device
+from raysurl.scale import cluster, data, failure, joining, memory
 from raysurl.scale.cluster import Placement
 from raysurl.scale.line import EpochReport
 from raysurl.scale.record import ActorRecord
-from raysurl.train import trainer
-from raysurl.train.run_directory import locked, write_atomic
+from raysurl.train import cost, trainer
+from raysurl.train.lock import following
 
 RAY_FILES = "ray"  # Ray Train's own, in the run directory
-FAILURE = "failure.json"  # how a worker tells the driver, in one sentence, that the run cannot go on
-_KINDS = (InputError, DivergedError, RunError)
+WORKERS_LOCK = ".workers.lock"
 
 
 class EndedError(Exception):
@@ -73,13 +72,31 @@ class RayRuntime:
 
 def check(recipe: Recipe) -> None:
     """Connect, and see that the cluster can hold the workers. Raises InputError or RunError."""
-    cluster.connect()
+    joining.connect()
     cluster.place(recipe)
+
+
+def measure(recipe: Recipe, samples: Samples) -> tuple[cost.Pace | None, int]:
+    """The pace of one of the workers, and how many there will be: in a task on a GPU, or where nodes differ."""
+    placement = cluster.place(recipe)
+    if not placement.gpus:
+        recipe = recipe.with_threads(int(placement.cpus))
+        if len(cluster.alive()) == 1:
+            return cost.measure(recipe, samples, torch.device("cpu"), placement.workers), placement.workers
+    task = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=0)(_measured)
+    found = ray.get(task.remote(recipe.model_dump(mode="json"), samples, placement.workers))
+    return found, placement.workers
+
+
+def _measured(recipe: dict[str, Any], samples: Samples, workers: int) -> cost.Pace | None:
+    return cost.measure(recipe_from(recipe), samples, default_device(), workers)
 
 
 def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir: Path) -> None:
     """The driver's part. Returns when the run is finished."""
     placement = cluster.place(recipe)
+    if not placement.gpus:
+        recipe = recipe.with_threads(int(placement.cpus))
     prepared = data.prepare(recipe, samples, eval_samples, run_dir, decoding_progress(run_dir))
     fit(recipe, placement, prepared, run_dir)
 
@@ -94,11 +111,12 @@ def fit(
 ) -> None:
     """Memory actor and worker group, from the newest checkpoint to the end, or until the trial at `line` ends it.
 
-    Raises InputError or RunError.
+    Raises InputError, RunError, or StoppedError, once the workers have saved.
     """
     actor = _memory_actor(recipe, len(ray.get(prepared[0].facts).readable))
-    (run_dir / FAILURE).unlink(missing_ok=True)
+    name = f"train-{time.time_ns()}"  # a known name would resume Ray's own idea of a run
     config = {
+        "name": name,
         "recipe": recipe.model_dump(mode="json"),
         "data": prepared,
         "actor": actor,
@@ -117,57 +135,56 @@ def fit(
             resources_per_worker=placement.resources,
         ),
         run_config=RunConfig(
-            name=f"train-{time.time_ns()}",  # a known name would resume Ray's own idea of a run
+            name=name,
             storage_path=str(run_dir / RAY_FILES),
             failure_config=FailureConfig(max_failures=recipe.scale.max_failures),
         ),
     )
     try:
-        group.fit()
+        stopping.aside(group.fit, partial(stopping.ask, run_dir))  # Ray Train would take the signals
     except Exception as error:  # Ray wraps whatever a worker raised
+        if found := failure.told_if_ray_lives(name) or unwritable(run_dir):
+            raise found from None
         advice = "" if line else f"; continue with resume=true output={run_dir}"
         raise RunError(f"training stopped: {_last_line(error)}{advice}") from error
     finally:
         if actor is not None:
             ray.kill(actor)
-    raise_failure(run_dir)
+    if found := failure.told(name):
+        failure.forget(name)
+        raise found
+    if signum := stopping.asked(run_dir):
+        raise stopping.StoppedError(signum)
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """What each worker runs, and runs again after a failure: it goes on from the newest checkpoint."""
-    recipe = recipe_from(config["recipe"])
-    run_dir = Path(config["run_dir"])
-    if not (run_dir / "recipe.yaml").is_file():
-        raise RuntimeError(
-            f"output={run_dir} is not visible from every node; name a directory on shared storage"
-        )
+    recipe, run_dir, name = recipe_from(config["recipe"]), Path(config["run_dir"]), config["name"]
+    if failure.told(name):  # final: starting again would end the same way
+        return
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     record, line = None, config["line"]
-    if rank == 0 and config["actor"] is not None:
-        record = ActorRecord(config["actor"], timeout_s=recipe.scale.timeout_s)
-    runtime = RayRuntime(rank, world_size, ray.train.torch.get_device(), record, run_dir, line)
-    # a trial whose process was killed is started again by itself, and the workers that it leaves die a moment later
-    alone = locked(run_dir / ".workers.lock") if line and rank == 0 else contextlib.nullcontext()
     try:
+        if not (run_dir / "recipe.yaml").is_file():
+            raise RuntimeError(
+                f"output={run_dir} is not visible from every node; name a directory on shared storage"
+            )
+        # the workers of a driver or of a trial that was killed die a moment later
+        alone = following(run_dir, WORKERS_LOCK) if rank == 0 else contextlib.nullcontext()
+        if rank == 0 and config["actor"] is not None:
+            record = ActorRecord(config["actor"], timeout_s=recipe.scale.timeout_s)
+        runtime = RayRuntime(rank, world_size, ray.train.torch.get_device(), record, run_dir, line)
         with alone:
             source, eval_source = data.open_sources(recipe, config["data"], world_size, alone=bool(line))
             runtime.begin()
             trainer.train(recipe, runtime, source, eval_source, run_dir)
-    except EndedError:
+    except (EndedError, stopping.StoppedError):
         return
-    except (InputError, RunError) as error:  # final: starting again would end the same way
-        kind = next(kind for kind in _KINDS if isinstance(error, kind))
-        failure = {"kind": kind.__name__, "message": str(error)}
-        write_atomic(run_dir / FAILURE, json.dumps(failure))  # whichever rank found it
-
-
-def raise_failure(run_dir: Path) -> None:
-    """Raise what a worker has left in the run directory."""
-    path = run_dir / FAILURE
-    if path.exists():
-        failure = json.loads(path.read_text())
-        raise next(kind for kind in _KINDS if kind.__name__ == failure["kind"])(failure["message"])
+    except (InputError, RunError) as error:
+        failure.tell(name, error)
+        if world_size > 1 and not isinstance(error, DivergedError):  # which all ranks find alike
+            raise  # or the other ranks would wait for this one
 
 
 def _memory_actor(recipe: Recipe, num_samples: int) -> Any:

@@ -14,7 +14,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 
+from raysurl import stopping
 from raysurl.data.names import Samples
 from raysurl.data.residency import choose_mode
 from raysurl.data.source import decode_all, settle
+from raysurl.errors import RunError, storage_error, unwritable
 from raysurl.recipe import Data, recipe_from
 from raysurl.scale import data, nested
 from raysurl.scale.blocks import to_table
@@ -53,7 +55,10 @@ def run(
     started: Callable[[Trial], None],
     ended: Callable[[Trial, Outcome], None],
 ) -> None:
-    """Run what `search` names until it names no more, or for `max_hours`: then no further trial is started."""
+    """Run what `search` names until it names no more, or for `max_hours`: then no further trial is started.
+
+    Raises RunError where the sweep cannot go on, and StoppedError once the trials that ran have saved.
+    """
     prepared = _prepare(plan)
     space = plan.space
     trainable = tune.with_parameters(
@@ -84,8 +89,24 @@ def run(
         ),
     )
     with (directory / "tune.log").open("w") as log, contextlib.redirect_stdout(log):
-        tuner.fit()
+        _follow(tuner, asker, directory)
     shutil.rmtree(experiment, ignore_errors=True)
+
+
+def _follow(tuner: tune.Tuner, asker: _Asker, directory: Path) -> None:
+    """Until all trials have ended."""
+    try:
+        stopping.aside(tuner.fit, asker.stop)  # Tune would take the signals
+    except Exception as error:
+        if found := asker.failed or unwritable(directory):
+            raise found from None
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = lines[-1] if lines else type(error).__name__
+        raise RunError(
+            f"the sweep stopped: {said}; the same command goes on, {directory / 'tune.log'} may say more"
+        ) from error
+    if asker.failed:
+        raise asker.failed
 
 
 def _resources(placed: TrialPlacement, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -150,21 +171,45 @@ class _Asker(Searcher):
         self._until = time.monotonic() + 3600 * max_hours if max_hours else float("inf")
         self._trials: dict[str, Trial] = {}
         self._began: dict[str, float] = {}
+        self._stopped = False
+        self.failed: RunError | None = None
+
+    def stop(self, signum: int) -> None:
+        """No further trial; those that run save and end, without an outcome: the next start goes on with them."""
+        self._stopped = True
+        for trial in list(self._trials.values()):
+            stopping.ask(sweep_directory.trial_directory(self._directory, trial), signum)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        trial = self._search.next() if time.monotonic() < self._until else None
+        goes_on = time.monotonic() < self._until and not self._stopped and self.failed is None
+        trial = self._search.next() if goes_on else None
         if trial is None:
             return str(Searcher.FINISHED)
+        with self._noting():
+            sweep_directory.remember_once(self._directory, trial)
+            stopping.forget(sweep_directory.trial_directory(self._directory, trial))
+        if self.failed:
+            return str(Searcher.FINISHED)
         self._trials[trial_id], self._began[trial_id] = trial, time.monotonic()
-        sweep_directory.remember_once(self._directory, trial)
         self._started(trial)
         return {"id": trial.id, "recipe": trial.recipe.model_dump(mode="json")}
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Where the sweep directory cannot be written to, the sweep ends with that sentence."""
+        try:
+            yield
+        except OSError as error:
+            self.failed = self.failed or storage_error(error, self._directory) or RunError(str(error))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         trial = self._trials.pop(trial_id)
         found = result or {}  # of the last report, its `metrics` flattened by Tune
+        stopped = self._stopped or found.get("state") == "stopped"
+        if stopped and sweep_directory.is_open(self._directory, trial):
+            return
         seconds = float(found.get("seconds", time.monotonic() - self._began.pop(trial_id)))
         reported = {
             k.removeprefix("metrics/"): float(v) for k, v in found.items() if k.startswith("metrics/")
@@ -175,8 +220,10 @@ class _Asker(Searcher):
             ending = Outcome("failed", reason, reported, seconds, epochs=epochs)
         else:
             ending = Outcome("pruned", f"ended after epoch {epochs}", reported, seconds, epochs=epochs)
-        outcome = sweep_directory.ended(self._directory, trial, ending)
-        self._search.tell(trial, outcome)
+        outcome = ending
+        with self._noting():
+            outcome = sweep_directory.ended(self._directory, trial, ending)
+            self._search.tell(trial, outcome)
         self._ended(trial, outcome)
 
     def save(self, checkpoint_path: str) -> None:
@@ -217,9 +264,12 @@ def _trial(
     else:
         device = torch.device("cuda" if placed.gpus else "cpu")
         train = in_process(partial(data.open_sources, recipe, splits, 1, alone=True), device)
-    outcome = run_trial(
-        recipe, where, train, stop=Stop.model_validate(stop), report=report if signal else None
-    )
+    try:
+        outcome = run_trial(
+            recipe, where, train, stop=Stop.model_validate(stop), report=report if signal else None
+        )
+    except stopping.StoppedError:
+        return {"state": "stopped", **last}
     return {"state": outcome.state, "epoch": outcome.epochs, **last}
 
 

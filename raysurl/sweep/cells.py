@@ -200,6 +200,11 @@ def recipe_of(space: Space, cell: Cell, seed: int, overrides: Mapping[str, str],
             if root is None:
                 raise MissingDataError(f"its {section} is looked for under data_root=, which is not given")
             inside[key] = inside[key].replace(ROOT, root)
+    if tree.get("preset") is not None:
+        raise InputError(
+            f"preset={tree['preset']} cuts each run by its own speed, and a sweep compares runs of one length; set"
+            " train.epochs= and data.limit= instead"
+        )
     return recipe_from({**tree, "seed": seed})
 
 

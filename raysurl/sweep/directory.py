@@ -6,6 +6,7 @@ trials/ID/      one run directory each, with cell.json (its labels) and, once it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,8 @@ from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.plan import SweepPlan
 from raysurl.sweep.search import PastTrial
 from raysurl.sweep.trial import FINAL, Outcome, read_outcome, write_outcome
-from raysurl.train.run_directory import commit, write_atomic
+from raysurl.train import lock
+from raysurl.train.run_directory import NOTHING, commit, is_taken, refusing, write_atomic
 
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
 FREE = {"title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "shown", "group", "cpu"}
@@ -26,11 +28,25 @@ FILE = "sweep.json"
 WRITTEN = {"identity", "space", "published", "stands_in", "cells", "paper", "starts"}  # in it, see `describe`
 
 
-def claim(directory: Path, plan: SweepPlan) -> None:
-    """Make the directory, or check that it holds this sweep; the plan is written down. Raises InputError."""
-    path = directory / FILE
+@contextlib.contextmanager
+def claim(directory: Path, plan: SweepPlan) -> Iterator[None]:
+    """Make the directory, or check that it holds this sweep, and hold it; the plan is written down.
+
+    Raises InputError, also where another process works in it.
+    """
+    with refusing(directory):
+        _described(directory, plan)
+        (directory / "trials").mkdir(parents=True, exist_ok=True)
+    with lock.working_in(directory, named=f"output={directory}"):
+        with refusing(directory):
+            write_atomic(directory / FILE, json.dumps(_described(directory, plan), indent=1))
+        yield
+
+
+def _described(directory: Path, plan: SweepPlan) -> dict[str, Any]:
+    """What is to be written down, with what earlier starts have. Raises InputError where something else is there."""
     described = describe(plan)
-    if path.is_file():
+    if (directory / FILE).is_file():
         stored = read(directory)
         if stored["identity"] != described["identity"]:
             raise InputError(
@@ -38,13 +54,15 @@ def claim(directory: Path, plan: SweepPlan) -> None:
             )
         described["cells"] = _merged(stored["cells"], described["cells"])
         described["starts"] = [*stored["starts"], *described["starts"]]
-    elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    elif is_taken(directory) and not _begun_to_be_made(directory):
         raise InputError(f"output={directory} is not empty and holds no sweep; name another directory")
-    try:
-        (directory / "trials").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output={directory} cannot be made a directory ({error.strerror})") from None
-    write_atomic(path, json.dumps(described, indent=1))
+    return described
+
+
+def _begun_to_be_made(directory: Path) -> bool:
+    """Whether there is nothing but what `claim` itself makes first: another start may be at it."""
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else {""}
+    return names <= {*NOTHING, "trials"} and not any((directory / "trials").iterdir())
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -132,6 +150,11 @@ def ended(directory: Path, trial: Trial, ending: Outcome) -> Outcome:
         where.mkdir(parents=True, exist_ok=True)
         write_outcome(where, outcome := ending)
     return outcome
+
+
+def is_open(directory: Path, trial: Trial) -> bool:
+    """Whether the trial has no outcome yet."""
+    return read_outcome(trial_directory(directory, trial)) is None
 
 
 def remaining(directory: Path, plan: SweepPlan) -> list[Trial]:

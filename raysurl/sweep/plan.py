@@ -11,12 +11,14 @@ from raysurl import build, run
 from raysurl.data.known import known_of
 from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
-from raysurl.recipe import Recipe
+from raysurl.evaluate import Division
+from raysurl.evaluate.expected import final_names, online_names
+from raysurl.recipe import Recipe, nearest
 from raysurl.sweep import cells as cells_
 from raysurl.sweep.cells import Cell, MissingDataError, Trial
 from raysurl.sweep.listing import listed_recipe
 from raysurl.sweep.paper import paper_numbers, paper_seconds
-from raysurl.sweep.space import Space, at_scale, labels_of
+from raysurl.sweep.space import SECONDS, Space, at_scale, labels_of
 
 Splits = tuple[Samples, Samples | None]
 
@@ -77,7 +79,7 @@ def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
     cells_.check_axes(space, overrides)
     cells_.check_only(space, only)
     _check_prune(space, overrides)
-    opened = _Opened(listed)
+    opened = _Opened(space, listed)
     if space.search == "optuna":
         return _open_search(request, space, opened)
     cells_.check_size(space, only, missing)
@@ -153,6 +155,23 @@ def _check_prune(space: Space, overrides: Mapping[str, str]) -> None:
         )
 
 
+def check_metrics(space: Space, recipe: Recipe, division: Division) -> None:
+    """Raises InputError for an objective, or a signal to prune by, that no run of the recipe has on its data."""
+    known = {SECONDS, *final_names(recipe, division)}
+    for name in space.objectives:
+        if name not in known:
+            at_hand = nearest(name, sorted(known), "it can be")
+            asked = ", ".join(recipe.eval.protocols) or "none"
+            raise InputError(
+                f"objective {name} comes of no protocol here (eval.protocols={asked}); {at_hand}"
+            )
+    if space.prune and not space.prune.signal.startswith("health/level"):
+        online = online_names(recipe, division)
+        if space.prune.signal not in online:
+            at_hand = nearest(space.prune.signal, sorted(online), "it can be")
+            raise InputError(f"prune.signal {space.prune.signal} is not computed during training; {at_hand}")
+
+
 def _open_search(request: SweepRequest, space: Space, opened: _Opened) -> SweepPlan:
     """An open search has no list of trials; its corners are checked, and its data opened, once."""
     if space.trials * len(space.seeds[:1]) > space.max_trials:
@@ -194,7 +213,8 @@ def data_key(recipe: Recipe) -> str:
 class _Opened:
     """Data sets listed once each, and recipes checked once per thing that a check looks at."""
 
-    def __init__(self, listed: bool) -> None:
+    def __init__(self, space: Space, listed: bool) -> None:
+        self._space = space
         self.listed = listed  # the recipes are only to be shown
         self.samples: dict[str, Splits] = {}
         self._missing: dict[str, str] = {}
@@ -226,5 +246,6 @@ class _Opened:
         looked_at += [recipe.eval.model_dump(), recipe.init_from, recipe.teacher.model_dump()]
         if (what := json.dumps(looked_at, sort_keys=True)) not in self._checked:
             run.check(recipe, *self.samples[key])
+            check_metrics(self._space, recipe, run.division_of(*self.samples[key]))
             self._checked.add(what)
         return recipe

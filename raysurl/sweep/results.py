@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raysurl.intervals import over_seeds
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.agreement import Agreement, Pair, agree
 from raysurl.sweep.space import INACTIVE, Space, labels_of, space_from
@@ -46,6 +47,11 @@ class Entry:
     @property
     def std(self) -> float | None:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of 95 %, of the mean over seeds."""
+        return over_seeds(self.values)
 
     @property
     def states(self) -> Counter[str]:

@@ -19,10 +19,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from raysurl import streams
 from raysurl.sweep.cells import Trial, active, cell_of, trial_of
 from raysurl.sweep.plan import SweepPlan
-from raysurl.sweep.space import Axis, Space, labels_of
+from raysurl.sweep.space import SECONDS, Axis, Space, labels_of
 from raysurl.sweep.trial import Outcome
 
-SECONDS = "seconds"  # an objective that every trial has: its time of training and evaluation
 REPEATS = 100  # suggestions of trials that are known already before the search gives up finding a new one
 
 

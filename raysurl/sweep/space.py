@@ -12,12 +12,14 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, read_mapping
 from raysurl.recipe.files import with_base
 from raysurl.recipe.schema import Section, nearest, sentence
 
 SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
+SECONDS = "seconds"  # an objective that every trial has: its time of training and evaluation
 Settings = dict[str, Any]  # dotted recipe key -> value
 
 
@@ -213,7 +215,9 @@ def as_settings(name: str, axis: Axis, label: str, value: Any) -> Settings:
 
 def read_space(name: str) -> Space:
     """The space of a file, or of search_spaces/ by name, upon its `base`. Raises InputError, one sentence."""
-    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else SPACES / f"{name}.yaml"
+    path = given_path("space", name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = SPACES / f"{name}.yaml"
     if not path.is_file():
         known = [p.stem for p in sorted(SPACES.glob("*.yaml"))]
         near = difflib.get_close_matches(name, known, n=1)

@@ -145,7 +145,10 @@ def findings(sweep: Sweep) -> list[str]:
             for a, label in zip(sweep.axes, best[1].labels, strict=True)
             if label != INACTIVE
         )
-        found.append(f"Best here: {labels}, {sweep.space.metric} {best[1].text()}; its recipe is best.yaml.")
+        between = best[1].interval
+        surely = f", {between[0]:.2f} to {between[1]:.2f} at 95 %" if between else ""
+        said = f"{sweep.space.metric} {best[1].text()}{surely}"
+        found.append(f"Best here: {labels}, {said}; its recipe is best.yaml.")
     if prune := sweep.space.prune:
         watched = "which needs no labels" if not prune.signal.startswith("eval/") else "which uses labels"
         found.append(f"Poor trials were ended early ({prune.kind}) by {prune.signal}, {watched}.")
@@ -166,6 +169,8 @@ def to_csv(sweep: Sweep) -> str:
             *sweep.axes,
             "mean",
             "std",
+            "low",
+            "high",
             "seeds",
             "paper",
             "collapsed",
@@ -179,7 +184,7 @@ def to_csv(sweep: Sweep) -> str:
     )
     for e in sweep.entries:
         states = [e.states[s] for s in ("collapsed", "diverged", "pruned", "failed")]
-        numbers = ["" if v is None else f"{v:.6g}" for v in (e.mean, e.std)]
+        numbers = ["" if v is None else f"{v:.6g}" for v in (e.mean, e.std, *(e.interval or (None, None)))]
         paper = "" if e.paper is None else f"{e.paper:g}"
         epoch = "" if e.epoch_s is None else f"{e.epoch_s:.4g}"
         writer.writerow(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter
 
-from raysurl import health
+from raysurl import health, stopping
 from raysurl.data.source import Source
 from raysurl.errors import DivergedError, InputError, RunError
 from raysurl.memory.record import MemoryRecord
@@ -26,6 +26,7 @@ from raysurl.metrics import latest_step
 from raysurl.recipe import Recipe, dump, read_stored
 from raysurl.sweep.space import Stop
 from raysurl.train import run_directory, trainer
+from raysurl.train.lock import following
 
 State = Literal["finished", "collapsed", "diverged", "pruned", "failed"]
 FINAL = ("finished", "collapsed", "diverged", "pruned")  # a failed trial is tried again by the next start
@@ -62,11 +63,11 @@ def run_trial(
     """Run or continue the trial in `directory`, unless it has ended already; its outcome is written there.
 
     `report` is called after each epoch with its number, the seconds so far and what was evaluated, and may raise to end
-    the trial.
+    the trial. Raises StoppedError where the sweep is stopped: then there is no outcome, and the next start goes on.
     """
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
-    with run_directory.locked(directory / ".lock"):
+    with following(directory):
         known = read_outcome(directory)
         if known and known.state in FINAL:
             return known
@@ -87,6 +88,8 @@ def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Out
             run_directory.write_atomic(directory / "recipe.yaml", dump(recipe))
         train(recipe, directory, watch)
         watch.look_at_clock()
+        if signum := stopping.asked(directory):
+            raise stopping.StoppedError(signum)
         results = json.loads((directory / "results.json").read_text())
         said = _collapse(results["health"])
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)  # encoder.safetensors is what is kept
@@ -231,5 +234,5 @@ def write_outcome(directory: Path, outcome: Outcome) -> None:
 def _clear(directory: Path) -> None:
     """Remove what a start that did not come to write its recipe has left, but not the lock and the cell's name."""
     for path in directory.iterdir():
-        if path.name not in (".lock", "cell.json"):
+        if path.name not in (*run_directory.NOTHING, "cell.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

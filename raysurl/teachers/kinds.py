@@ -24,6 +24,7 @@ from raysurl.encoder import load_encoder
 from raysurl.errors import InputError
 from raysurl.method import Batch, FrozenTeacher
 from raysurl.nets.constant import Constant
+from raysurl.paths import given_path
 from raysurl.recipe.sections import LABELS
 from raysurl.teachers import networks, table
 
@@ -159,7 +160,7 @@ def open_teacher(
                 "teacher.centre is of embeddings, and teacher.name=labels has none; leave it out"
             )
         return LabelTeacher(labels, int(labels.max()) + 1)
-    path = Path(settings.name).expanduser()
+    path = given_path("teacher.name", settings.name)
     if path.suffix == ".parquet":
         _check_table(settings)
         return table.open_table(path, num_samples, max_missing=max_missing)
@@ -190,7 +191,7 @@ def width(settings: Settings) -> int:
     assert settings.name is not None
     if settings.name == LABELS:
         raise InputError("teacher.name=labels has no width before the data are read; name a network")
-    path = Path(settings.name).expanduser()
+    path = given_path("teacher.name", settings.name)
     if path.suffix == ".parquet":
         return table.width_of_table(path)
     return _loader(settings)(False).dim
@@ -211,11 +212,11 @@ def _check_table(settings: Settings) -> None:
 def _loader(settings: Settings) -> Callable[[bool], networks.Network]:
     """A function (with its weights?) -> the network that `teacher.name` names."""
     name, weights = settings.name or "", settings.weights
-    file = None if weights is None else Path(weights).expanduser()
+    file = None if weights is None else given_path("teacher.weights", weights)
     kind, separator, model = name.partition(":")
     if separator and kind in networks.LIBRARIES:
         return lambda loaded: networks.LIBRARIES[kind](model, file, settings.download, loaded)
-    path = Path(name).expanduser()
+    path = given_path("teacher.name", name)
     if path.exists():
         if file is not None:
             raise InputError(

@@ -21,7 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raysurl.errors import InputError, RunError
+from raysurl.errors import InputError, StorageError, storage_error, unwritable
+
+# what a state must have, and of which type
+PARTS: dict[str, Any] = {
+    "step": int, "seconds": int | float, "model": dict, "optimizer": dict, "memory": dict | None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,13 @@ def save(
     partial = directory / f".partial-{step:08d}-{os.getpid()}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        directory.mkdir(exist_ok=True)  # alone: a run directory that is gone is not made again somewhere else
+        partial.mkdir()
         torch.save(state, partial / "state.pt")
         manifest = {
             "step": step,
             "method": method,
-            "metric": metric,
+            "metric": _metric_of(final) if metric is None else metric,
             "bytes": (partial / "state.pt").stat().st_size,
             "sha256": _sha256(partial / "state.pt"),
         }
@@ -56,9 +62,11 @@ def save(
         partial.rename(final)
         _sync(directory)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        found = storage_error(error, final) or unwritable(directory)
+        why = found.reason if found else error
         shutil.rmtree(partial, ignore_errors=True)
-        raise RunError(
-            f"checkpoint {final} could not be written ({error}); the checkpoints before it are whole"
+        raise StorageError(
+            f"checkpoint {final} could not be written ({why}); the checkpoints before it are whole"
         ) from error
     return final
 
@@ -148,23 +156,58 @@ def load_newest(directory: Path, *, method: str) -> tuple[dict[str, Any] | None,
                 raise ValueError("state.pt is truncated")
             if _sha256(path / "state.pt") != manifest["sha256"]:
                 raise ValueError("state.pt does not match its checksum")
+            named = manifest["method"]
+            state = _whole(_load(path / "state.pt")) if named == method else None
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
-            passed_over.append(f"checkpoint {path.name} is damaged ({error}); using the one before it")
+            passed_over.append(
+                f"checkpoint {path.name} is damaged ({reason(error)}); using the one before it"
+            )
             continue
-        if manifest["method"] != method:
-            raise InputError(f"checkpoint {path} is of method {manifest['method']}, this run trains {method}")
-        return _load(path / "state.pt"), passed_over
+        if state is None:
+            raise InputError(f"checkpoint {path} is of method {named}, this run trains {method}")
+        return state, passed_over
     return None, passed_over
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Any:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         raise InputError(
             f"{path} holds something else than tensors and plain values; it is not loaded"
         ) from None
+
+
+def _whole(state: Any) -> dict[str, Any]:
+    """The state, if it has all that a run goes on from. Raises ValueError."""
+    if not isinstance(state, dict):
+        raise ValueError(f"its state is a {type(state).__name__}, not a mapping")
+    if lacking := [key for key in PARTS if key not in state]:
+        raise ValueError(f"its state lacks {', '.join(lacking)}")
+    for key, kind in PARTS.items():
+        if not isinstance(state[key], kind) or isinstance(state[key], bool):
+            raise ValueError(f"its {key} is a {type(state[key]).__name__}")
+    if state["step"] < 0:
+        raise ValueError(f"its step is {state['step']}")
+    for name, value in state["model"].items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
+            raise ValueError(f"its {name} holds values that are no numbers")
     return state
+
+
+def reason(error: Exception) -> str:
+    """What an error says, on one line; of a key that is not there, so."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0] if error.args else 'a key'}"
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _metric_of(directory: Path) -> float | None:
+    """Of a checkpoint that is written again, at the same step."""
+    return next((s.metric for s in listing(directory.parent) if s.path == directory), None)
 
 
 def prune(directory: Path, *, keep: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raysurl.data.machine import cores
 from raysurl.data.names import Samples
 from raysurl.data.source import Source, open_source
 from raysurl.errors import InputError
 from raysurl.metrics import decoding_progress
 from raysurl.recipe import Recipe
 from raysurl.runtime import LocalRuntime, default_device
-from raysurl.train import trainer
+from raysurl.train import cost, trainer
 
 
 def check(recipe: Recipe) -> None:
@@ -21,9 +22,21 @@ def check(recipe: Recipe) -> None:
         )
 
 
+def measure(recipe: Recipe, samples: Samples) -> tuple[cost.Pace | None, int]:
+    """The pace of the run, whose one worker this process is."""
+    return cost.measure(placed(recipe), samples, default_device()), 1
+
+
 def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir: Path) -> None:
     source, eval_source = open_sources(recipe, samples, eval_samples, run_dir)
-    trainer.train(recipe, LocalRuntime(default_device()), source, eval_source, run_dir)
+    trainer.train(placed(recipe), LocalRuntime(default_device()), source, eval_source, run_dir)
+
+
+def placed(recipe: Recipe) -> Recipe:
+    """Without a GPU all cores are threads of the one process, unless the recipe says otherwise."""
+    if recipe.scale.threads or default_device().type != "cpu":
+        return recipe
+    return recipe.with_threads(cores())
 
 
 def open_sources(

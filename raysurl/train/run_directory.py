@@ -10,59 +10,88 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
-from raysurl import health, metrics
+from raysurl import health, intervals, metrics, stopping
+from raysurl.classifier import write_classifiers
 from raysurl.data.source import Source
 from raysurl.errors import InputError
+from raysurl.evaluate.evaluator import Evaluated
+from raysurl.paths import default_place, place
 from raysurl.recipe import Recipe, dump, read_stored, recipe_from
 from raysurl.runtime import Runtime, threads_of
+from raysurl.train import gain, lock
 
 # What may differ when a run is resumed; everything else must be as it was.
 FREE_ON_RESUME = {"runtime", "scale", "log", "checkpoint", "eval", "resume", "output", "recipe"}
-LOCK_S = 60.0  # that a dying process may take to let go of a run directory
+NOTHING = {lock.FILE, stopping.FILE}  # what a directory may hold that holds no run
 
 
-def claim(recipe: Recipe) -> tuple[Recipe, Path]:
-    """Make the run directory, or check that it can be resumed; returns the recipe with `output` absolute.
+@contextlib.contextmanager
+def claim(recipe: Recipe) -> Iterator[tuple[Recipe, Path]]:
+    """Make the run directory, or check that it can be resumed, and hold it; gives the recipe with `output` absolute.
 
-    Raises InputError if the directory holds another run, nothing to resume, or a different recipe.
+    Raises InputError if the directory holds another run, nothing to resume, or a different recipe, if another process
+    works in it, or if what is written there would be lost.
     """
-    run_dir = Path(recipe.output).expanduser().absolute() if recipe.output else default_directory(recipe)
+    run_dir = place("output", recipe.output) if recipe.output else default_directory(recipe)
     recipe = recipe.model_copy(update={"output": str(run_dir)})
+    with refusing(run_dir):
+        _check(recipe, run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+    with lock.working_in(run_dir, named=f"output={run_dir}"):
+        with refusing(run_dir):
+            _check(recipe, run_dir)  # again: it was free to others until now
+            write_atomic(run_dir / "recipe.yaml", dump(recipe.model_copy(update={"resume": False})))
+        stopping.forget(run_dir)
+        yield recipe, run_dir
+
+
+def _check(recipe: Recipe, run_dir: Path) -> None:
     stored = run_dir / "recipe.yaml"
     if recipe.resume:
         if not stored.is_file():
             raise InputError(
                 f"output={run_dir} has no recipe.yaml, so there is no run to resume; leave out resume=true"
             )
+        if (checkpoints := run_dir / "checkpoints").exists() and not checkpoints.is_dir():
+            raise InputError(
+                f"{checkpoints} is no folder, so no checkpoint can be read or written; move it away"
+            )
         _check_same(recipe, read_stored(run_dir), run_dir)
-    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    elif is_taken(run_dir):
         raise InputError(
             f"output={run_dir} is not empty; continue that run with resume=true or name another directory"
         )
+
+
+def is_taken(directory: Path) -> bool:
+    """Whether there is something else than an empty folder."""
+    if not directory.is_dir():
+        return os.path.lexists(directory)
+    return any(path.name not in NOTHING for path in directory.iterdir())
+
+
+@contextlib.contextmanager
+def refusing(directory: Path) -> Iterator[None]:
+    """What the system says of a directory that is to be written to, as InputError."""
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise InputError(f"output={run_dir} cannot be made a directory ({error.strerror})") from None
-    write_atomic(stored, dump(recipe.model_copy(update={"resume": False})))
-    return recipe, run_dir
+        said = f"output={directory} cannot be made a directory ({error.strerror})"
+        raise InputError(f"{said}; name a place that can be written to") from None
 
 
 def default_directory(recipe: Recipe) -> Path:
     """`runs/<method>-<data>-<time>` here, or under the home directory inside a submitted job, whose cwd is a copy."""
-    root = (
-        Path.home() / "raysurl-runs" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd() / "runs"
-    )
     data = recipe.data.name.replace(":", "-").lower()
-    return root / f"{recipe.method.name}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return default_place("runs") / f"{recipe.method.name}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _check_same(recipe: Recipe, stored: dict[str, Any], run_dir: Path) -> None:
@@ -84,25 +113,20 @@ def _check_same(recipe: Recipe, stored: dict[str, Any], run_dir: Path) -> None:
 
 def write_atomic(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time: one that a killed driver has left behind may take a moment to die. Raises TimeoutError."""
     try:
-        with FileLock(path, timeout=LOCK_S):
-            yield
-    except Timeout:
-        raise TimeoutError(f"another process is running in {path.parent}") from None
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
-def sinks(run_dir: Path, recipe: Recipe) -> list[Callable[[int, dict[str, float]], None]]:
+def sinks(run_dir: Path, recipe: Recipe) -> list[metrics.Sink]:
     """Where step metrics go besides metrics.jsonl."""
-    found = []
+    found: list[metrics.Sink] = []
     if recipe.log.tensorboard:
-        found.append(metrics.tensorboard_sink(run_dir))
+        found.append(metrics.TensorBoard(run_dir))
     if recipe.log.wandb:
         found.append(metrics.wandb_sink(run_dir, recipe.model_dump(mode="json")))
     if recipe.log.mlflow:
@@ -139,18 +163,28 @@ def write_results(
     recipe: Recipe,
     runtime: Runtime,
     source: Source,
-    values: dict[str, float],
+    evaluated: Evaluated,
+    tally: metrics.Tally,
     spent: Spent,
+    *,
+    steps: int,
 ) -> None:
-    """`results.json`: final metrics (last epoch), the best online ones labelled so, and what the run was."""
+    """`results.json`: final metrics (last epoch) with their intervals, gains over the baselines, the best online ones
+    labelled so, and what the run was.
+
+    What the run has come to is the tally's, which a checkpoint carries; metrics.jsonl, which may be damaged, gives the
+    speeds alone.
+    """
+    values, gains = tally.loss() | evaluated.metrics, evaluated.gains
     lines = metrics.read(run_dir / "metrics.jsonl")
-    steps = {line["step"]: line for line in lines if "train/loss" in line}
-    per_epoch = len(steps) // recipe.total_epochs
-    last = [steps[step] for step in sorted(steps)[-per_epoch:]]
+    found = health.diagnose({**tally.memory, **health.combined(values, tally.latest)}, gains)
+    facts = gain.Facts(recipe, values, tally, steps, source.labels)
     results = {
-        "metrics": {"train/loss": sum(line["train/loss"] for line in last) / len(last), **values},
-        "best": _best(lines),
-        "health": health.diagnose({**_of_memory(lines), **health.combined(values, last[-1])}),
+        "metrics": values,
+        "intervals": intervals.of_metrics(values),
+        "gains": gains,
+        "best": tally.best,
+        "health": gain.explained(found, facts),
         "rule": recipe.method.rule(),
         "seconds": spent.seconds,
         "epoch_s": spent.epoch_s,
@@ -169,21 +203,8 @@ def write_results(
         "skipped": [{"index": s.index, "name": s.name, "reason": s.reason} for s in source.skipped],
         "finished": True,
     }
+    write_classifiers(run_dir, evaluated.classifiers, recipe, source)
     write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
-
-
-def _of_memory(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """The last signals of the clusters that memory holds."""
-    return {name: value for line in lines for name, value in line.items() if name.startswith("health/level")}
-
-
-def _best(lines: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    best: dict[str, dict[str, float]] = {}
-    for line in lines:
-        value = line.get("eval/knn_top1")
-        if value is not None and value > best.get("eval/knn_top1", {"value": -1.0})["value"]:
-            best["eval/knn_top1"] = {"value": value, "step": line["step"]}
-    return best
 
 
 def _median(values: list[float]) -> float | None:

@@ -5,33 +5,37 @@ Read it from `train`: start or restore, then per epoch the steps and what follow
 
 from __future__ import annotations
 
+import signal
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raysurl import build, distributed, streams
+from raysurl import build, distributed, stopping, streams
 from raysurl.data.grouping import mixing
 from raysurl.data.source import Source
 from raysurl.embed import embed
-from raysurl.encoder import read_weights, write_encoder
-from raysurl.errors import DivergedError, InputError
-from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.encoder import initial_weights
+from raysurl.errors import DivergedError, storage_error, unwritable
+from raysurl.evaluate.evaluator import Evaluator, labels_to_learn
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
-from raysurl.metrics import NonFiniteError, Record, StepBlock
+from raysurl.metrics import NonFiniteError, Record, StepBlock, Tally
 from raysurl.nets.encoders import Dropout
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
 from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan
-from raysurl.train import checkpoint, optim, run_directory, stored
+from raysurl.train import checkpoint, optim, run_directory
 from raysurl.train.device_views import DeviceViews, device_views
+from raysurl.train.finishing import finish, trained
 from raysurl.train.loading import Loaded, Loader, plan_of
+from raysurl.train.saving import keep, restore, save
 from raysurl.train.step import RecordedStep, Step, step_of
 from raysurl.views.augmenter import Augment
 
@@ -57,7 +61,9 @@ class Run:
     base_lr: float
     dropouts: list[Dropout]
     step: int = 0  # optimizer steps done
-    saved_step: int = -1
+    epochs_done: int = 0  # with what follows them
+    refreshed_at: int = -1  # the step before which memory was rebuilt
+    saved: tuple[int, ...] = ()  # the `position` of the latest checkpoint
     spent: run_directory.Spent = field(default_factory=run_directory.Spent)
 
     @property
@@ -68,6 +74,14 @@ class Run:
     def progress(self) -> Progress:
         recipe, per_epoch = self.recipe, self.plan.steps_per_epoch
         return Progress(self.step, self.total_steps, per_epoch, recipe.stream_seed, recipe.train.rounds)
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        return self.step, self.epochs_done, self.refreshed_at
+
+    @property
+    def tally(self) -> Tally:
+        return self.block.tally
 
     @property
     def checkpoints(self) -> Path:
@@ -81,38 +95,41 @@ class Run:
 def train(
     recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path
 ) -> None:
-    """Train, evaluate, write the run directory. Every rank calls it; RunError when the run cannot go on."""
-    run = start(recipe, runtime, source, eval_source, run_dir)
+    """Train, evaluate, write the run directory. Every rank calls it. Raises RunError, or StoppedError after saving."""
     try:
-        for epoch in range(run.step // run.plan.steps_per_epoch, recipe.total_epochs):
+        run = start(recipe, runtime, source, eval_source, run_dir)
+        try:
+            with stopping.saving(partial(keep, run)):
+                train_epochs(run)
+        except NonFiniteError as error:
+            index = run.plan.global_batch(error.step)
+            raise DivergedError(error.explain(index, run.saved[0] if run.saved else 0)) from None
+        run.writer.wait()
+        finish(run)
+    except (OSError, SafetensorError) as error:
+        raise storage_error(error, run_dir) or unwritable(run_dir) or error from None
+
+
+def train_epochs(run: Run) -> None:
+    """From where the run stands to its end."""
+    for epoch in range(run.epochs_done, run.recipe.total_epochs):
+        if run.step < (epoch + 1) * run.plan.steps_per_epoch:  # else only what follows the epoch is left
             with run.spent.epoch():
                 refresh_memory(run)
                 train_epoch(run)
-            after_epoch(run, epochs_done=epoch + 1)
-    except NonFiniteError as error:
-        index = run.plan.global_batch(error.step)
-        raise DivergedError(error.explain(index, max(run.saved_step, 0))) from None
-    run.writer.wait()
-    evaluated = run.evaluator.final(trained(run), stored.untrained_embedder(recipe, source))
-    if run.record and evaluated.features is not None:
-        pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
-        pictures.save_scatter(run_dir, evaluated.features, source.class_names)
-        if run.memory and run.memory.has_clusters:
-            pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())
-        run.record.write(run.step, evaluated.metrics)
-        run.record.flush()
-        write_encoder(run_dir, run.method.encoder, recipe)
-        run_directory.write_results(run_dir, recipe, runtime, source, evaluated.metrics, run.spent)
+        after_epoch(run, epochs_done=epoch + 1)
+        stop_if_asked(run)
 
 
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    method = build.method_of(recipe, num_samples=len(source.readable), labels=source.labels)
+    labels = labels_to_learn(source, eval_source)
+    method = build.method_of(recipe, num_samples=len(source.readable), labels=labels)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
-        build.initialise(method, read_weights(Path(recipe.init_from), method.encoder))
+        build.initialise(method, initial_weights(recipe.init_from, method.encoder))
     step = 0 if state is None else int(state["step"])
     is_first = runtime.rank == 0
     record = (
@@ -140,7 +157,9 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         writer=checkpoint.Writer(run_dir / "checkpoints", recipe.method.name, recipe.checkpoint.keep),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
-        block=StepBlock(recipe.log.every_steps, record, recipe.train.batch_size),
+        block=StepBlock(
+            recipe.log.every_steps, record, recipe.train.batch_size, partial(stopping.asked, run_dir)
+        ),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
         dropouts=[module for module in method.modules() if isinstance(module, Dropout)],
     )
@@ -153,6 +172,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     run.event(_plan_sentence(run), total_steps=run.total_steps)
     if state is not None:
         restore(run, state)
+        follow_graph(run)
         run.event(f"resumed at step {step} of {run.total_steps}")
     elif run.memory:
         run.memory.begin()
@@ -164,21 +184,24 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
 def refresh_memory(run: Run) -> None:
     """Before an epoch, where the method asks for it: memory is rebuilt from features of the whole data set."""
     due = run.recipe.method.refresh(run.progress)
-    if not run.memory or run.step % run.plan.steps_per_epoch or due == "no":
+    if not run.memory or run.step % run.plan.steps_per_epoch or due == "no" or run.refreshed_at == run.step:
         return
     source, began, found = run.loader.source, time.time(), None
     if due == "features":
         readable = np.flatnonzero(source.readable)
         found = embed(run.method.embedder, source, run.recipe, run.runtime.device, readable)
-    run.memory.refresh(found, torch.from_numpy(source.readable), run.progress)
-    run.event(f"memory of {source.readable.sum()} samples rebuilt in {time.time() - began:.1f} s")
-    look_at_memory(run)
-    follow_graph(run)
+    with stopping.held():
+        run.memory.refresh(found, torch.from_numpy(source.readable), run.progress)
+        run.event(f"memory of {source.readable.sum()} samples rebuilt in {time.time() - began:.1f} s")
+        look_at_memory(run)
+        follow_graph(run)
+        run.refreshed_at = run.step
 
 
 def look_at_memory(run: Run) -> dict[str, float]:
     """Signals of memory's health, recorded; labels judge it and change nothing."""
     values = run.memory.health(run.loader.source.labels) if run.memory else {}
+    run.tally.looked(values)
     if values and run.record:
         run.record.write(run.step, values)
     return values
@@ -196,18 +219,29 @@ def train_epoch(run: Run) -> None:
     """The rest of the epoch in which `run.step` stands."""
     last = (run.step // run.plan.steps_per_epoch + 1) * run.plan.steps_per_epoch
     every, look = run.recipe.checkpoint.every_steps, run.recipe.log.memory_every_steps
+    if run.step % run.plan.steps_per_epoch == 0:
+        run.tally.begin_epoch()
     run.model.train()
     run.block.begin()
     for micro_batches, waited in run.loader.steps(run.step, last):
-        logs = train_step(run, micro_batches)
-        run.block.add(run.step, run.step / run.plan.steps_per_epoch, lr_of(run), logs, waited)
-        run.step += 1
+        with stopping.held():
+            logs = train_step(run, micro_batches)
+            run.step += 1
+            run.block.add(run.step - 1, (run.step - 1) / run.plan.steps_per_epoch, lr_of(run), logs, waited)
         if every and run.step % every == 0 and run.step < last:
             save(run)
             run.block.begin()
         if look and run.step % look == 0 and run.step < last:
             look_at_memory(run)
+        if run.step < last:
+            stop_if_asked(run)
     run.block.flush()
+
+
+def stop_if_asked(run: Run) -> None:
+    """Where another process trains than the one that is told to stop, all ranks learn of it with a block of steps."""
+    if run.block.stop:
+        raise stopping.StoppedError(stopping.asked(run.run_dir) or signal.SIGTERM)
 
 
 def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
@@ -234,28 +268,21 @@ def draw_dropout(run: Run) -> None:
 
 def after_epoch(run: Run, epochs_done: int) -> None:
     """Online evaluation, report and checkpoint, each where it is due."""
-    recipe = run.recipe
-    metrics = look_at_memory(run)
+    recipe, evaluated = run.recipe, {}
     if recipe.eval.every_epochs and epochs_done % recipe.eval.every_epochs == 0:
         evaluated = run.evaluator.online(trained(run))
-        if run.record:
-            run.record.write(run.step, evaluated)
-        metrics |= evaluated
     done = epochs_done == recipe.total_epochs
     due = recipe.checkpoint.every_epochs and epochs_done % recipe.checkpoint.every_epochs == 0
-    best = metrics.get("eval/knn_top1")
-    if done or (due and (best is not None or not run.writer.busy)):
-        save(run, best)
+    with stopping.held():
+        metrics = look_at_memory(run) | evaluated
+        if run.record and evaluated:
+            run.record.write(run.step, evaluated)
+        run.tally.evaluated(run.step, evaluated)
+        run.epochs_done = epochs_done
+        best = metrics.get("eval/knn_top1")
+        if done or (due and (best is not None or not run.writer.busy)):
+            save(run, best)
     run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
-
-
-def trained(run: Run) -> Networks:
-    """The networks to evaluate, as `eval.features` names them."""
-    method, named = run.method, run.recipe.eval.features
-    if named == "backbone":
-        return Networks(method.encoder)
-    remembered = run.memory.mirror.snapshot()["features"] if run.memory and named == "memory" else None
-    return Networks(method.encoder, method.embedder, remembered)
 
 
 # -------------------------------------------------------------------- around the step
@@ -265,52 +292,10 @@ def lr_of(run: Run) -> float:
     return optim.learning_rate(run.base_lr, run.recipe.train.schedule, run.progress)
 
 
-# -------------------------------------------------------------------- checkpoints
-
-
-def save(run: Run, metric: float | None = None) -> None:
-    """Write everything the run needs to go on; non-finite losses are found first."""
-    run.block.flush()
-    if run.memory:
-        run.memory.drain()
-    if run.step == run.saved_step or run.runtime.rank:
-        return
-    state = {
-        "streams": run.recipe.streams,
-        "step": run.step,
-        "seconds": run.spent.seconds,
-        "model": run.method.state_dict(),
-        "optimizer": optim.state_of(run.optimizer),
-        "memory": run.memory.state_dict() if run.memory else None,
-    }
-    run.writer.write(state, run.step, metric)
-    run.saved_step = run.step
-
-
-def restore(run: Run, state: dict[str, Any]) -> None:
-    """Put a checkpoint's state into the run. Raises InputError when its shapes or streams are another recipe's."""
-    if (begun := state.get("streams", 1)) != run.recipe.streams:
-        raise InputError(
-            f"the run in {run.run_dir} was begun with streams={begun}, not {run.recipe.streams}; resume it with them"
-        )
-    try:
-        run.method.load_state_dict(state["model"])
-        optim.restore(run.optimizer, state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"the checkpoint in {run.checkpoints} does not fit this recipe: {first}") from None
-    if run.memory:
-        run.memory.load_state_dict(state["memory"])
-        follow_graph(run)
-    run.step = run.saved_step = int(state["step"])
-    run.spent.began -= state["seconds"]
-
-
 def _plan_sentence(run: Run) -> str:
     p, r = run.plan, run.runtime
-    precision = run.recipe.precision(r.device)
     return (
-        f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch"
-        f" {p.batch_size} on {r.world_size} × {r.device.type} in {precision}, lr {run.base_lr:.4g};"
+        f"{run.recipe.method.name}: {run.recipe.total_epochs} epochs of {p.steps_per_epoch} steps, batch {p.batch_size}"
+        f" on {r.world_size} × {r.device.type} in {run.recipe.precision(r.device)}, lr {run.base_lr:.4g};"
         f" each epoch leaves out another {p.left_out} samples; code at {run_directory.commit() or 'no commit'}"
     )

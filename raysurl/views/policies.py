@@ -25,16 +25,17 @@ class Policy(BaseModel):
     crop: tuple[Share, Share] | None = None  # area of a random resized crop; None: whole image, centre crop
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of the random crop
     margin: float = Field(default=1.0, ge=1)  # no random crop: shorter side = margin × size, then centre crop
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    flip: Probability = 0.0
-    jitter: tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]] = (0.0, 0.0, 0.0, 0.0)
-    # of brightness, contrast, saturation, hue; applied in a random order
-    jitter_p: Probability = 0.0
-    gray_p: Probability = 0.0
-    blur_p: Probability = 0.0
-    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of resizing
+    flip: Probability = 0.0  # chance of a horizontal flip
+    jitter: tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]] = (
+        0.0, 0.0, 0.0, 0.0,  # of brightness, contrast, saturation, hue; applied in a random order
+    )  # fmt: skip
+    jitter_p: Probability = 0.0  # chance of colour jitter
+    gray_p: Probability = 0.0  # chance of turning grey
+    blur_p: Probability = 0.0  # chance of a Gaussian blur
+    blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)  # smallest and largest, in pixels
     blur_kernel: int | None = Field(default=None, ge=3)  # odd; None: a tenth of the size made odd, at least 3
-    solarize_p: Probability = 0.0
+    solarize_p: Probability = 0.0  # chance of inverting bright pixels
     randaugment: int = Field(default=0, ge=0)  # number of random operations, see raysurl.views.randaugment
     randaugment_p: Probability = 0.5  # of each of them
 
@@ -90,6 +91,7 @@ def _multi_crop(base: Policy, smallest: tuple[float, ...], prefix: str) -> dict[
 POLICIES: dict[str, Policy] = {
     "plain": Policy(),
     "weak": Policy(crop=(0.2, 1.0), flip=0.5),
+    "linear": Policy(crop=(0.08, 1.0), flip=0.5),  # of a probe: torchvision's random resized crop, and a flip
     "contrastive": _CONTRASTIVE,
     "mocov2": _CONTRASTIVE,
     "byol_1": _BYOL.model_copy(update={"blur_p": 1.0}),

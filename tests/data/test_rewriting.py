@@ -149,7 +149,7 @@ def test_pixels_without_a_file_become_one_that_loses_nothing():
     ("arguments", "said"),
     [
         ([], "to=FOLDER"),
-        (["to=s3://x/y", "data.path=."], "to=FOLDER"),
+        (["to=s3://x/y", "data.path=."], "to=s3://x/y is a URI"),
         (["to={}/new"], "no data.path="),
         (["to={}", "data.path=."], "exists already"),
         (["to={}/new", "train.epochs=3"], "train.epochs= is not known"),

@@ -1,12 +1,14 @@
 """Trustworthiness, continuity and recall against a slow reference; node classification; plots."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from raysurl.data.planetoid import TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
-from raysurl.evaluate import evaluate, nodes
+from raysurl.evaluate import embedding, evaluate, nodes
 from raysurl.evaluate.embedding import neighbourhood_scores
 from raysurl.evaluate.features import Features, Nodes
 from raysurl.recipe import Evaluation
@@ -41,6 +43,28 @@ def test_equal_to_the_slow_reference(k):
     scores = neighbourhood_scores(high, low, k)
     expected = slow(high, low, k)
     np.testing.assert_allclose(list(scores.values()), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1024, 7])
+def test_equal_to_scikit_learn_in_whatever_blocks(block, monkeypatch):
+    from sklearn.manifold import trustworthiness
+
+    monkeypatch.setattr(embedding, "BLOCK", block)
+    high, low = points(150, 6, 3), points(150, 2, 4)
+    found = neighbourhood_scores(high, low, 8)
+    assert found["trustworthiness"] == pytest.approx(trustworthiness(high, low, n_neighbors=8))
+    assert found["continuity"] == pytest.approx(trustworthiness(low, high, n_neighbors=8))
+
+
+def test_scores_of_an_embedding_carry_the_bootstraps_interval():
+    rows = torch.from_numpy(points(300, 6, 5)).float()
+    given = replace(Features.unlabelled(rows[:, :2] + 0.3), inputs=rows)
+    found = evaluate(given, Evaluation(), protocols=["embedding"])
+    each = embedding.scores_of_points(rows, rows[:, :2], 10)
+    for name, values in each.items():
+        half = 1.96 * values.std() / np.sqrt(300)
+        low, high = found[f"eval/{name}"].interval
+        assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 3)
 
 
 def test_a_copy_is_perfect_and_noise_is_not():
@@ -128,7 +152,9 @@ def test_a_wide_matrix_gives_the_regression_of_the_wide_matrix():
     rows[:, :3] += 2 * torch.eye(3)[labels]
     split = torch.tensor([TRAIN] * 30 + [VALIDATION] * 30 + [TEST] * 30, dtype=torch.uint8)
     reached = []
-    train, test = nodes.standardise(rows[:30], rows[30:])
+    mean = rows[:30].mean(0)
+    by = (rows[:30] - mean).square().mean().sqrt()
+    train, test = ((x - mean) / by for x in (rows[:30], rows[30:]))
     for penalty in nodes.PENALTIES:
         model = LogisticRegression(C=1 / (penalty * 30), max_iter=2000, tol=1e-6).fit(train, labels[:30])
         reached.append(

@@ -10,6 +10,7 @@ import yaml
 from raysurl.errors import InputError
 from raysurl.recipe import dump, load_recipe, packaged_recipes, read_mapping, recipe_from
 from raysurl.recipe.files import merge, with_base
+from raysurl.report.recipe import flatten
 
 RECIPES = Path(str(resources.files("raysurl") / "recipes"))
 
@@ -98,6 +99,73 @@ def test_a_wrong_recipe_is_one_sentence_that_names_the_key(arguments, said):
     with pytest.raises(InputError, match=said) as raised:
         load_recipe(arguments)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "given", ["[contrastive]", "[[weak]]", "{base: [weak]}", "{base: {weak: 1}}", "3", "no"]
+)
+def test_a_policy_that_is_no_name_is_refused_by_it(given):
+    with pytest.raises(
+        InputError, match=r"views\.policies\.student_1=.* is not a policy; choose one of plain"
+    ):
+        load_recipe([f"views.policies.student_1={given}"])
+
+
+def settings_of(*arguments):
+    """Every setting of a recipe and every section of it, by dotted key, policies of its views included."""
+    recipe = load_recipe([*arguments, "data.path=x"])
+    keys = set(flatten(recipe.model_dump(mode="json"))) | {
+        f"views.policies.{v}" for v in recipe.method.views()
+    }
+    keys |= {f"views.policies.{v}.{k}" for v in recipe.method.views() for k in ("base", "crop", "jitter")}
+    return sorted(keys | {key.rpartition(".")[0] for key in keys if "." in key})
+
+
+ODD = (
+    *(
+        "",
+        "[]",
+        "[a]",
+        "[[a]]",
+        "{}",
+        "{a: b}",
+        "{base: [x]}",
+        "{base: {}}",
+        "{[1]: 2}",
+        "[null]",
+        "[{}]",
+        "null",
+    ),
+    *(
+        "0",
+        "-1",
+        "1e400",
+        ".nan",
+        "true",
+        "x" * 300,
+        "\x00",
+        "\udce9",
+        "2024-05-06",
+        "[1, 2, 3, 4, 5]",
+        "9" * 30,
+    ),
+    *('"', ": :", "&a [*a]", "{<<: [1]}", "!!set {a}"),
+)
+
+
+@pytest.mark.parametrize("method", ["ressl", "genurl"])
+def test_whatever_a_setting_is_given_it_is_taken_or_refused_in_one_sentence(method):
+    refusals = []
+    for i, key in enumerate(settings_of(f"method.name={method}")):
+        for text in ODD[i % 5 :: 5]:  # other ones for the next setting
+            try:
+                recipe = load_recipe([f"method.name={method}", "data.path=x", f"{key}={text}"])
+                recipe.view_policies()
+                dump(recipe)
+            except InputError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 200
+    assert not [text for text in refusals if len(text.splitlines()) > 1]
 
 
 def test_a_file_differs_from_its_base_and_a_base_from_the_defaults(tmp_path):

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-pytestmark = pytest.mark.slow
+pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 RAY = str(Path(sys.executable).parent / "ray")
 

@@ -19,6 +19,7 @@ BASE = {
     "name": "small",
     "title": "A small space",
     "recipe": "ressl/digits",
+    "objectives": {"eval/lbfgs_top1": "max"},
     "axes": {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.05]},
     "seeds": [0, 1],
 }
@@ -200,6 +201,14 @@ def test_files_that_are_no_space_are_refused(tmp_path):
     refused("method=0.1 holds no settings", axes={"method": [0.1]})
 
 
+def test_runs_that_are_compared_have_no_preset():
+    said = r"preset=quick cuts each run by its own speed.*set train\.epochs= and data\.limit="
+    refused(said, fixed={"preset": "quick"})
+    refused(said, axes={"preset": ["quick", "standard"]})
+    with pytest.raises(InputError, match=said):
+        plan(space(), overrides={"preset": "quick"})
+
+
 def test_an_argument_may_not_change_what_an_axis_varies():
     with pytest.raises(InputError, match=r"argument method\.tau_student= is an axis .*only\.method\.tau_stu"):
         plan(space(), overrides={"method.tau_student": "0.5"})
@@ -334,3 +343,30 @@ def test_what_is_known_of_data_is_what_they_are():
     assert known_of(Data(path="x/train"), "mvmr/imagenet").samples == 1_281_167
     assert known_of(Data(path="x/tiny-imagenet-200/train"), "ressl/tiny_imagenet").samples == 100_000
     assert known_of(Data(path="mine"), None) is None
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["eval/linear_top1", "eval/knn5_top1", "eval/knn_top", "train/nothing", "health/level_0", "x"],
+)
+def test_an_objective_that_no_trial_would_have_is_refused_before_any_runs(objective):
+    fixed = {"eval.protocols": ["knn"], "eval.knn_k": [200, 20], "eval.baselines": False}
+    refused(f"objective {objective} comes of no protocol here .eval.protocols=knn.; ", fixed=fixed,
+            objectives={objective: "max"})  # fmt: skip
+    for known in ("eval/knn_top1", "eval/knn20_top1", "train/loss", "seconds", "health/rankme"):
+        assert plan(space(fixed=fixed, objectives={known: "max"})).trials
+
+
+def test_a_trial_is_pruned_by_what_it_has_while_it_trains():
+    asked = {
+        "axes": {"method.tau_student": {"loguniform": [0.05, 0.5]}},
+        "search": "optuna",
+        "fixed": {"eval.every_epochs": 1, "eval.protocols": ["knn", "linear"]},
+        "objectives": {"eval/linear_top1": "max"},
+    }
+    refused(
+        "prune.signal eval/linear_top1 is not computed during training",
+        **asked,
+        prune={"signal": "eval/linear_top1"},
+    )
+    assert plan(space(**asked, prune={"signal": "eval/knn_top1"}))

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -83,7 +84,7 @@ def test_one_seed_a_cell_tells_nothing_of_the_noise():
 
 def fill(directory, plan, value_of):
     """Outcomes as `value_of(trial)` has them, and the recipe of each trial."""
-    sweep_directory.claim(directory, plan)
+    claim(directory, plan)
     for trial in plan.trials:
         outcome = value_of(trial)
         sweep_directory.remember(directory, trial)
@@ -114,12 +115,18 @@ def test_each_cell_stands_beside_the_papers(directory, capsys):
     assert text in capsys.readouterr().out
     assert "| 0.1 | 93.50 ± 0.10 (3) / 90 | 92.50 ± 0.10 (3) / 89 |" in text
     assert "| 0.2 | 92.50 ± 0.10 (3) / 88 | collapsed (3) / 10 |" in text
+    half = 4.302653 * 0.1 / np.sqrt(3)  # Student's t of two degrees of freedom
+    assert f"93.50 ± 0.10 (3), {93.5 - half:.2f} to {93.5 + half:.2f} at 95 %" in text
     assert "over 4 cells the order agrees with the paper" in text
     assert "12 trials (3 collapsed, 9 finished), 21 s of training" in text
     lines = list(csv.DictReader((directory / "table.csv").open()))
     assert [(r["mean"], r["seeds"], r["collapsed"], r["paper"]) for r in lines] == [
         ("93.5", "3", "0", "90"), ("92.5", "3", "0", "89"), ("92.5", "3", "0", "88"), ("", "0", "3", "10"),
     ]  # fmt: skip
+    assert [(r["low"], r["high"]) for r in lines][::3] == [
+        (f"{93.5 - half:.6g}", f"{93.5 + half:.6g}"),
+        ("", ""),
+    ]
 
 
 def test_the_page_has_curves_heat_maps_and_the_best_recipe_is_ready(directory):
@@ -152,16 +159,14 @@ def test_what_is_missing_failed_or_not_run_is_never_filled(tmp_path):
 def test_a_directory_of_another_sweep_or_of_none_is_refused(directory, tmp_path):
     other = make_plan(SweepRequest(space_from({**BASE, "fixed": {"train.epochs": 3}}), "full"))
     with pytest.raises(InputError, match="space small has since changed its fixed"):
-        sweep_directory.claim(directory, other)
+        claim(directory, other)
     named = make_plan(SweepRequest(space_from({**BASE, "name": "else"}), "full"))
     with pytest.raises(InputError, match="holds another sweep: space=small, not else"):
-        sweep_directory.claim(directory, named)
-    sweep_directory.claim(
-        directory, make_plan(SweepRequest(space_from(BASE), "full", seeds=(0,)))
-    )  # fewer seeds are fine
+        claim(directory, named)
+    claim(directory, make_plan(SweepRequest(space_from(BASE), "full", seeds=(0,))))  # fewer seeds are fine
     (tmp_path / "x").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no sweep"):
-        sweep_directory.claim(tmp_path, named)
+        claim(tmp_path, named)
     with pytest.raises(InputError, match="is not a sweep directory"):
         report_command.main([f"sweep={tmp_path}"])
 
@@ -187,7 +192,7 @@ def test_what_has_been_damaged_is_named_or_run_anew(directory, tmp_path, capsys)
 
 
 def test_a_sweep_of_which_nothing_has_begun_has_a_report(tmp_path, capsys):
-    sweep_directory.claim(tmp_path / "s", make_plan(SweepRequest(space=space_from(BASE), scale="full")))
+    claim(tmp_path / "s", make_plan(SweepRequest(space=space_from(BASE), scale="full")))
     report_command.main([f"sweep={tmp_path / 's'}"])
     assert "0 trials (none has begun)" in capsys.readouterr().out
 
@@ -261,7 +266,7 @@ def played(plan, directory, rounds):
 
 def test_an_open_search_goes_on_to_the_requested_count_and_repeats_nothing(tmp_path):
     plan = make_plan(SweepRequest(space_from(OPEN), "full"))
-    sweep_directory.claim(tmp_path, plan)
+    claim(tmp_path, plan)
     first = played(plan, tmp_path, 5)
     interrupted = search(plan, tmp_path).next()  # began, and never ended
     assert interrupted.id not in first
@@ -283,7 +288,7 @@ def test_an_open_search_goes_on_to_the_requested_count_and_repeats_nothing(tmp_p
 def test_a_search_with_two_objectives_takes_both(tmp_path):
     given_space = space_from({**OPEN, "objectives": {"eval/knn_top1": "max", "seconds": "min"}, "trials": 6})
     plan = make_plan(SweepRequest(given_space, "full"))
-    sweep_directory.claim(tmp_path, plan)
+    claim(tmp_path, plan)
     assert len(played(plan, tmp_path, 99)) == 6
     assert (
         "Result over time" in write_report(tmp_path)
@@ -293,7 +298,7 @@ def test_a_search_with_two_objectives_takes_both(tmp_path):
 
 def test_lost_trials_do_not_end_an_open_search(tmp_path):
     plan = make_plan(SweepRequest(space_from({**OPEN, "trials": 4}), "full"))
-    sweep_directory.claim(tmp_path, plan)
+    claim(tmp_path, plan)
     asked, states = search(plan, tmp_path), ["collapsed", "diverged", "failed", "pruned"]
     for state in states:
         trial = asked.next()
@@ -344,3 +349,8 @@ def test_a_table_says_which_rule_made_which_cell(tmp_path):
 
     fill(tmp_path, plan, outcome)
     assert "Rule of 0.1: as printed." in tables.markdown(read_sweep(tmp_path))
+
+
+def claim(directory, plan):
+    with sweep_directory.claim(directory, plan):
+        pass

@@ -11,10 +11,13 @@ from raysurl.errors import InputError, RunError
 from raysurl.train import checkpoint
 
 
+def _state(step):
+    x = torch.full((4,), step)
+    return {"step": step, "seconds": 1.0, "model": {"x": x}, "optimizer": {}, "memory": None}
+
+
 def _save(folder, step, metric=None, method="ressl"):
-    return checkpoint.save(
-        folder, {"step": step, "x": torch.full((4,), step)}, step=step, method=method, metric=metric
-    )
+    return checkpoint.save(folder, _state(step), step=step, method=method, metric=metric)
 
 
 def test_the_newest_whole_checkpoint_is_loaded(tmp_path):
@@ -22,7 +25,7 @@ def test_the_newest_whole_checkpoint_is_loaded(tmp_path):
         _save(tmp_path, step)
     state, passed_over = checkpoint.load_newest(tmp_path, method="ressl")
     assert (state["step"], passed_over) == (3, [])
-    assert torch.equal(state["x"], torch.full((4,), 3))
+    assert torch.equal(state["model"]["x"], torch.full((4,), 3))
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no_state", "no_manifest", "empty_manifest"])

@@ -74,20 +74,22 @@ class GenURL(Method):
     class Config(MethodConfig):
         couples_batch: ClassVar[bool] = True
 
-        structures: tuple[AnyStructure, ...] = Field((Instance(),), min_length=1)
+        structures: tuple[AnyStructure, ...] = Field(
+            (Instance(),), min_length=1
+        )  # what says which samples are alike: a list of {kind: instance | knn | graph | teacher, …}
         pairs: Literal["cross", "all"] = "cross"  # of two views
-        target: Literal["static", "dynamic"] = "dynamic"
+        target: Literal["static", "dynamic"] = "dynamic"  # static: of the input alone; dynamic: of z too
         beta_min: float = Field(0.0, ge=0, le=1)  # β does not fall below it
         centre_latents: bool = True  # False: p_{Z,l} is of latents as they are, the paper's letter
-        target_clamp: Literal["clamp", "convex", "none"] = "clamp"
-        kind: Literal["mse", "kl", "bce", "gkl"] = "gkl"
-        gamma: float = Field(0.1, ge=0)
-        reduction: Literal["mean", "sum"] = "mean"
-        distance: Distance = "1-cos"
-        nu_x: float = Field(100.0, gt=0)
-        nu_z: float = Field(100.0, gt=0)
-        sigma: float = Field(0.1, gt=0)
-        mu: float = Field(0.0, ge=0)
+        target_clamp: Literal["clamp", "convex", "none"] = "clamp"  # what keeps the target at most 1
+        kind: Literal["mse", "kl", "bce", "gkl"] = "gkl"  # the loss between similarities
+        gamma: float = Field(0.1, ge=0)  # weight of dissimilar pairs in GKL
+        reduction: Literal["mean", "sum"] = "mean"  # of the loss over pairs
+        distance: Distance = "1-cos"  # between embeddings
+        nu_x: float = Field(100.0, gt=0)  # degrees of freedom of the input's kernel
+        nu_z: float = Field(100.0, gt=0)  # degrees of freedom of the embedding's kernel
+        sigma: float = Field(0.1, gt=0)  # width of the embedding's kernel
+        mu: float = Field(0.0, ge=0)  # distance that the embedding's kernel takes off
         neck: bool = True  # False: the encoder's output itself is embedded (dimension reduction, graphs)
         hidden: int = Field(2048, ge=1)
         dim: int = Field(128, ge=1)

@@ -26,17 +26,17 @@ PLAIN = "online clusters by the paper's text"
 class Clustering(MethodConfig):
     """`levels` is H, the number of criteria; the sample itself is the first of them if `instance_level`."""
 
-    kind: Literal["online", "dbscan", "kmeans"] = "online"
-    levels: int = Field(3, ge=1, le=4)
-    instance_level: bool = True
+    kind: Literal["online", "dbscan", "kmeans"] = "online"  # online, or anew before each epoch
+    levels: int = Field(3, ge=1, le=4)  # criteria
+    instance_level: bool = True  # the sample itself is the first of them
     merge_thresholds: tuple[
         float, ...
     ] = ()  # cosines per level of clusters, decreasing; () is the last of THRESHOLDS
     shares: tuple[float, ...] = ()  # kmeans: clusters per level as shares of N; () is the last of SHARES
-    mode: Literal["nearest", "label_propagation"] = "nearest"
+    mode: Literal["nearest", "label_propagation"] = "nearest"  # how a changed vector finds its cluster
     prototypes: int = Field(16, ge=2)  # most pieces that a cluster is split into
-    relocate: bool = True
-    correct_noise: bool = True
+    relocate: bool = True  # samples move to the nearest cluster
+    correct_noise: bool = True  # cosines of noisy centres are corrected
     max_clusters: int | None = Field(
         None, ge=1
     )  # most clusters per level that an update reworks, in turn; None: as many as its time allows

@@ -58,13 +58,15 @@ class RCL(Method):
         hidden: int = Field(2048, ge=1)
         predictor_hidden: int = Field(4096, ge=1)
         dim: int = Field(256, ge=1)
-        hierarchy: Clustering = Clustering()
-        predictors: Literal["one", "per_level"] = "per_level"
-        key: Literal["per_level", "sample", "self", "nearest"] = "per_level"
-        dedupe: bool = True
+        hierarchy: Clustering = Clustering()  # clustering of the memory: {kind: online | dbscan | kmeans, …}
+        predictors: Literal["one", "per_level"] = "per_level"  # one for all criteria, or one each
+        key: Literal["per_level", "sample", "self", "nearest"] = (
+            "per_level"  # what the positive of a criterion is
+        )
+        dedupe: bool = True  # positives do not also count as negatives
         queue_size: int = Field(98304, ge=1)
         tau: float = Field(0.1, gt=0)
-        warmup_epochs: int = Field(10, ge=0)
+        warmup_epochs: int = Field(10, ge=0)  # before the first clustering
         momentum: float = Field(0.99, ge=0, le=1)
         momentum_schedule: Literal["constant", "cosine"] = "cosine"
 

@@ -62,19 +62,19 @@ class SuperAND(Method):
         dim: int = Field(128, ge=1)
         num_views: Literal[1, 2] = 2  # of a sample in a step; L_aug needs two
         tau: float = Field(0.1, gt=0)
-        memory_momentum: float = Field(0.5, ge=0, le=1)
+        memory_momentum: float = Field(0.5, ge=0, le=1)  # with which memory's vectors follow
         remember: Literal["second", "mean"] = "second"  # which view's embedding updates memory
         num_neighbours: int = Field(1, ge=1)  # of each anchor
-        init: Literal["full", "instance", "random"] = "full"
-        discover_from: Literal["memory", "encoder"] = "memory"
-        and_loss: bool = True
-        unification: bool = True
+        init: Literal["full", "instance", "random"] = "full"  # what the first round trains on
+        discover_from: Literal["memory", "encoder"] = "memory"  # where neighbourhoods are looked for
+        and_loss: bool = True  # the neighbourhood loss
+        unification: bool = True  # the unification entropy loss
         unification_step: float = Field(0.2, ge=0)  # w(t) grows by this
         unification_milestones: tuple[float, ...] = (0.4, 0.8)  # at these fractions of a round
-        own_class: Literal["exclude", "fill"] = "exclude"
-        aug_loss: bool = Field(True, validate_default=True)
-        aug_tau: float = Field(0.1, gt=0)
-        negative_weight: float = Field(1.0, ge=1)
+        own_class: Literal["exclude", "fill"] = "exclude"  # how eq. 11 leaves out the own class
+        aug_loss: bool = Field(True, validate_default=True)  # the augmentation loss
+        aug_tau: float = Field(0.1, gt=0)  # temperature of the augmentation loss
+        negative_weight: float = Field(1.0, ge=1)  # of its negatives
         compare: Literal["relations", "embeddings"] = "relations"  # what L_aug compares: r (eq. 2) or v
 
         @field_validator("aug_loss")

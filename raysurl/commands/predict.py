@@ -1,0 +1,70 @@
+"""Predict the classes of images with a classifier that was fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raysurl.errors import InputError
+from raysurl.paths import place
+from raysurl.recipe import take
+
+SETTINGS = {
+    "run": ("DIR | FILE", "", "a run that was fine-tuned, or its classifier-NAME.safetensors"),
+    "to": ("FILE.csv | FILE.parquet", "", "what is written; it must not be there yet"),
+}
+RECIPE = ("data", "eval.batch_size")  # its other arguments, and all others of a recipe
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`predict.py run=DIR|FILE data.path=FOLDER to=FILE.csv|FILE.parquet [data.…]`: columns name, class, probability.
+
+    A class is called as the training data called it: by name, or else by number.
+    """
+    mine, rest = take(arguments, *SETTINGS)
+    if "run" not in mine:
+        raise InputError(
+            "name what to use: run=DIR of a run that was fine-tuned, or run=FILE of its classifier"
+        )
+    target = target_of(mine.get("to", ""))  # at once: what follows imports torch and opens the data
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+    import torch
+
+    from raysurl.classifier import load_classifier
+    from raysurl.data.names import open_samples
+    from raysurl.embed import embed
+    from raysurl.runtime import default_device
+    from raysurl.train import local
+
+    found, device = load_classifier(mine["run"], rest), default_device()
+    samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed)
+    assert samples is not None
+    source, _ = local.open_sources(found.recipe, samples, None)
+    index = np.flatnonzero(source.readable)
+    scores = embed(found.network.to(device), source, found.recipe, device, index)
+    probability, chosen = torch.softmax(scores.double(), 1).max(1)
+    called = found.names or found.values
+    columns = {
+        "name": [samples.name_of(int(i)) for i in index],
+        "class": [called[at] for at in chosen.tolist()],
+        "probability": probability.numpy(),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write = pq.write_table if target.suffix == ".parquet" else pyarrow.csv.write_csv
+    write(pa.table(columns), target)
+    print(f"{len(index)} predictions: {target}")
+    for skipped in source.skipped:
+        print(f"skipped {skipped}")
+
+
+def target_of(given: str) -> Path:
+    """The file to write. Raises InputError for one that is there."""
+    if not given.endswith((".csv", ".parquet")):
+        raise InputError("name the file to write: to=FILE.csv or to=FILE.parquet")
+    target = place("to", given)
+    if target.exists():
+        raise InputError(f"to={target} exists already; name another file")
+    return target

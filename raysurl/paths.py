@@ -1,0 +1,57 @@
+"""Local paths as people give them, on the command line or in a recipe, and where results go by default."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from raysurl.errors import InputError
+
+LONGEST_NAME = 255  # bytes of one name, on every file system that Linux has
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set in a submitted job
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_SHOWN = 60  # characters of a text that is too long to be shown whole
+
+
+def given_path(key: str, text: str) -> Path:
+    """The path given as `key=text`, `~` expanded; nothing need be there. Raises InputError where nothing can be."""
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
+    if "://" in text:
+        raise InputError(f"{key}={shown} is a URI; only data are read from URIs, give a local path")
+    try:
+        path = Path(text).expanduser()
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+            raise ValueError(f"a name in it is longer than {LONGEST_NAME} bytes")
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what is to be there, its reader or writer says
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a null byte, a home that nobody has
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{key}={shown} cannot be a path: {reason}") from None
+    return path
+
+
+def place(key: str, text: str) -> Path:
+    """The absolute path of what a person names to be written to. Raises InputError where it would be lost."""
+    if _URI.match(text):
+        raise InputError(
+            f"{key}={text} is a URI, and results are written to a folder; write {key}=/A/FOLDER, on a disk that all"
+            f" nodes share, and copy it to {text} afterwards"
+        )
+    path = given_path(key, text)
+    if _JOB in os.environ and (not path.is_absolute() or path.is_relative_to(Path.cwd())):
+        raise InputError(
+            f"{key}={text} would be lost: a submitted job works in a copy of its files, which Ray removes; write a"
+            f" whole path elsewhere, for example {key}={_home() / path.name}"
+        )
+    return path.absolute()
+
+
+def default_place(kind: str) -> Path:
+    """The folder of all that is named by default; under the home directory inside a submitted job."""
+    return _home() if _JOB in os.environ else Path.cwd() / kind
+
+
+def _home() -> Path:
+    return Path.home() / "raysurl-runs"

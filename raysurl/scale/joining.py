@@ -1,0 +1,203 @@
+"""Which Ray a run joins: that of RAY_ADDRESS, or one that this user started here with `ray start`, else one of its own.
+
+A Ray that another program has started for itself is never joined: it would end with that program. What cannot be
+reached or started is one sentence, soon, instead of Ray's retries.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from raysurl import stopping
+from raysurl.errors import InputError, RunError
+
+# Ray's defaults poll a worker group every 2 s, print each worker line twice and warn of things we do not use.
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+ADDRESS_FILE = "ray_current_cluster"  # where `ray start` writes the address of its cluster
+REACH_S = 4.0  # that a cluster's port may take to answer
+NOT_RAY = "what listens there is something else"
+SOCKET_BYTES = 107  # of a socket's path, the kernel's limit
+# what Ray puts between its temporary directory and the name of its longest socket
+SOCKET_TAIL = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+ADVICE = "runtime=local runs without Ray"
+
+
+def connect() -> None:
+    """Join or start a Ray, and say which. Does nothing if connected. Raises InputError or RunError, one sentence."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    address, said = _address()
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # worker output stays in Ray's log files: what a person should see is in metrics.jsonl
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        _check_folder()
+        options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(_folder())}
+    else:
+        options["address"] = address
+    stopping.at_exit(ray.shutdown)
+    try:
+        ray.init(**options)
+    except SystemExit as ending:  # of the handler of SIGTERM that Ray brings
+        if ending.code == signal.SIGTERM:
+            raise stopping.StoppedError(signal.SIGTERM) from None
+        raise
+    except Exception as error:  # Ray raises whatever its parts do
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        doing = f"join the Ray at {address}" if address else "start a Ray here"
+        raise RunError(f"could not {doing} ({first.strip()}); {ADVICE}") from None
+    finally:
+        stopping.renew()
+    print(f"Ray: {said}", flush=True)
+
+
+def _address() -> tuple[str | None, str]:
+    """The address to join (None: start one), and the words for it."""
+    given = os.environ.get("RAY_ADDRESS", "").strip()
+    if not given:
+        os.environ.pop("RAY_ADDRESS", None)  # Ray takes an empty one for an address
+    if given == "local":
+        return None, "started one for this run alone, as RAY_ADDRESS=local says"
+    if given and given != "auto":
+        _check_address(given)
+        return given, f"joined the cluster of RAY_ADDRESS={given}"
+    found = _started_here()
+    if found is not None:
+        return found, f"joined the cluster at {found} that `ray start` began here"
+    if given == "auto":
+        raise InputError(
+            f"RAY_ADDRESS=auto and no cluster that you started with `ray start` runs here ({_folder() / ADDRESS_FILE}"
+            " names none); start one, give its host:port, or unset RAY_ADDRESS"
+        )
+    return None, "started one for this run alone; RAY_ADDRESS is not set and `ray start` has begun none here"
+
+
+def _started_here() -> str | None:
+    """The address that `ray start` of this user has left, if a cluster answers there."""
+    path = _folder() / ADDRESS_FILE
+    try:
+        if path.stat().st_uid != os.getuid():
+            return None
+        address = path.read_text().strip()
+        host, port = _host_and_port(address)
+    except (OSError, ValueError):
+        return None
+    return None if _unreachable(host, port) else address
+
+
+def _check_address(address: str) -> None:
+    """Raises InputError for what is no address of a cluster, or one at which nothing answers."""
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme in ("http", "https"):
+        raise InputError(
+            f"RAY_ADDRESS={address} is of a job server: submit the run to it with `ray job submit --address {address}`,"
+            f" or set RAY_ADDRESS to host:port of the cluster; {ADVICE}"
+        )
+    if separator and scheme != "ray":
+        raise InputError(
+            f"RAY_ADDRESS={address} is no address of a Ray; give host:port, for example 10.0.0.1:6379"
+        )
+    try:
+        host, port = _host_and_port(rest if separator else address)
+    except ValueError:
+        raise InputError(
+            f"RAY_ADDRESS={address} is no address of a Ray; give host:port, for example 10.0.0.1:6379"
+        ) from None
+    if why := _unreachable(host, port):
+        raise InputError(
+            f"RAY_ADDRESS={address}: no Ray answers there ({why}); start one there, give another address, or unset"
+            f" RAY_ADDRESS; {ADVICE}"
+        )
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """Raises ValueError."""
+    host, separator, port = address.rpartition(":")
+    number = int(port) if port.isascii() and port.isdigit() else 0
+    if not separator or not host or not 0 < number < 65536 or "/" in host:
+        raise ValueError(address)
+    return host.strip("[]"), number
+
+
+def _unreachable(host: str, port: int) -> str:
+    """Why no Ray answers; empty where one may. A name that is looked up for ever is not waited for."""
+    found: list[str] = []
+
+    def look() -> None:
+        try:
+            with socket.create_connection((host, port), timeout=REACH_S) as connection:
+                found.append("" if os.environ.get("RAY_USE_TLS") == "1" or _greets(connection) else NOT_RAY)
+        except TimeoutError:
+            found.append(f"no answer in {REACH_S:.0f} s")
+        except OSError as error:
+            found.append(error.strerror or str(error))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(2 * REACH_S)
+    return found[0] if found else f"no answer in {2 * REACH_S:.0f} s"
+
+
+def _greets(connection: socket.socket) -> bool:
+    """Whether a server of HTTP/2 is at the other end, as gRPC's are: its first frame is one of settings (RFC 9113).
+
+    Ray itself would try for minutes to make a Ray of anything else.
+    """
+    empty_settings = b"\0\0\0\x04\0\0\0\0\0"
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+    head = b""
+    while len(head) < 4:
+        part = connection.recv(4 - len(head))
+        if not part:
+            return False
+        head += part
+    return head[3] == empty_settings[3]
+
+
+def _folder() -> Path:
+    """Where Ray keeps its sessions, and `ray start` the address of its cluster."""
+    return Path(_temporary()) / "ray"
+
+
+def _temporary() -> str:
+    """As Ray chooses it, but that an empty variable is as one that is not set."""
+    return os.path.abspath(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+
+
+def _check_folder() -> None:
+    """Raises InputError where a Ray of one's own could not keep its files and sockets."""
+    base = _temporary()
+    long = len(os.fsencode(base + SOCKET_TAIL)) - SOCKET_BYTES
+    if long > 0:
+        raise InputError(
+            f"Ray cannot put its sockets into {base}: their paths would be {long} bytes longer than the system allows;"
+            f" set RAY_TMPDIR to a short path, for example RAY_TMPDIR=/tmp; {ADVICE}"
+        )
+    folder = _folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"Ray cannot keep its files in {folder} ({error.strerror}); set RAY_TMPDIR to a directory that you can"
+            f" write to; {ADVICE}"
+        ) from None

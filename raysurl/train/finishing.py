@@ -1,0 +1,48 @@
+"""The end of a run: its final evaluation, and what it leaves in its directory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raysurl.encoder import write_encoder
+from raysurl.evaluate.evaluator import Networks
+from raysurl.report import confusion, pictures
+from raysurl.train import run_directory, stored
+
+if TYPE_CHECKING:
+    from raysurl.train.trainer import Run
+
+
+def finish(run: Run) -> None:
+    """The final evaluation, and what is left of the run."""
+    recipe, run_dir, source = run.recipe, run.run_dir, run.loader.source
+    evaluated = run.evaluator.final(trained(run), stored.untrained_embedder(recipe, source))
+    if run.record and evaluated.features is not None:
+        pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
+        confusion.save(run_dir, evaluated.features)
+        pictures.save_scatter(run_dir, evaluated.features, source.class_names)
+        if run.memory and run.memory.has_clusters:
+            pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())
+        run.record.write(run.step, evaluated.metrics)
+        run.record.flush()
+        run.tally.evaluated(run.step, evaluated.metrics)
+        write_encoder(run_dir, run.method.encoder, recipe)
+        run_directory.write_results(
+            run_dir,
+            recipe,
+            run.runtime,
+            source,
+            evaluated,
+            run.tally,
+            run.spent,
+            steps=run.step,
+        )
+
+
+def trained(run: Run) -> Networks:
+    """The networks to evaluate, as `eval.features` names them."""
+    method, named = run.method, run.recipe.eval.features
+    if named == "backbone":
+        return Networks(method.encoder)
+    remembered = run.memory.mirror.snapshot()["features"] if run.memory and named == "memory" else None
+    return Networks(method.encoder, method.embedder, remembered)

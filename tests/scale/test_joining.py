@@ -1,0 +1,212 @@
+"""Which Ray a run joins, and how it says that there is none: no Ray is started here but by the last test."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from places import ROOT
+
+from raysurl.errors import InputError
+from raysurl.scale import joining
+
+GREETING = b"\0\0\0\x04\0\0\0\0\0"  # an empty frame of settings
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """No cluster of this machine, and little patience."""
+    for name in ("RAY_ADDRESS", "RAY_USE_TLS", "TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(joining, "REACH_S", 0.3)
+
+
+@pytest.fixture
+def server():
+    """Starts a server on a free port that answers each connection with given bytes; None: with nothing at all."""
+    sockets, ends = [], threading.Event()
+
+    def start(answer):
+        listening = socket.create_server(("127.0.0.1", 0))
+        sockets.append(listening)
+
+        def serve():
+            while not ends.is_set():
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                sockets.append(connection)
+                if answer is not None:
+                    with contextlib.suppress(OSError):  # whoever only looked has gone already
+                        connection.sendall(answer)
+                        connection.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return f"127.0.0.1:{listening.getsockname()[1]}"
+
+    yield start
+    ends.set()
+    for each in sockets:
+        each.close()
+
+
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def started_here(tmp_path, address):
+    (tmp_path / "ray").mkdir(exist_ok=True)
+    (tmp_path / "ray" / joining.ADDRESS_FILE).write_text(address)
+
+
+@pytest.mark.parametrize("given_", [None, "", "  "])
+def test_without_an_address_one_is_started_and_said(monkeypatch, given_):
+    if given_ is not None:
+        monkeypatch.setenv("RAY_ADDRESS", given_)
+    address, said = joining._address()
+    assert (address, "RAY_ADDRESS" in os.environ) == (None, False)
+    assert said.startswith("started one for this run alone")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_what_answers_at_the_address_is_joined_and_said(monkeypatch, server, scheme):
+    address = scheme + server(GREETING)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert joining._address() == (address, f"joined the cluster of RAY_ADDRESS={address}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "no answer in"),
+        (b"", "something else"),
+        (b"\0\0", "something else"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else"),
+        (b"-ERR unknown command 'PRI'\r\n", "something else"),
+    ],
+)
+def test_what_listens_there_and_is_no_ray_is_told_at_once(monkeypatch, server, answer, why):
+    monkeypatch.setenv("RAY_ADDRESS", server(answer))
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"RAY_ADDRESS=127.*: no Ray answers there .*{why}.*runtime=local"):
+        joining._address()
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_asks_for_tls_is_not_greeted_in_the_clear(monkeypatch, server):
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    monkeypatch.setenv("RAY_ADDRESS", address := server(b"\x15\x03\x03\0\x02\x02\x46"))
+    assert joining._address()[0] == address
+
+
+def test_nothing_that_listens_is_told_at_once(monkeypatch):
+    for address in (closed_port(), "ray://" + closed_port()):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InputError, match=r"no Ray answers there.*refused"):
+            joining._address()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "https://cluster.example/ray"])
+def test_a_job_servers_address_is_said_to_be_one(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match=f"ray job submit --address {address}"):
+        joining._address()
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=30))
+def test_an_address_is_host_and_port_or_refused(text):
+    try:
+        host, port = joining._host_and_port(text)
+    except ValueError:
+        return
+    assert host
+    assert 0 < port < 65536
+    assert text.endswith(f":{port}") or text.rpartition(":")[2].lstrip("0") == str(port)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["nonsense", ":6379", "host:", "host:0", "host:65536", "host:٣", "a/b:1", "redis://h:1", "ray://"],
+)
+def test_what_is_no_address_is_one_sentence(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match="is no address of a Ray; give host:port"):
+        joining._address()
+
+
+@pytest.mark.parametrize("asked", [None, "auto"])
+def test_a_cluster_that_this_user_started_is_joined(monkeypatch, tmp_path, server, asked):
+    if asked:
+        monkeypatch.setenv("RAY_ADDRESS", asked)
+    started_here(tmp_path, address := server(GREETING))
+    assert joining._address() == (address, f"joined the cluster at {address} that `ray start` began here")
+
+
+def test_one_that_has_ended_is_somebody_elses_or_is_no_address_is_not(monkeypatch, tmp_path, server):
+    for content in (closed_port(), "", "x", "\0:1", server(b"HTTP/1.1 400\r\n\r\n")):
+        started_here(tmp_path, content)
+        assert joining._address()[0] is None
+    started_here(tmp_path, server(GREETING))
+    monkeypatch.setattr(os, "getuid", lambda: 123456)
+    assert joining._address()[0] is None
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(InputError, match="RAY_ADDRESS=auto and no cluster that you started"):
+        joining._address()
+
+
+def test_a_folder_that_holds_no_sockets_or_files_is_told_with_what_to_set(monkeypatch, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        joining._check_folder()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("x" * 100)))
+    with pytest.raises(
+        InputError, match=r"bytes longer than the system allows; set RAY_TMPDIR to a short path"
+    ):
+        joining._check_folder()
+    for folder in ("/proc/none", "/dev/null"):
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        with pytest.raises(InputError, match=r"Ray cannot keep its files in .*set RAY_TMPDIR"):
+            joining._check_folder()
+
+
+PRIVATE = """
+import json, sys
+import ray
+from raysurl.scale import joining
+joining.connect()
+print(json.dumps(ray.get_runtime_context().gcs_address), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_two_runs_on_one_machine_have_a_ray_each(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PRIVATE],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        said = process.stdout.readline()
+        started.append((process, said, json.loads(process.stdout.readline())))
+    (first, said, here), (second, _, there) = started
+    assert said.startswith("Ray: started one for this run alone")
+    assert here != there
+    first.communicate("\n")
+    assert second.poll() is None
+    second.communicate("\n")
+    assert second.returncode == 0
