@@ -10,7 +10,7 @@ import torch
 from ranks import on_ranks
 
 from raysurl import distributed, method
-from raysurl.nets.ema import Teacher
+from raysurl.nets.ema import MomentumTeacher
 from raysurl.train import trainer
 
 METHODS = method.available()
@@ -32,7 +32,7 @@ def test_the_loss_is_finite_and_its_gradient_reaches_the_encoder_and_never_a_tea
     assert all(
         p.grad is not None and p.grad.abs().sum() > 0 for p in run.method.encoder.parameters() if p.ndim > 1
     )
-    teachers = [m for m in run.method.modules() if isinstance(m, Teacher)]
+    teachers = [m for m in run.method.modules() if isinstance(m, MomentumTeacher)]
     assert all(p.grad is None and not p.requires_grad for t in teachers for p in t.parameters())
     assert all(not value.requires_grad for value in output.logs.values())
     assert output.push is None or not output.push.keys.requires_grad

@@ -48,7 +48,7 @@ from raysurl.method import (
     Progress,
     Push,
     Snapshot,
-    Taught,
+    TeacherKind,
     detached,
 )
 from raysurl.methods.genurl.graphs import own_graph
@@ -58,14 +58,14 @@ from raysurl.methods.genurl.structures import (
     Distance,
     Graph,
     Instance,
-    Known,
     Neighbours,
-    Teacher,
+    StructureInputs,
+    TeacherStructure,
     linear,
     pairwise_distance,
     with_columns,
 )
-from raysurl.nets.ema import Teacher as Average
+from raysurl.nets.ema import TeacherStructure as Average
 from raysurl.nets.heads import mlp
 from raysurl.recipe.method_config import Refresh
 
@@ -176,8 +176,12 @@ class GenURL(Method):
         def reads_hidden(self) -> bool:
             return self.target == "dynamic" and not self.neck
 
-        def learns_from(self) -> Taught:
-            return "any" if any(isinstance(structure, Teacher) for structure in self.structures) else "no"
+        def learns_from(self) -> TeacherKind:
+            return (
+                "any"
+                if any(isinstance(structure, TeacherStructure) for structure in self.structures)
+                else "no"
+            )
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -305,7 +309,7 @@ def _mean(values: Tensor, used: Tensor) -> Tensor:
     return values.masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
 
 
-def _known(batch: Batch, snapshot: Snapshot) -> Known:
+def _known(batch: Batch, snapshot: Snapshot) -> StructureInputs:
     """What is known of the global batch, from what each rank holds of its rows."""
     device = batch.index.device
     graphs = {}
@@ -315,7 +319,7 @@ def _known(batch: Batch, snapshot: Snapshot) -> Known:
         graphs = {name: block[:, position] for name, block in rows.items()}
     teacher = batch.views.get("teacher")
     teacher = None if teacher is None else distributed.gather(teacher)
-    return Known(distributed.joined_rows(batch.index), device, graphs, teacher)
+    return StructureInputs(distributed.joined_rows(batch.index), device, graphs, teacher)
 
 
 def _nothing_to_remember(batch: Batch) -> Push:
