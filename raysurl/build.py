@@ -16,7 +16,7 @@ from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.method import Build, FrozenTeacher, Method
 from raysurl.nets.drawing import drawn_from
-from raysurl.nets.ema import Teacher
+from raysurl.nets.ema import MomentumTeacher
 from raysurl.nets.norm import convert
 from raysurl.recipe import Recipe
 
@@ -103,7 +103,7 @@ def prepare(method: Method, recipe: Recipe, device: torch.device) -> Method:
     if recipe.train.compile:
         method.encoder.compile()
         for module in method.modules():
-            if isinstance(module, Teacher):
+            if isinstance(module, MomentumTeacher):
                 module.net.compile()
     return method
 
@@ -112,5 +112,5 @@ def initialise(method: Method, weights: Mapping[str, Tensor]) -> None:
     """Begin with these weights of the encoder (init_from=)."""
     method.encoder.load_state_dict(weights)
     for module in method.modules():
-        if isinstance(module, Teacher):  # the teacher starts as an exact copy of the student
+        if isinstance(module, MomentumTeacher):  # the teacher starts as an exact copy of the student
             module.net.get_submodule("0").load_state_dict(method.encoder.state_dict())

@@ -30,7 +30,7 @@ from raysurl import recipe as recipes
 from raysurl.build import resolve
 from raysurl.data.machine import free_memory
 from raysurl.data.shards import Shard
-from raysurl.data.source import Facts, ResidentSource
+from raysurl.data.source import ResidentSource, SourceFacts
 from raysurl.errors import RunError
 from raysurl.recipe import Recipe
 from raysurl.report import scatter
@@ -234,7 +234,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return centre, (spread or 1.0) if self.sigma_x is None else 1.0
 
     def _train(self, recipe: Recipe, rows: NDArray[np.float32]) -> tuple[torch.nn.Module, float]:
-        facts = Facts(np.ones(len(rows), bool), (), None, None, "resident")
+        facts = SourceFacts(np.ones(len(rows), bool), (), None, None, "resident")
         source = ResidentSource([Shard(rows)], facts)
         with tempfile.TemporaryDirectory() as folder:
             run = trainer.start(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from raysurl.recipe.method_config import MethodConfig, Taught, available, method_module
+from raysurl.recipe.method_config import MethodConfig, TeacherKind, available, method_module
 
 __all__ = [
     "Answer",
@@ -25,7 +25,7 @@ __all__ = [
     "Progress",
     "Push",
     "Snapshot",
-    "Taught",
+    "TeacherKind",
     "available",
     "detached",
     "load",

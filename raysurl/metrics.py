@@ -30,7 +30,7 @@ EVERY_S = 5.0  # between two notes on how far reading the data is
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 
 
-class Record:
+class MetricsWriter:
     """Append-only `metrics.jsonl` plus optional TensorBoard, W&B and MLflow writers, which a thread serves in order."""
 
     def __init__(self, run_dir: Path, *, start_step: int, sinks: list[Sink]) -> None:
@@ -199,7 +199,11 @@ class StepBlock:
     """
 
     def __init__(
-        self, size: int, record: Record | None, batch_size: int, asked: Callable[[], object] = lambda: None
+        self,
+        size: int,
+        record: MetricsWriter | None,
+        batch_size: int,
+        asked: Callable[[], object] = lambda: None,
     ) -> None:
         self.size, self.record, self.batch_size = size, record, batch_size
         self.tally, self._asked, self.stop = Tally(), asked, False

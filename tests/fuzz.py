@@ -33,7 +33,7 @@ from raysurl.data.names import open_samples
 from raysurl.data.pickled import arrays_of_pickle
 from raysurl.data.residency import check_unreadable
 from raysurl.data.source import open_source
-from raysurl.data.tree import Entry
+from raysurl.data.tree import FileEntry
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 
@@ -431,7 +431,7 @@ MANIFESTS = st.builds(
 
 
 def check_manifest(case: ManifestCase) -> None:
-    listing = manifest.Listing.of_files("root", [Entry(f"{i}.png", 5, 7) for i in range(3)])
+    listing = manifest.Listing.of_files("root", [FileEntry(f"{i}.png", 5, 7) for i in range(3)])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.parquet"
         manifest.save(

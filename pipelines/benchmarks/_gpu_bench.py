@@ -14,7 +14,7 @@ import torch
 
 from raysurl import method
 from raysurl.data.shards import Shard
-from raysurl.data.source import Facts, ResidentSource, Source
+from raysurl.data.source import ResidentSource, Source, SourceFacts
 from raysurl.recipe import load_recipe
 from raysurl.runtime import LocalRuntime
 from raysurl.train import trainer
@@ -61,7 +61,7 @@ class Bench:
         random = np.random.default_rng(0)
         pixels = random.integers(0, 256, (samples, 3, size, size), np.uint8)
         readable = np.ones(samples, bool)
-        facts = Facts(readable, (), random.integers(0, 10, samples), None, "resident")
+        facts = SourceFacts(readable, (), random.integers(0, 10, samples), None, "resident")
         return ResidentSource([Shard(pixels)], facts)
 
     def seconds(self, work: Callable[[], Any], times: int) -> float:

@@ -19,7 +19,7 @@ import torch
 
 from raysurl.build import fitted
 from raysurl.data.shards import Shard
-from raysurl.data.source import Facts, ResidentSource
+from raysurl.data.source import ResidentSource, SourceFacts
 from raysurl.recipe import load_recipe, yaml_argument
 from raysurl.runtime import LocalRuntime
 
@@ -57,7 +57,7 @@ def measure(
             0.1 * rows
             + random.normal(size=(n // 100 or 1, dim)).astype(np.float32)[np.arange(n) % (n // 100 or 1)]
         )
-    source = ResidentSource([Shard(rows)], Facts(np.ones(n, bool), (), None, None, "resident"))
+    source = ResidentSource([Shard(rows)], SourceFacts(np.ones(n, bool), (), None, None, "resident"))
     changes = ("data.path=.", f"train.batch_size={batch}", "train.epochs=1", f"scale.threads={threads}")
     quiet = ("log.tensorboard=false", "checkpoint.every_epochs=0", "eval.protocols=[]")
     recipe = fitted(load_recipe(["recipe=genurl/mnist_2d", *changes, *quiet]), dim)

@@ -17,7 +17,7 @@ from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.labels import Classes, Labels, number
 from raysurl.data.manifest import Listing
 from raysurl.data.readers import FileReader
-from raysurl.data.tree import Entry, Missing, Tree, shown
+from raysurl.data.tree import FileEntry, Missing, Tree, shown
 from raysurl.errors import InputError, printable
 from raysurl.recipe import Data
 
@@ -50,7 +50,7 @@ def folder(data: Data, path: str, key: str, known: Classes | None) -> Samples:
     rest = len(tree.files) - len(images)
     images, of_test = without_test_files(data, key, images)
     lost = [entry for entry in tree.missing if not entry.folder and is_image(entry.path)]
-    images = sorted([*images, *(Entry(entry.path, 0) for entry in lost)], key=lambda entry: entry.path)
+    images = sorted([*images, *(FileEntry(entry.path, 0) for entry in lost)], key=lambda entry: entry.path)
     if not images:
         raise InputError(_nothing(path, key, tree))
     names = [entry.path for entry in images]
@@ -66,7 +66,7 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(IMAGE_ENDINGS)
 
 
-def without_test_files(data: Data, key: str, entries: list[Entry]) -> tuple[list[Entry], str]:
+def without_test_files(data: Data, key: str, entries: list[FileEntry]) -> tuple[list[FileEntry], str]:
     """Training files without those that the test set holds too, and a remark: what is held out must not be learned."""
     if key != "data.path" or data.eval_path is None or storage.is_uri(data.eval_path):
         return entries, ""

@@ -8,7 +8,7 @@ from raysurl.recipe import Data
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownData:
     """`samples` of the training split as `open_samples` lists it; `shape`: of an image (height, width), where all have
     one; `width`: of a vector."""
 
@@ -17,18 +17,22 @@ class Known:
     width: int | None = None
 
 
-IMAGENET, TINY_IMAGENET, COIL_20 = Known(1_281_167), Known(100_000, (64, 64)), Known(1440, (128, 128))
+IMAGENET, TINY_IMAGENET, COIL_20 = (
+    KnownData(1_281_167),
+    KnownData(100_000, (64, 64)),
+    KnownData(1440, (128, 128)),
+)
 BY_NAME = {
-    "digits": Known(1437, (8, 8)),
-    "torchvision:CIFAR10": Known(50_000, (32, 32)),
-    "torchvision:CIFAR100": Known(50_000, (32, 32)),
-    "torchvision:STL10": Known(105_000, (96, 96)),  # train + unlabeled
-    "torchvision:SVHN": Known(73_257, (32, 32)),
-    "torchvision:MNIST": Known(60_000, (28, 28)),
-    "torchvision:FashionMNIST": Known(60_000, (28, 28)),
-    "planetoid:Cora": Known(2708, width=1433),
-    "planetoid:CiteSeer": Known(3327, width=3703),
-    "planetoid:PubMed": Known(19_717, width=500),
+    "digits": KnownData(1437, (8, 8)),
+    "torchvision:CIFAR10": KnownData(50_000, (32, 32)),
+    "torchvision:CIFAR100": KnownData(50_000, (32, 32)),
+    "torchvision:STL10": KnownData(105_000, (96, 96)),  # train + unlabeled
+    "torchvision:SVHN": KnownData(73_257, (32, 32)),
+    "torchvision:MNIST": KnownData(60_000, (28, 28)),
+    "torchvision:FashionMNIST": KnownData(60_000, (28, 28)),
+    "planetoid:Cora": KnownData(2708, width=1433),
+    "planetoid:CiteSeer": KnownData(3327, width=3703),
+    "planetoid:PubMed": KnownData(19_717, width=500),
 }
 # folders of images are known by what their recipe, or their path, calls them
 BY_WORD = {
@@ -37,12 +41,12 @@ BY_WORD = {
     "imagenet": IMAGENET,
     "coil20": COIL_20,
     "coil-20": COIL_20,
-    "cub200": Known(5994),
-    "dogs": Known(12_000),
+    "cub200": KnownData(5994),
+    "dogs": KnownData(12_000),
 }
 
 
-def known_of(data: Data, recipe: str | None) -> Known | None:
+def known_of(data: Data, recipe: str | None) -> KnownData | None:
     """Of the data that a recipe names; None where nothing is known but, perhaps, `data.limit`."""
     found = BY_NAME.get(data.name)
     if found is None and data.name == "folder":
@@ -53,11 +57,11 @@ def known_of(data: Data, recipe: str | None) -> Known | None:
     if data.limit is None:
         return found
     if found is None:
-        return Known(data.limit)
-    return Known(min(found.samples, data.limit), found.shape, found.width)
+        return KnownData(data.limit)
+    return KnownData(min(found.samples, data.limit), found.shape, found.width)
 
 
-def width_of(known: Known, data: Data) -> int | None:
+def width_of(known: KnownData, data: Data) -> int | None:
     """Values of a sample that is a vector, of its own or by `data.flatten`; None: an image, or not known."""
     if known.width is not None or data.flatten is None or known.shape is None:
         return known.width

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raysurl.data import storage
 from raysurl.data.depth import Depth
-from raysurl.data.tree import Entry
+from raysurl.data.tree import FileEntry
 from raysurl.errors import InputError, printable
 
 
@@ -62,7 +62,7 @@ class Listing:
         return len(self.file)
 
     @classmethod
-    def of_files(cls, root: str, entries: Sequence[Entry]) -> Listing:
+    def of_files(cls, root: str, entries: Sequence[FileEntry]) -> Listing:
         """One sample per file."""
         none = np.full(len(entries), -1, np.int32)
         files = np.arange(len(entries), dtype=np.int32)
@@ -72,11 +72,11 @@ class Listing:
     @classmethod
     def of_rows(cls, root: str, rows: int, stamp: tuple[int, int] | None = None) -> Listing:
         """The rows of one array; `root` names it."""
-        return cls.of_groups(root, [Entry("", *(stamp or (-1, 0)))], [[rows]], grouped=False)
+        return cls.of_groups(root, [FileEntry("", *(stamp or (-1, 0)))], [[rows]], grouped=False)
 
     @classmethod
     def of_groups(
-        cls, root: str, entries: Sequence[Entry], groups: list[list[int]], grouped: bool = True
+        cls, root: str, entries: Sequence[FileEntry], groups: list[list[int]], grouped: bool = True
     ) -> Listing:
         """The rows of files; `groups` holds the number of rows of each row group of each file."""
         counts = [sum(rows) for rows in groups]
@@ -131,7 +131,7 @@ class Listing:
         return table.append_column("bytes", pa.array(size)).append_column("mtime", pa.array(time))
 
 
-def stamps_of(entries: Sequence[Entry]) -> NDArray[np.int64] | None:
+def stamps_of(entries: Sequence[FileEntry]) -> NDArray[np.int64] | None:
     """(F, 2) of a listing's files; None where they are not known."""
     if any(entry.size < 0 for entry in entries):
         return None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from raysurl.data import storage
 from raysurl.data.readers import ArrayReader, ParquetReader
-from raysurl.data.tree import Entry, reason
+from raysurl.data.tree import FileEntry, reason
 from raysurl.errors import InputError
 
 BLOCK_VALUES = 2**22  # values checked at once: a mapped file is never held whole
@@ -79,7 +79,7 @@ def not_numbers(schema: Any, label: str) -> str:
 
 
 def reader(
-    root: str, files: Sequence[Entry], column: str, vectors: set[tuple[str, ...] | None]
+    root: str, files: Sequence[FileEntry], column: str, vectors: set[tuple[str, ...] | None]
 ) -> ParquetReader | ArrayReader:
     """For images in `column`, or for vectors, whose columns are the one member of `vectors`.
 

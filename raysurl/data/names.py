@@ -139,7 +139,7 @@ def _nodes(data: Data, split: Split) -> Samples | None:
         raise InputError(f"data.name={data.name} needs data.path=, the Planetoid root that holds <Name>/raw")
     if split == "eval":
         return None
-    nodes = planetoid.Nodes(data.name.partition(":")[2], storage.absolute(data.path))
+    nodes = planetoid.NodeArray(data.name.partition(":")[2], storage.absolute(data.path))
     if data.download:
         planetoid.fetch(nodes.name, nodes.root)
     known = planetoid.read(nodes.name, nodes.root)

@@ -43,7 +43,7 @@ class Citations:
 
 
 @dataclass(frozen=True)
-class Nodes:
+class NodeArray:
     """The features of a graph's nodes, as an array that each process loads once."""
 
     name: str

@@ -25,7 +25,7 @@ from raysurl.recipe import Data
 from raysurl.sampler import Request
 from raysurl.windows import Windows
 
-__all__ = ["Facts", "Images", "Request", "ResidentSource", "Source", "StreamingSource", "open_source"]
+__all__ = ["Images", "Request", "ResidentSource", "Source", "SourceFacts", "StreamingSource", "open_source"]
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # samples done, of
@@ -35,7 +35,7 @@ _TOGETHER = 4096  # samples of groups, and of no window, that are read at once
 
 
 @dataclass(frozen=True, eq=False)
-class Facts:
+class SourceFacts:
     """What is known of the N samples of a source.
 
     `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
@@ -57,7 +57,7 @@ class Facts:
 class Source:
     """Base of all sources: the facts, and batches made one step ahead in a background thread."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: SourceFacts) -> None:
         self.facts = facts
         self.readable, self.skipped = facts.readable, facts.skipped
         self.labels, self.class_names = facts.labels, facts.class_names
@@ -91,7 +91,7 @@ class Source:
 class ResidentSource(Source):
     """Samples from shards in memory, in this process or shared by many."""
 
-    def __init__(self, shards: Sequence[Shard], facts: Facts) -> None:
+    def __init__(self, shards: Sequence[Shard], facts: SourceFacts) -> None:
         super().__init__(facts)
         self.gather = Gather(shards)
 
@@ -103,7 +103,7 @@ class ResidentSource(Source):
 class StreamingSource(Source):
     """Samples read and decoded when they are asked for, by this process alone."""
 
-    def __init__(self, samples: Samples, facts: Facts) -> None:
+    def __init__(self, samples: Samples, facts: SourceFacts) -> None:
         super().__init__(facts)
         self.samples = samples
 
@@ -165,7 +165,7 @@ def open_source(
         skipped = saved.unreadable(samples.listing)
     else:
         skipped = verify_all(samples, progress)
-    facts = settle(samples, data, mode, why, skipped, saved, manifest_path)
+    facts = checked_facts(samples, data, mode, why, skipped, saved, manifest_path)
     if mode == "resident":
         return ResidentSource(shards, facts)
     return StreamingSource(samples, facts)
@@ -203,7 +203,7 @@ def blocks(count: int) -> Iterator[NDArray[np.int64]]:
         yield np.arange(begin, min(begin + _BLOCK, count))
 
 
-def settle(
+def checked_facts(
     samples: Samples,
     data: Data,
     mode: Mode,
@@ -211,7 +211,7 @@ def settle(
     skipped: Sequence[Unreadable],
     saved: manifest.Saved | None,
     manifest_path: str | Path | None,
-) -> Facts:
+) -> SourceFacts:
     """Check what was found against the threshold and the run's earlier start, and write it down."""
     check_unreadable([*skipped, *samples.missing], len(samples), data.max_unreadable)
     readable = np.ones(len(samples), bool)
@@ -237,7 +237,7 @@ def settle(
         windows = grouping.windows_of(samples, data)
         remarks.append(grouping.promise(samples, windows, data))
     said = tuple(filter(None, remarks))
-    return Facts(
+    return SourceFacts(
         readable,
         (*skipped, *samples.missing),
         samples.labels,

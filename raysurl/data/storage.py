@@ -22,10 +22,10 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
 from raysurl.data import tree
-from raysurl.data.tree import Entry, Missing, Tree
+from raysurl.data.tree import FileEntry, Missing, Tree
 from raysurl.errors import InputError
 
-__all__ = ["PARQUET_ERRORS", "Entry", "Missing", "Tree"]
+__all__ = ["PARQUET_ERRORS", "FileEntry", "Missing", "Tree"]
 
 # what pyarrow raises on damaged files; names in them may be no UTF-8, and sizes anything
 PARQUET_ERRORS = (
@@ -216,7 +216,7 @@ def list_files(path: str, key: str) -> Tree:
         ) from None
     prefix = len(base.rstrip("/")) + 1
     entries = [
-        Entry(info.path[prefix:], info.size or 0, info.mtime_ns or 0)
+        FileEntry(info.path[prefix:], info.size or 0, info.mtime_ns or 0)
         for info in found
         if info.type == fs.FileType.File
     ]

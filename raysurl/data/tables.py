@@ -19,7 +19,7 @@ from raysurl.data.folders import without_test_files
 from raysurl.data.labels import Classes, Names, number
 from raysurl.data.manifest import Listing
 from raysurl.data.readers import ArrayReader, image_leaf, load_once
-from raysurl.data.tree import Entry, Tree, reason
+from raysurl.data.tree import FileEntry, Tree, reason
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 
@@ -46,7 +46,7 @@ def parquet(data: Data, path: str, key: str, known: Classes | None) -> Samples:
     """
     root, tree = _files(path, key)
     entries, of_test = without_test_files(data, key, tree.files)
-    found: list[tuple[Entry, _File]] = []
+    found: list[tuple[FileEntry, _File]] = []
     lost = [(entry.path, entry.reason, entry.folder) for entry in tree.missing]
     for entry in entries:
         where = storage.join(root, entry.path)
@@ -66,7 +66,7 @@ def parquet(data: Data, path: str, key: str, known: Classes | None) -> Samples:
     return samples.with_missing(tuple(missing))
 
 
-def _listed(data: Data, root: str, found: Sequence[tuple[Entry, _File]], where: str) -> Samples:
+def _listed(data: Data, root: str, found: Sequence[tuple[FileEntry, _File]], where: str) -> Samples:
     entries = [entry for entry, _ in found]
     if sum(sum(file.rows) for _, file in found) > MOST_ROWS:
         raise InputError(f"{where} claims more than {MOST_ROWS:,} rows; split the data set")
@@ -88,7 +88,7 @@ def _listed(data: Data, root: str, found: Sequence[tuple[Entry, _File]], where: 
 
 
 def _labelled(
-    samples: Samples, found: Sequence[tuple[Entry, _File]], known: Classes | None, where: str
+    samples: Samples, found: Sequence[tuple[FileEntry, _File]], known: Classes | None, where: str
 ) -> Samples:
     parts = [(entry.path or where, file.labels) for entry, file in found if file.labels is not None]
     if not parts:
@@ -171,7 +171,7 @@ def _files(path: str, key: str) -> tuple[str, Tree]:
         with_name = re.fullmatch(r"(.*)/([^/?]+)", root)  # a URI's query must stay with its root
         above, name = (with_name[1] or "/", with_name[2]) if with_name else (root, "")
         key_of = storage.identity(root, "")
-        return above, Tree([Entry(storage.text_name(name, root), *storage.stamp(root), key_of)])
+        return above, Tree([FileEntry(storage.text_name(name, root), *storage.stamp(root), key_of)])
     tree = storage.list_files(root, key)
     wanted = [entry for entry in tree.files if _wanted(entry.path, pattern)]
     missing = [entry for entry in tree.missing if entry.folder or _wanted(entry.path, pattern)]

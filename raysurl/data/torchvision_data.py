@@ -25,7 +25,7 @@ from raysurl.data.listings import check_array
 from raysurl.data.manifest import Listing
 from raysurl.data.planetoid import TRAIN, VALIDATION
 from raysurl.data.readers import ArrayReader, Encoded, FileReader, Reader, Stamp
-from raysurl.data.tree import Entry
+from raysurl.data.tree import FileEntry
 from raysurl.errors import InputError
 from raysurl.recipe import Data
 
@@ -137,10 +137,10 @@ def open_dataset(data: Data, split: Literal["train", "eval"]) -> Samples | None:
     return Samples(listing, reader, labels, names, split=split_of)
 
 
-def _entry(prefix: str, path: str) -> Entry:
+def _entry(prefix: str, path: str) -> FileEntry:
     name = tree.text_of(path.removeprefix(prefix))
     size, time = storage.stamp_of(prefix.rstrip("/"), name)
-    return Entry(name, max(size, 0), time)
+    return FileEntry(name, max(size, 0), time)
 
 
 def _class(name: str) -> Any:

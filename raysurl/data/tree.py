@@ -19,7 +19,7 @@ Key = tuple[int, int]  # (device, inode)
 
 
 @dataclass(frozen=True)
-class Entry:
+class FileEntry:
     """A file under a root: its path relative to the root, with forward slashes, its size in bytes and its time in ns.
 
     `key`: what it is whatever leads to it, where that is known.
@@ -44,7 +44,7 @@ class Missing:
 class Tree:
     """Files sorted by path; `missing`: see `Missing`; `repeated`: paths left out, for they lead to what is listed."""
 
-    files: list[Entry]
+    files: list[FileEntry]
     missing: list[Missing] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ class _Walk:
     """The state of one walk. Paths as text relative to the root beside names as the file system has them."""
 
     def __init__(self, root: str) -> None:
-        self.files: list[Entry] = []
+        self.files: list[FileEntry] = []
         self.missing: list[Missing] = []
         self.repeated: list[str] = []
         self.links: list[tuple[str, str]] = []
@@ -134,7 +134,7 @@ class _Walk:
         if not stat.S_ISREG(about.st_mode):
             self.missing.append(Missing(path, "it is neither a file nor a folder"))
         elif not self._known(about, path):
-            self.files.append(Entry(path, about.st_size, about.st_mtime_ns, (about.st_dev, about.st_ino)))
+            self.files.append(FileEntry(path, about.st_size, about.st_mtime_ns, (about.st_dev, about.st_ino)))
 
     def _known(self, about: os.stat_result, path: str, *, folder: bool = False) -> bool:
         inodes = self.seen.setdefault(about.st_dev, set())

@@ -16,7 +16,7 @@ from typing import Any
 
 from raysurl import intervals
 from raysurl.evaluate.division import SEEN, Division, divide
-from raysurl.evaluate.features import Features, Nodes, pixel_features
+from raysurl.evaluate.features import Features, NodeFeatures, pixel_features
 from raysurl.evaluate.knn import knn_classify
 from raysurl.recipe import Evaluation
 
@@ -25,7 +25,7 @@ __all__ = [
     "Division",
     "Features",
     "Gains",
-    "Nodes",
+    "NodeFeatures",
     "check",
     "divide",
     "evaluate",

@@ -27,7 +27,7 @@ from raysurl.errors import InputError
 from raysurl.evaluate import (
     Features,
     Gains,
-    Nodes,
+    NodeFeatures,
     divide,
     evaluate,
     gains_of,
@@ -234,7 +234,7 @@ class Evaluator:
         chosen = evenly_spaced(torch.from_numpy(self.bank), settings.embedding_points).numpy()
         return pixels(self.source, self.recipe, chosen)
 
-    def _nodes(self, encoder: nn.Module) -> Nodes | None:
+    def _nodes(self, encoder: nn.Module) -> NodeFeatures | None:
         """All labelled samples, for the protocol that divides them itself. Every rank calls it."""
         if "nodes" not in self._needs or not self.num_classes:
             return None
@@ -250,11 +250,11 @@ class Evaluator:
         assert self.source.labels is not None
         return np.flatnonzero(self.source.readable & (self.source.labels >= 0))
 
-    def _labelled_nodes(self, features: Tensor) -> Nodes:
+    def _labelled_nodes(self, features: Tensor) -> NodeFeatures:
         assert self.source.labels is not None
         which, split = self._all_labelled, self.source.split
         parts = None if split is None else torch.from_numpy(split[which])
-        return Nodes(features.cpu(), torch.from_numpy(self.source.labels[which]), parts)
+        return NodeFeatures(features.cpu(), torch.from_numpy(self.source.labels[which]), parts)
 
     def _labelled(self, bank: NDArray[np.int64], train: Tensor, test: Tensor) -> Features:
         if not self.num_classes:

@@ -17,7 +17,7 @@ BLOCK = 65536  # rows looked at together
 
 
 @dataclass(frozen=True)
-class Nodes:
+class NodeFeatures:
     """All labelled samples: `features` (N, D), `labels` (N,), and `split` (N,) of raysurl.data.planetoid, if known."""
 
     features: Tensor
@@ -55,7 +55,7 @@ class Features:
     test_labels: Tensor
     num_classes: int
     inputs: Tensor | None = None
-    nodes: Nodes | None = None
+    nodes: NodeFeatures | None = None
     augmented: Callable[[int], Tensor] | None = None
     tuned: Mapping[str, Tuned] | None = None
     of: str = ""

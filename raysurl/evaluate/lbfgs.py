@@ -28,7 +28,7 @@ HELD_OUT = 0.2
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
     """Top-1 and top-5 accuracy in percent on the test features."""
     train, labels, num_classes = features.train, features.train_labels, features.num_classes
-    scale = logistic.Scale.of(train)
+    scale = logistic.Scaling.of(train)
     penalty = choose_penalty(train, labels, num_classes=num_classes, seed=seed, scale=scale)
     start = train.new_zeros(num_classes, train.shape[1] + 1)
     solution = logistic.fit(train, labels, start, penalty=penalty, scale=scale)
@@ -40,7 +40,7 @@ def names(settings: Evaluation, division: Division) -> list[str]:
 
 
 def choose_penalty(
-    train: Tensor, labels: Tensor, *, num_classes: int, seed: int, scale: logistic.Scale | None = None
+    train: Tensor, labels: Tensor, *, num_classes: int, seed: int, scale: logistic.Scaling | None = None
 ) -> float:
     """The λ that is most accurate on a seeded fifth of train (N, D), labels (N,); the strongest of equals."""
     if len(train) < 2:

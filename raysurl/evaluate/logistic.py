@@ -24,14 +24,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scaling:
     """What makes features (…, D) standard: minus `mean` (D,), divided by `by`."""
 
     mean: Tensor
     by: Tensor
 
     @classmethod
-    def of(cls, train: Tensor, index: Tensor | None = None) -> Scale:
+    def of(cls, train: Tensor, index: Tensor | None = None) -> Scaling:
         """Of train (N, D), or of its rows `index`."""
         count = len(train) if index is None else len(index)
         mean = (
@@ -62,7 +62,7 @@ def fit(
     start: Tensor,
     *,
     penalty: float,
-    scale: Scale | None = None,
+    scale: Scaling | None = None,
     index: Tensor | None = None,
     loss: Loss = of_classes,
 ) -> Tensor:
@@ -93,7 +93,7 @@ def fit(
     return solution.detach()
 
 
-def logits_of(rows: Tensor, solution: Tensor, scale: Scale | None = None) -> Tensor:
+def logits_of(rows: Tensor, solution: Tensor, scale: Scaling | None = None) -> Tensor:
     """(n, C) of rows (n, D) under a solution (C, D + 1)."""
     weight, bias = solution[:, :-1], solution[:, -1]
     if scale is not None:
@@ -102,7 +102,7 @@ def logits_of(rows: Tensor, solution: Tensor, scale: Scale | None = None) -> Ten
     return F.linear(rows, weight, bias)
 
 
-def predict(rows: Tensor, solution: Tensor, scale: Scale | None = None) -> Tensor:
+def predict(rows: Tensor, solution: Tensor, scale: Scaling | None = None) -> Tensor:
     """Class scores (Q, C) of rows (Q, D), block by block."""
     return torch.cat([logits_of(part, solution, scale) for part, _ in blocks(rows)])
 
@@ -123,7 +123,7 @@ def path(
     judge: Callable[[Tensor], float],
     *,
     num_classes: int,
-    scale: Scale | None = None,
+    scale: Scaling | None = None,
     index: Tensor | None = None,
     loss: Loss = of_classes,
 ) -> Fitted:

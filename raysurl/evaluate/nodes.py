@@ -19,7 +19,7 @@ from raysurl.data.planetoid import NUM_VALIDATION, TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
 from raysurl.evaluate import logistic
 from raysurl.evaluate.division import Division
-from raysurl.evaluate.features import Features, Nodes
+from raysurl.evaluate.features import Features, NodeFeatures
 from raysurl.evaluate.lbfgs import PENALTIES
 from raysurl.evaluate.scores import top1
 from raysurl.intervals import Measured, over_seeds
@@ -75,7 +75,7 @@ def check_parts(labels: Tensor, split: Tensor) -> None:
         )
 
 
-def accuracy(nodes: Nodes, split: Tensor) -> tuple[Measured, Measured]:
+def accuracy(nodes: NodeFeatures, split: Tensor) -> tuple[Measured, Measured]:
     """Percent of the validation and of the test nodes that the best regression on the train nodes gets right.
 
     Its weights lie in the span of the train rows, so that all rows are first expressed in that: as many columns as
@@ -85,7 +85,7 @@ def accuracy(nodes: Nodes, split: Tensor) -> tuple[Measured, Measured]:
     check_parts(nodes.labels[known], split[known])
     rows = {part: nodes.features[(split == part) & known].double() for part in (TRAIN, VALIDATION, TEST)}
     labels = {part: nodes.labels[(split == part) & known] for part in (TRAIN, VALIDATION, TEST)}
-    mean, by = (value.double() for value in astuple(logistic.Scale.of(rows[TRAIN])))
+    mean, by = (value.double() for value in astuple(logistic.Scaling.of(rows[TRAIN])))
     standard = {part: (x - mean) / by for part, x in rows.items()}
     basis = torch.linalg.svd(standard[TRAIN], full_matrices=False)[2].T
     reduced = {part: x @ basis for part, x in standard.items()}

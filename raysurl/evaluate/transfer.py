@@ -34,7 +34,7 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     train, labels, classes = features.train, features.train_labels, features.num_classes
     by_class = features.of.partition(":")[2] in BY_CLASS
     penalty = choose(train, labels, held_out(features, seed), num_classes=classes, by_class=by_class)
-    scale = logistic.Scale.of(train)
+    scale = logistic.Scaling.of(train)
     start = train.new_zeros(classes, train.shape[1] + 1)
     solution = logistic.fit(train, labels, start, penalty=penalty / len(train), scale=scale)
     scores = logistic.predict(features.test, solution, scale)
@@ -60,7 +60,7 @@ def held_out(features: Features, seed: int) -> Tensor:
 def choose(train: Tensor, labels: Tensor, chosen: Tensor, *, num_classes: int, by_class: bool) -> float:
     """The penalty that is most accurate on the samples `chosen` (N,) of train (N, D); the strongest of equals."""
     kept, rows, truth = (~chosen).nonzero()[:, 0], train[chosen], labels[chosen]
-    scale = logistic.Scale.of(train, kept)
+    scale = logistic.Scaling.of(train, kept)
 
     def judge(solution: Tensor) -> float:
         right = (logistic.predict(rows, solution, scale).argmax(1) == truth).double()

@@ -46,7 +46,7 @@ class Layer(NamedTuple):
     free_size: NDArray[np.int64]  # (1,) … and its height
 
 
-class Features(NamedTuple):
+class FeatureStore(NamedTuple):
     """The latest feature of every sample."""
 
     bits: NDArray[np.uint16]  # (N, D) half floats
@@ -69,9 +69,9 @@ def empty_layers(num_samples: int, dim: int, levels: int) -> Forest:
     return tuple(layers)
 
 
-def empty_features(num_samples: int, dim: int) -> Features:
+def empty_features(num_samples: int, dim: int) -> FeatureStore:
     floats = np.arange(65536, dtype=np.uint32).astype(np.uint16).view(np.float16).astype(np.float32)
-    return Features(np.zeros((num_samples, dim), np.uint16), floats)
+    return FeatureStore(np.zeros((num_samples, dim), np.uint16), floats)
 
 
 def _empty(capacity: int, dim: int) -> Layer:
@@ -111,7 +111,7 @@ def ancestors(layers: Forest, samples: NDArray[np.int64], high: int) -> Ids:
 
 
 @compiled
-def read(layers: Forest, features: Features, layer: int, node: int, out: Rows) -> None:
+def read(layers: Forest, features: FeatureStore, layer: int, node: int, out: Rows) -> None:
     """The sum of a node's features -> out (D,)."""
     if layer > 0 and layers[layer].samples[node] > 1:
         out[:] = layers[layer].sums[node]
@@ -124,7 +124,7 @@ def read(layers: Forest, features: Features, layer: int, node: int, out: Rows) -
 
 
 @compiled
-def read_all(layers: Forest, features: Features, layer: int, nodes: Ids) -> Rows:
+def read_all(layers: Forest, features: FeatureStore, layer: int, nodes: Ids) -> Rows:
     """Sums of several nodes -> (n, D)."""
     out = np.empty((len(nodes), features.bits.shape[1]), np.float32)
     samples, sums = layers[layer].samples, layers[layer].sums
@@ -195,7 +195,7 @@ def unlink(layers: Forest, layer: int, node: int) -> None:
 
 
 @compiled
-def move(layers: Forest, features: Features, layer: int, node: int, to: int, x: Rows, y: Rows) -> None:
+def move(layers: Forest, features: FeatureStore, layer: int, node: int, to: int, x: Rows, y: Rows) -> None:
     """Move a node to another cluster of the same grandparent; a cluster left empty is given back.
 
     `x` and `y` (D,) are scratch.
@@ -227,7 +227,9 @@ def above_of(layers: Forest, layer: int, node: int) -> int:
 
 
 @compiled
-def absorb(layers: Forest, features: Features, layer: int, into: int, node: int, x: Rows, y: Rows) -> None:
+def absorb(
+    layers: Forest, features: FeatureStore, layer: int, into: int, node: int, x: Rows, y: Rows
+) -> None:
     """Union of two clusters of one parent: all children of `node` go to `into`, and its id is given back.
 
     What waited in one of them waits in the union, since the earlier step.
@@ -252,7 +254,7 @@ def absorb(layers: Forest, features: Features, layer: int, into: int, node: int,
 
 @compiled
 def replace(
-    layers: Forest, features: Features, root: int, samples: NDArray[np.int64], bits: NDArray[np.uint16]
+    layers: Forest, features: FeatureStore, root: int, samples: NDArray[np.int64], bits: NDArray[np.uint16]
 ) -> None:
     """New features (B, D) of samples (B,), carried into the sums above them."""
     delta = np.empty(bits.shape[1], np.float32)
@@ -269,7 +271,7 @@ def replace(
 
 
 @compiled
-def recompute_sums(layers: Forest, features: Features, root: int) -> None:
+def recompute_sums(layers: Forest, features: FeatureStore, root: int) -> None:
     """All sums anew, which undoes the rounding of many small changes."""
     x = np.empty(features.bits.shape[1], np.float32)
     for layer in range(1, root):

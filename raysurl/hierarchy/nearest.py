@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raysurl.hierarchy.forest import (
     NONE,
-    Features,
+    FeatureStore,
     Forest,
     Ids,
     Rows,
@@ -35,7 +35,7 @@ SMALLEST = np.float32(1e-20)
 
 @compiled
 def best(
-    layers: Forest, features: Features, layer: int, nodes: Ids, other: int, parents: Ids
+    layers: Forest, features: FeatureStore, layer: int, nodes: Ids, other: int, parents: Ids
 ) -> tuple[Ids, Rows]:
     """For nodes (n,) of `layer` the nearest cluster of layer `other` under `parents` (n,), and the cosine.
 
@@ -62,7 +62,7 @@ def best(
 @compiled
 def _best_of_block(
     layers: Forest,
-    features: Features,
+    features: FeatureStore,
     layer: int,
     nodes: Ids,
     members: NDArray[np.int64],
@@ -103,7 +103,7 @@ def _best_of_block(
 
 
 @compiled
-def relocate(layers: Forest, features: Features, layer: int, nodes: Ids) -> None:
+def relocate(layers: Forest, features: FeatureStore, layer: int, nodes: Ids) -> None:
     """Move units (n,) of `layer` to the nearest cluster that has the same parent as theirs."""
     x, y = (
         np.empty(features.bits.shape[1], np.float32),
@@ -122,7 +122,7 @@ def relocate(layers: Forest, features: Features, layer: int, nodes: Ids) -> None
 @compiled
 def merge(
     layers: Forest,
-    features: Features,
+    features: FeatureStore,
     layer: int,
     pieces: Ids,
     threshold: float,
@@ -164,7 +164,7 @@ def merge(
 
 @compiled
 def similarity(
-    layers: Forest, features: Features, layer: int, a: int, b: int, correct: bool, x: Rows, y: Rows
+    layers: Forest, features: FeatureStore, layer: int, a: int, b: int, correct: bool, x: Rows, y: Rows
 ) -> float:
     """Cosine of two clusters' centres, for noise-free centres where `correct`."""
     read(layers, features, layer, a, x)
@@ -181,7 +181,7 @@ def similarity(
 
 
 @compiled
-def most_possible(layers: Forest, features: Features, layer: int, piece: int) -> int:
+def most_possible(layers: Forest, features: FeatureStore, layer: int, piece: int) -> int:
     """The sibling whose label reaches `piece` most by propagation over it and its nearest siblings."""
     siblings = children(layers, layer + 1, layers[layer].parent[piece])
     siblings = siblings[siblings != piece]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raysurl.hierarchy.forest import (
     NONE,
-    Features,
+    FeatureStore,
     Forest,
     Ids,
     Rows,
@@ -33,7 +33,7 @@ DAMPING = 0.9
 @compiled
 def split(
     layers: Forest,
-    features: Features,
+    features: FeatureStore,
     layer: int,
     clusters: Ids,
     hit: Ids,
@@ -149,7 +149,7 @@ def _peaks(rows: Rows, weight: Ids, number: int) -> NDArray[np.int64]:
 @compiled
 def _assign(
     layers: Forest,
-    features: Features,
+    features: FeatureStore,
     layer: int,
     units: Ids,
     prototypes: Rows,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from raysurl import functional as fn
 from raysurl.method import Batch, Build, Method, MethodConfig, Moment, Output, Progress, Snapshot, detached
-from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.ema import MomentumTeacher, momentum_at
 from raysurl.nets.heads import mlp
 
 
@@ -42,7 +42,7 @@ class BYOL(Method):
         self.encoder = build.encoder
         self.projector = mlp(build.dim, config.hidden, config.dim, build.make_norm)
         self.predictor = mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm)
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+        self.teacher = MomentumTeacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         views = batch.views["view_1"], batch.views["view_2"]

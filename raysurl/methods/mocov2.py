@@ -26,7 +26,7 @@ from raysurl.method import (
     Snapshot,
     detached,
 )
-from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.ema import MomentumTeacher, momentum_at
 from raysurl.nets.heads import mlp
 
 
@@ -56,7 +56,7 @@ class MoCoV2(Method):
         self.projector = mlp(
             build.dim, config.hidden, config.dim, build.make_norm if config.head_norm else None
         )
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+        self.teacher = MomentumTeacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         query = F.normalize(self.projector(self.encoder(batch.views["query"])).float(), dim=1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from raysurl import distributed
 from raysurl import functional as fn
 from raysurl.method import Batch, Build, Method, MethodConfig, Moment, Output, Progress, Snapshot, detached
-from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.ema import MomentumTeacher, momentum_at
 from raysurl.nets.heads import mlp
 
 
@@ -45,7 +45,7 @@ class MoCoV3(Method):
             build.dim, config.hidden, config.dim, build.make_norm, output_norm="plain", bias=False
         )
         self.predictor = mlp(config.dim, config.hidden, config.dim, build.make_norm, bias=False)
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+        self.teacher = MomentumTeacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
     def forward(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
         views = batch.views["view_1"], batch.views["view_2"]

@@ -38,7 +38,7 @@ from raysurl.method import (
     Moment,
     Output,
     Snapshot,
-    Taught,
+    TeacherKind,
     detached,
 )
 
@@ -103,7 +103,7 @@ class MVMR(Method):
             views = {"original": "plain", "augmented": "mvmr"}
             return views | ({"feature_augmented": "augmented"} if "augmented" in self.features else {})
 
-        def learns_from(self) -> Taught:
+        def learns_from(self) -> TeacherKind:
             return "any" if self.teacher_weight else "no"
 
     def __init__(self, config: Config, build: Build) -> None:

@@ -33,7 +33,7 @@ from raysurl.method import (
     Snapshot,
     detached,
 )
-from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.ema import MomentumTeacher, momentum_at
 from raysurl.nets.heads import mlp
 
 MULTI_CROP_SIZES = (224, 192, 160, 128, 96)
@@ -75,7 +75,7 @@ class ReSSL(Method):
         self.predictor = (
             mlp(config.dim, config.hidden, config.dim, make_norm) if config.predictor else nn.Identity()
         )
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+        self.teacher = MomentumTeacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
     def student(self, x: Tensor) -> Tensor:
         """(b, C, H, W) -> unit rows z¹ (b, D)."""

@@ -37,7 +37,7 @@ from raysurl.method import (
     Moment,
     Output,
     Snapshot,
-    Taught,
+    TeacherKind,
     detached,
 )
 from raysurl.nets.heads import mlp
@@ -61,7 +61,7 @@ class SSKD(Method):
         def views(self) -> dict[str, str]:
             return dict.fromkeys(VIEWS, "view") | {"view": "mocov2"}
 
-        def learns_from(self) -> Taught:
+        def learns_from(self) -> TeacherKind:
             return "network"
 
     def __init__(self, config: Config, build: Build) -> None:

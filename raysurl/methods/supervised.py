@@ -19,7 +19,7 @@ from raysurl.method import (
     Moment,
     Output,
     Snapshot,
-    Taught,
+    TeacherKind,
     detached,
 )
 from raysurl.teachers.distillation import teacher_of
@@ -32,7 +32,7 @@ class Supervised(Method):
         def views(self) -> dict[str, str]:
             return {"view": "weak"}
 
-        def learns_from(self) -> Taught:
+        def learns_from(self) -> TeacherKind:
             return "labels"
 
     def __init__(self, config: Config, build: Build) -> None:

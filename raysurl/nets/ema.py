@@ -13,7 +13,7 @@ from raysurl import distributed, streams
 from raysurl.method import Moment, Progress
 
 
-class Teacher(nn.Module):
+class MomentumTeacher(nn.Module):
     """A frozen copy of the student, followed as t ← m·t + (1 − m)·s (ReSSL eq. 6).
 
     Only parameters follow; batch-norm statistics are the teacher's own, in train mode, as in the authors' code. It is
@@ -28,7 +28,7 @@ class Teacher(nn.Module):
         self.shuffle = shuffle
         self.train()
 
-    def train(self, mode: bool = True) -> Teacher:
+    def train(self, mode: bool = True) -> MomentumTeacher:
         super().train(mode)
         for module in self.net.modules():
             module.training = mode and isinstance(module, _BatchNorm)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raysurl.memory.base import Memory
     from raysurl.method import Progress
 
-Taught = Literal["no", "any", "network", "labels"]
+TeacherKind = Literal["no", "any", "network", "labels"]
 """From whom a method learns: no teacher, any, one that sees views, or the labels (a supervised reference)."""
 
 Refresh = Literal["no", "itself", "features"]
@@ -65,7 +65,7 @@ class MethodConfig(Section):
         """Whether memory is rebuilt before the epoch that starts at `progress`."""
         return "no"
 
-    def learns_from(self) -> Taught:
+    def learns_from(self) -> TeacherKind:
         """Whether the recipe must name a frozen teacher, and whether that must see views (teacher.view=same)."""
         return "no"
 

@@ -19,7 +19,7 @@ SHOWN_IMAGES, SHOWN_CHILDREN = 10, 3
 
 
 @dataclass(frozen=True)
-class Line:
+class SheetRow:
     """A row of the sheet: `samples` (n ≤ 10,) drawn at random from a cluster of `size` samples.
 
     `level` counts from 2, the finest level above the samples; `children` are the clusters (on level 2: the samples)
@@ -36,7 +36,7 @@ class Line:
     samples: Index
 
 
-def sheet(labels: Index, readable: NDArray[np.bool_], truth: Index | None, *, seed: int) -> list[Line]:
+def sheet(labels: Index, readable: NDArray[np.bool_], truth: Index | None, *, seed: int) -> list[SheetRow]:
     """Lines of the sheet for cluster labels (levels, N), finest first; each tree's top, then what is below it.
 
     `readable` (N,): the samples that can be shown; `truth` (N,) class labels, −1 = none, or None.
@@ -70,11 +70,11 @@ def tops(labels: Index, members: Index, random: np.random.Generator) -> dict[str
 
 def _lines(
     labels: Index, row: int, members: Index, chosen: str, truth: Index | None, random: np.random.Generator
-) -> Iterator[Line]:
+) -> Iterator[SheetRow]:
     """A cluster, then its largest children."""
     known = np.zeros(0, np.int64) if truth is None else truth[members][truth[members] >= 0]
     classes, count = np.unique(known, return_counts=True)
-    yield Line(
+    yield SheetRow(
         chosen=chosen,
         level=row + 2,
         size=len(members),

@@ -22,22 +22,22 @@ from raysurl.data import manifest
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.residency import choose_mode
 from raysurl.data.shards import SHARD_BYTES
-from raysurl.data.source import Facts, ResidentSource, Source, StreamingSource, as_saved, settle
+from raysurl.data.source import ResidentSource, Source, SourceFacts, StreamingSource, as_saved, checked_facts
 from raysurl.recipe import Data, Recipe
 from raysurl.scale import pipeline, tasks
 from raysurl.scale.blocks import shards_of
 from raysurl.scale.stream import RayStreamingSource, RayViewsSource, failure
 
-Progress = Callable[[int, int], None]  # samples done, of
+OnProgress = Callable[[int, int], None]  # samples done, of
 
 _RANGE = 1024  # samples that a verifying task reads at most, about
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedSplit:
     """One split, ready for any number of workers: plain facts and references that the driver must keep.
 
-    `tables`: the resident shards, none when streaming. `samples`, `facts`: a Samples and a Facts.
+    `tables`: the resident shards, none when streaming. `samples`, `facts`: a Samples and a SourceFacts.
     """
 
     tables: list[Any]
@@ -47,7 +47,7 @@ class Prepared:
 
     def open(self, data: Data, *, pipelines: int = 1, views_on_workers: bool = False) -> Source:
         """The source of one worker; `pipelines` is the number of workers."""
-        facts: Facts = ray.get(self.facts)
+        facts: SourceFacts = ray.get(self.facts)
         if facts.mode == "streaming":
             return RayStreamingSource(
                 self.samples,
@@ -62,13 +62,13 @@ class Prepared:
 
     def open_alone(self, data: Data) -> Source:
         """As `open`, but streaming data is read by this process itself: Ray Data would want CPUs that trials hold."""
-        facts: Facts = ray.get(self.facts)
+        facts: SourceFacts = ray.get(self.facts)
         if facts.mode == "streaming":
             return StreamingSource(ray.get(self.samples), facts)
         return self.open(data)
 
 
-Splits = tuple[Prepared, Prepared | None]  # of training, and of testing where there is such data
+Splits = tuple[PreparedSplit, PreparedSplit | None]  # of training, and of testing where there is such data
 
 
 def prepare(
@@ -76,7 +76,7 @@ def prepare(
     samples: Samples,
     eval_samples: Samples | None,
     run_dir: Path,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Splits:
     """The driver's part, for both splits; the training split is given the object store first."""
     train = prepare_split(recipe.data, samples, run_dir / "manifest.parquet", progress=progress)
@@ -91,7 +91,7 @@ def open_sources(
 ) -> tuple[Source, Source | None]:
     """A worker's part: its training source and, where there is a test set, the source of that.
 
-    `alone`: without Ray Data's tasks, see `Prepared.open_alone`.
+    `alone`: without Ray Data's tasks, see `PreparedSplit.open_alone`.
     """
     train, test = prepared
     if alone:
@@ -107,8 +107,8 @@ def prepare_split(
     manifest_path: Path | None = None,
     *,
     taken: int = 0,
-    progress: Progress | None = None,
-) -> Prepared:
+    progress: OnProgress | None = None,
+) -> PreparedSplit:
     """Choose the mode, decode or verify everything once, and check it; the twin of `source.open_source`.
 
     `taken`: bytes of the store in use by other resident data of the run. Raises InputError as that does.
@@ -124,9 +124,9 @@ def prepare_split(
         skipped = saved.unreadable(samples.listing)
     else:
         skipped = verify(samples, unlabelled, progress)
-    facts = settle(samples, data, mode, why, skipped, saved, manifest_path)
+    facts = checked_facts(samples, data, mode, why, skipped, saved, manifest_path)
     nbytes = samples.nbytes_estimate() if mode == "resident" else 0
-    return Prepared(tables, unlabelled, ray.put(facts), nbytes)
+    return PreparedSplit(tables, unlabelled, ray.put(facts), nbytes)
 
 
 def store_bytes() -> int:
@@ -137,7 +137,7 @@ def store_bytes() -> int:
 
 
 def resident_shards(
-    samples: Samples, reference: Any, progress: Progress | None = None
+    samples: Samples, reference: Any, progress: OnProgress | None = None
 ) -> tuple[list[Any], list[Unreadable]]:
     """References to tables of shards that hold all samples in order, and what could not be read."""
     limits = pipeline.budget()
@@ -158,7 +158,7 @@ def resident_shards(
     return tables, skipped
 
 
-def verify(samples: Samples, reference: Any, progress: Progress | None = None) -> list[Unreadable]:
+def verify(samples: Samples, reference: Any, progress: OnProgress | None = None) -> list[Unreadable]:
     """Decode everything once on the cluster, keep nothing, and return what could not be read."""
     skipped: list[Unreadable] = []
     done = 0

@@ -27,7 +27,7 @@ LOOK_S = 1.0  # between two looks at whether the trial's process lives
 SETTLE_S = 10  # that what a dead process has left behind may still ask for resources
 
 
-class Line:
+class ReportLine:
     """All calls but `next_report` and `report` return at once. `trial`: the actor whose death it waits for, if any."""
 
     def __init__(self, trial: ActorHandle | None, mark: int) -> None:
@@ -105,4 +105,4 @@ def open_line(mark: int) -> ActorHandle:
     context = ray.get_runtime_context()
     trial = context.current_actor if context.get_actor_id() else None  # a driver leaves nothing behind
     options = {"num_cpus": 0, "lifetime": "detached", "scheduling_strategy": "DEFAULT"}
-    return ray.remote(Line).options(**options).remote(trial, mark)
+    return ray.remote(ReportLine).options(**options).remote(trial, mark)

@@ -29,11 +29,11 @@ from raysurl.scale.stream import failure
 from raysurl.scale.tasks import Tables, unit_of
 from raysurl.train.run_directory import write_atomic
 
-Progress = Callable[[str, int, int], None]  # what, done, of
+OnProgress = Callable[[str, int, int], None]  # what, done, of
 
 
 def shuffle(
-    samples: Samples, to: Path, *, seed: int, max_unreadable: float, progress: Progress | None = None
+    samples: Samples, to: Path, *, seed: int, max_unreadable: float, progress: OnProgress | None = None
 ) -> int:
     """Write `samples` to the folder `to`, which every node must see; returns how many are there.
 
@@ -94,7 +94,7 @@ def _claim(rewriting: Rewriting, mine: dict[str, Any]) -> None:
     write_atomic(what, json.dumps(mine))
 
 
-def _all(units: list[Any], stage: Any, what: str, progress: Progress | None) -> int:
+def _all(units: list[Any], stage: Any, what: str, progress: OnProgress | None) -> int:
     """Do all units; returns the rows of all."""
     done = rows = 0
     try:

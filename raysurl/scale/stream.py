@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from raysurl.data.gather import Gather, Images
 from raysurl.data.prefetch import prefetch
 from raysurl.data.shards import Shard
-from raysurl.data.source import Facts, ResidentSource, Source, rows_together, units
+from raysurl.data.source import ResidentSource, Source, SourceFacts, rows_together, units
 from raysurl.errors import InputError, RunError
 from raysurl.sampler import Request
 from raysurl.scale import pipeline, tasks
@@ -40,7 +40,9 @@ class RayStreamingSource(Source):
     With `views_on_workers` the transform runs in the tasks too, so it and what it returns must pickle.
     """
 
-    def __init__(self, samples: Any, facts: Facts, *, pipelines: int, views_on_workers: bool = False) -> None:
+    def __init__(
+        self, samples: Any, facts: SourceFacts, *, pipelines: int, views_on_workers: bool = False
+    ) -> None:
         super().__init__(facts)
         self.samples = samples
         self.pipelines, self.views_on_workers = pipelines, views_on_workers
@@ -68,7 +70,7 @@ class RayViewsSource(ResidentSource):
     """Resident shards whose views are made by tasks on the cluster's CPUs; `tables`: references to them."""
 
     def __init__(
-        self, tables: Sequence[Any], shards: Sequence[Shard], facts: Facts, *, pipelines: int
+        self, tables: Sequence[Any], shards: Sequence[Shard], facts: SourceFacts, *, pipelines: int
     ) -> None:
         super().__init__(shards, facts)
         self.tables, self.pipelines = list(tables), pipelines

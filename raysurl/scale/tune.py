@@ -28,7 +28,7 @@ from ray.tune.search import Searcher
 from raysurl import stopping
 from raysurl.data.names import Samples
 from raysurl.data.residency import choose_mode
-from raysurl.data.source import decode_all, settle
+from raysurl.data.source import checked_facts, decode_all
 from raysurl.errors import RunError, storage_error, unwritable
 from raysurl.recipe import Data, recipe_from
 from raysurl.scale import data, nested
@@ -129,15 +129,17 @@ def _prepare(plan: SweepPlan) -> dict[str, data.Splits]:
     return prepared
 
 
-def _split(settings: Data, samples: Samples, taken: int) -> data.Prepared:
+def _split(settings: Data, samples: Samples, taken: int) -> data.PreparedSplit:
     """Small data is decoded here: sooner than a task could start. The rest by tasks, see raysurl.scale.data."""
     nbytes = samples.nbytes_estimate()
     if settings.mode == "streaming" or nbytes > SMALL_BYTES:
         return data.prepare_split(settings, samples, taken=taken)
     mode, why = choose_mode(settings, samples, max(data.store_bytes() - taken, 0))
     shards, skipped = decode_all(samples)
-    facts = settle(samples, settings, mode, why, skipped, None, None)
-    return data.Prepared([ray.put(to_table(s)) for s in shards], ray.put(samples), ray.put(facts), nbytes)
+    facts = checked_facts(samples, settings, mode, why, skipped, None, None)
+    return data.PreparedSplit(
+        [ray.put(to_table(s)) for s in shards], ray.put(samples), ray.put(facts), nbytes
+    )
 
 
 def _scheduler(prune: Prune | None, plan: SweepPlan) -> Any:

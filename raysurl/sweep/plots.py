@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from raysurl.report.charts import Series, line_chart, number
-from raysurl.sweep.results import Entry, Sweep
+from raysurl.sweep.results import CellResult, Sweep
 from raysurl.sweep.search import distribution, objective_values
 from raysurl.sweep.space import INACTIVE
 
@@ -41,7 +41,7 @@ def curves(sweep: Sweep) -> list[str]:
     return [chart for chart in charts if chart]
 
 
-def _others(sweep: Sweep, entry: Entry, axis: str) -> str:
+def _others(sweep: Sweep, entry: CellResult, axis: str) -> str:
     varied = [a for a in sweep.axes if a not in (axis, sweep.grouped) and len(sweep.labels(a)) > 1]
     return ", ".join(f"{a.rpartition('.')[2]} {entry.labels[sweep.axes.index(a)]}" for a in varied)
 
@@ -103,7 +103,7 @@ def heat_maps(sweep: Sweep) -> str:
     return f'<div class="card scroll">{"".join(parts)}</div>' if parts else ""
 
 
-def _heat(sweep: Sweep, entries: Sequence[Entry], row: str, column: str, *, paper: bool) -> str:
+def _heat(sweep: Sweep, entries: Sequence[CellResult], row: str, column: str, *, paper: bool) -> str:
     at = sweep.axes.index(row), sweep.axes.index(column)
     found = {(e.labels[at[0]], e.labels[at[1]]): e for e in entries}
     values = {k: e.paper if paper else e.mean for k, e in found.items()}
@@ -125,7 +125,7 @@ def _heat(sweep: Sweep, entries: Sequence[Entry], row: str, column: str, *, pape
     return f"<table class=heat><tr><th>{escape(corner)}</th>{head}</tr>{''.join(lines)}</table>"
 
 
-def _coloured(entry: Entry | None, value: float | None, low: float, high: float, paper: bool) -> str:
+def _coloured(entry: CellResult | None, value: float | None, low: float, high: float, paper: bool) -> str:
     if entry is None:
         return "<td></td>"
     if value is None:
@@ -170,7 +170,7 @@ def parallel(sweep: Sweep) -> str:
     return f'<div class="card"><svg viewBox="0 0 1000 285" style="{style}">{"".join(lines)}</svg></div>'
 
 
-def _places(sweep: Sweep, axis: str, entries: Sequence[Entry]) -> dict[str, float]:
+def _places(sweep: Sweep, axis: str, entries: Sequence[CellResult]) -> dict[str, float]:
     """Label -> height in [0, 1]: by value, by logarithm for a log-uniform axis, by order for names."""
     if axis == sweep.space.metric:
         labels, log = [str(e.mean) for e in entries], False

@@ -21,7 +21,7 @@ LOST = ("collapsed", "diverged")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CellResult:
     """A cell: its labels in the order of the axes, the outcomes of its seeds, the paper's number, why it is not run."""
 
     labels: tuple[str, ...]
@@ -31,7 +31,7 @@ class Entry:
     paper: float | None = None
     why: str = ""
 
-    def of(self, metric: str) -> Entry:
+    def of(self, metric: str) -> CellResult:
         """The same cell, judged by another metric."""
         return replace(self, metric=metric)
 
@@ -93,7 +93,7 @@ class Sweep:
     space: Space
     scale: str
     stands_in: str
-    entries: tuple[Entry, ...]
+    entries: tuple[CellResult, ...]
     trials: tuple[tuple[str, dict[str, Any], Outcome | None], ...]
     starts: tuple[dict[str, Any], ...]
 
@@ -126,7 +126,7 @@ class Sweep:
     def grouped(self) -> str | None:
         return self.space.group if self.space.group in self.space.axes else None
 
-    def name(self, entry: Entry) -> str:
+    def name(self, entry: CellResult) -> str:
         """The labels that tell the cell from others that were run."""
         varied = [
             i for i, axis in enumerate(self.axes) if axis != self.grouped and len(self.labels(axis)) > 1
@@ -140,7 +140,7 @@ class Sweep:
         known = [label for label in [*labels_of(self.space.axes[axis]), INACTIVE] if label in found]
         return [*known, *sorted(found - set(known))]
 
-    def best(self) -> tuple[str, Entry] | None:
+    def best(self) -> tuple[str, CellResult] | None:
         """The id of a trial of the best cell, and the cell."""
         ranked = [e for e in self.entries if e.mean is not None]
         if not ranked:
@@ -175,7 +175,7 @@ def read_sweep(directory: Path) -> Sweep:
     paper = {tuple(p["labels"]): p["value"] for p in stored["paper"]}
     if space.search == "grid":
         entries = [
-            Entry(
+            CellResult(
                 tuple(cell["labels"]),
                 space.metric,
                 tuple(o for i in cell["ids"] if (o := by_id.get(i))),
@@ -187,7 +187,7 @@ def read_sweep(directory: Path) -> Sweep:
         ]
     else:
         entries = [
-            Entry(tuple(what["labels"].values()), space.metric, (outcome,) if outcome else (), 1)
+            CellResult(tuple(what["labels"].values()), space.metric, (outcome,) if outcome else (), 1)
             for _, what, outcome in trials
         ]
     return Sweep(
@@ -196,7 +196,7 @@ def read_sweep(directory: Path) -> Sweep:
     )  # fmt: skip
 
 
-def rows(sweep: Sweep) -> tuple[list[str], str | None, list[tuple[tuple[str, ...], list[Entry | None]]]]:
+def rows(sweep: Sweep) -> tuple[list[str], str | None, list[tuple[tuple[str, ...], list[CellResult | None]]]]:
     """The table: names of the row axes, the column axis (None for one axis or an open search), and rows of entries.
 
     Rows that are not run at all are left out; `left_out` says why.
@@ -206,7 +206,7 @@ def rows(sweep: Sweep) -> tuple[list[str], str | None, list[tuple[tuple[str, ...
         return sweep.axes, None, [(e.labels, [e]) for e in sweep.entries if not e.why]
     at = sweep.axes.index(column)
     columns = sweep.labels(column)
-    table: dict[tuple[str, ...], list[Entry | None]] = {}
+    table: dict[tuple[str, ...], list[CellResult | None]] = {}
     for entry in sweep.entries:
         if entry.labels[at] in columns:
             row = (*entry.labels[:at], *entry.labels[at + 1 :])
@@ -221,7 +221,7 @@ def left_out(sweep: Sweep) -> list[str]:
     return [f"{count} cells are not run: {why}" for why, count in reasons.items()]
 
 
-def in_band(entries: Sequence[Entry], points: float) -> tuple[list[Entry], list[Entry]]:
+def in_band(entries: Sequence[CellResult], points: float) -> tuple[list[CellResult], list[CellResult]]:
     """Cells with a mean and a number in the paper that are at most `points` apart, and the others."""
     both = [e for e in entries if e.paper is not None and (e.mean is not None or e.ranked is not None)]
     inside = [e for e in both if e.mean is not None and abs(e.mean - (e.paper or 0.0)) <= points]

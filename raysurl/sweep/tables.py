@@ -6,7 +6,7 @@ import csv
 import io
 
 from raysurl.evaluate import prefixed
-from raysurl.sweep.results import Entry, Sweep, left_out, rows
+from raysurl.sweep.results import CellResult, Sweep, left_out, rows
 from raysurl.sweep.space import INACTIVE
 
 BASELINES = {"untrained": "untrained", "raw pixels": "pixels"}
@@ -32,7 +32,7 @@ def grid(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
 
 
 def _list(
-    sweep: Sweep, names: list[str], found: list[tuple[tuple[str, ...], Entry]]
+    sweep: Sweep, names: list[str], found: list[tuple[tuple[str, ...], CellResult]]
 ) -> tuple[list[str], list[list[str]]]:
     """A line per cell, with all metrics that the space shows; below them the baselines that some cell has."""
     paper = any(entry.paper is not None for _, entry in found)
@@ -50,12 +50,12 @@ def _list(
     return head, lines
 
 
-def _baseline(found: list[tuple[tuple[str, ...], Entry]], metric: str) -> str:
+def _baseline(found: list[tuple[tuple[str, ...], CellResult]], metric: str) -> str:
     """Of the first cell that has it: cells of one table share data and encoder."""
     return next((e.of(metric).text() for _, e in found if e.of(metric).values), "")
 
 
-def beside(entry: Entry | None) -> str:
+def beside(entry: CellResult | None) -> str:
     """`ours / paper`; an empty cell where the table has none."""
     if entry is None:
         return ""

@@ -25,7 +25,7 @@ from raysurl.method import (
     Moment,
     Output,
     Snapshot,
-    Taught,
+    TeacherKind,
     detached,
 )
 from raysurl.nets.heads import mlp
@@ -43,7 +43,7 @@ class DistilledConfig(MethodConfig):
     def views(self) -> dict[str, str]:
         return {"view": "mocov2"} | ({"view_2": "view"} if self.ssl_weight else {})
 
-    def learns_from(self) -> Taught:
+    def learns_from(self) -> TeacherKind:
         return "any"
 
 

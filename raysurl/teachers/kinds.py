@@ -50,7 +50,7 @@ class Settings(Protocol):
     def download(self) -> bool: ...
 
 
-class Views(Protocol):
+class ViewFormat(Protocol):
     """How the student's views are made: their pixels, and what normalises them."""
 
     @property
@@ -143,7 +143,7 @@ def _centred(rows: Tensor) -> Tensor:
 
 def open_teacher(
     settings: Settings,
-    views: Views,
+    views: ViewFormat,
     num_samples: int,
     *,
     max_missing: float = 0.0,
@@ -241,7 +241,7 @@ def _own(path: Path) -> networks.Network:
     return networks.Network(found.encoder, dim, v.size, v.mean, v.std, vectors=takes_vectors)
 
 
-def _renormalise(views: Views, mean: Sequence[float], std: Sequence[float]) -> tuple[Constant, Constant]:
+def _renormalise(views: ViewFormat, mean: Sequence[float], std: Sequence[float]) -> tuple[Constant, Constant]:
     """(x − m_s)/s_s of the student -> (x − m_t)/s_t of the teacher, as a scale and an offset."""
     mine, theirs = (torch.tensor(v).view(3, 1, 1) for v in (views.mean, mean))
     mine_std, theirs_std = (torch.tensor(v).view(3, 1, 1) for v in (views.std, std))

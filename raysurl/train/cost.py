@@ -21,7 +21,7 @@ from raysurl.data.dataset import Samples, Unreadable, evenly
 from raysurl.data.decode import Array
 from raysurl.data.machine import cores
 from raysurl.data.shards import Shard, pack
-from raysurl.data.source import Facts, ResidentSource
+from raysurl.data.source import ResidentSource, SourceFacts
 from raysurl.embed import embed
 from raysurl.errors import InputError, RunError
 from raysurl.method import Progress
@@ -134,11 +134,11 @@ def _repeated(loaded: Sequence[Array], count: int) -> list[Shard]:
     return [shard] * whole + ([pack(loaded[:rest])] if rest else [])
 
 
-def _facts(samples: Samples, count: int) -> Facts:
+def _facts(samples: Samples, count: int) -> SourceFacts:
     def part(values: NDArray[Any] | None) -> Any:
         return None if values is None else values[:count]
 
-    return Facts(
+    return SourceFacts(
         np.ones(count, bool),
         (),
         part(samples.labels),

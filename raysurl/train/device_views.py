@@ -20,7 +20,7 @@ from raysurl.data.source import Images, ResidentSource, Source
 from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.sampler import Request
-from raysurl.train.recording import CudaGraph, Graph
+from raysurl.train.recording import CudaGraph, StepRecorder
 from raysurl.views.augmenter import Augment
 from raysurl.views.draws import draw
 from raysurl.views.fixed import FixedView
@@ -31,7 +31,7 @@ WARM_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Prepared:
+class HostBatch:
     """What a step's views need of the host: `block`, bytes of the indices (b,) and then of all rows (b, P); and the
     images, (b, C, H, W) for all views, or cropped ones by view, or none where all are on the device."""
 
@@ -50,7 +50,7 @@ class DeviceViews:
         *,
         channels_last: bool,
         say: Callable[[str], None],
-        new_graph: Callable[[], Graph] | None = CudaGraph,
+        new_graph: Callable[[], StepRecorder] | None = CudaGraph,
         free: int | None = None,
     ) -> None:
         """`new_graph` None: never record. `free`: bytes of the device that are free, measured where not given."""
@@ -60,17 +60,17 @@ class DeviceViews:
         self.resident = self._resident(free)
         self._views: dict[tuple[int, int] | None, dict[str, FixedView]] = {}
         self._shape: object = None
-        self._graph: Graph | None = None
+        self._graph: StepRecorder | None = None
 
     # ---------------------------------------------------------------- on the host, in a thread
 
-    def batches(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Prepared]]:
+    def batches(self, requests: Iterable[Request]) -> Iterator[tuple[Request, HostBatch]]:
         """Each request with what the host prepares for it, in order, one or two steps ahead."""
         if self.resident is None:
             return self.source.batches(requests, self._prepared)
         return prefetch(self._prepared(request, None) for request in requests)
 
-    def _prepared(self, request: Request, images: Images | None) -> tuple[Request, Prepared]:
+    def _prepared(self, request: Request, images: Images | None) -> tuple[Request, HostBatch]:
         size = self._source_size(images)
         rows, cropped = [], {}
         for name, view in self._views_of(size).items():
@@ -87,7 +87,7 @@ class DeviceViews:
         table = np.concatenate(rows, axis=1).view(np.uint8).reshape(-1)
         block = torch.from_numpy(np.concatenate([request.index.view(np.uint8), table]))
         shared = {"": images} if isinstance(images, Tensor) else cropped
-        return request, Prepared(self._pinned(block), {name: self._pinned(x) for name, x in shared.items()})
+        return request, HostBatch(self._pinned(block), {name: self._pinned(x) for name, x in shared.items()})
 
     def _source_size(self, images: Images | None) -> tuple[int, int] | None:
         """Height and width of the images, where all have one and the device crops them."""
@@ -108,7 +108,7 @@ class DeviceViews:
 
     # ---------------------------------------------------------------- on the device
 
-    def batch(self, prepared: Prepared) -> Batch:
+    def batch(self, prepared: HostBatch) -> Batch:
         """The views and indices; they stay as they are until the next call."""
         shape = (len(prepared.block), tuple((name, x.shape) for name, x in prepared.images.items()))
         if shape != self._shape:
@@ -120,7 +120,7 @@ class DeviceViews:
         self._make()
         return Batch(self._index, dict(self._out))
 
-    def _begin(self, prepared: Prepared) -> None:
+    def _begin(self, prepared: HostBatch) -> None:
         """Places for a batch of this shape."""
         self._graph, self._warm = None, 0
         self._block = torch.empty_like(prepared.block, device=self.device)
@@ -196,6 +196,6 @@ def device_views(
     if unfixed := [name for name, policy in augment.policies.items() if policy.randaugment]:
         say(f"views are made operation by operation: {', '.join(unfixed)} asks for RandAugment")
         return None
-    graph: Callable[[], Graph] | None = None if recipe.train.cuda_graph is False else CudaGraph
+    graph: Callable[[], StepRecorder] | None = None if recipe.train.cuda_graph is False else CudaGraph
     make = partial(DeviceViews, augment, source, device, channels_last=recipe.channels_last(device), say=say)
     return make(new_graph=graph)

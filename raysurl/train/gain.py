@@ -19,7 +19,7 @@ MARK = "no gain:"
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """What is known of a finished run. `labels`: of all its samples, −1 where one has none."""
 
     recipe: Recipe
@@ -29,7 +29,7 @@ class Facts:
     labels: NDArray[np.int64] | None
 
 
-def explained(findings: list[str], facts: Facts) -> list[str]:
+def explained(findings: list[str], facts: RunFacts) -> list[str]:
     """The findings of raysurl.health, and after one that there was no gain, the causes of it that apply."""
     if not any(said.startswith(MARK) for said in findings):
         return findings
@@ -38,7 +38,7 @@ def explained(findings: list[str], facts: Facts) -> list[str]:
     return [*findings[: last + 1], sentence(facts, collapsed=collapsed), *findings[last + 1 :]]
 
 
-def sentence(facts: Facts, *, collapsed: bool) -> str:
+def sentence(facts: RunFacts, *, collapsed: bool) -> str:
     """One finding, which names every usual cause that the numbers bear out."""
     found = ["the encoder has collapsed, see there"] if collapsed else []
     found += [
@@ -53,7 +53,7 @@ def sentence(facts: Facts, *, collapsed: bool) -> str:
     )
 
 
-def _warm_up(facts: Facts) -> str:
+def _warm_up(facts: RunFacts) -> str:
     warm, epochs = facts.recipe.train.schedule.warmup_epochs, facts.recipe.train.epochs
     if warm * 2 <= epochs:
         return ""
@@ -63,7 +63,7 @@ def _warm_up(facts: Facts) -> str:
     )
 
 
-def _short(facts: Facts) -> str:
+def _short(facts: RunFacts) -> str:
     if facts.steps >= FEW_STEPS:
         return ""
     epochs = -(-FEW_STEPS * facts.recipe.train.epochs // max(facts.steps, 1))
@@ -73,7 +73,7 @@ def _short(facts: Facts) -> str:
     )
 
 
-def _loss(facts: Facts) -> str:
+def _loss(facts: RunFacts) -> str:
     first, last = facts.tally.first, facts.tally.loss().get("train/loss")
     if first is None or last is None or last <= first - FALLEN * abs(first):
         return ""
@@ -84,14 +84,14 @@ def _loss(facts: Facts) -> str:
     )
 
 
-def _room(facts: Facts) -> str:
+def _room(facts: RunFacts) -> str:
     best = max(facts.metrics.get(f"eval/{name}_knn_top1", 0.0) for name in ("untrained", "pixels"))
     if best < CEILING:
         return ""
     return f"a baseline is at {best:.1f} % already, which leaves no room for a gain of {GAIN} points"
 
 
-def _neighbours(facts: Facts) -> str:
+def _neighbours(facts: RunFacts) -> str:
     counts = _counts(facts)
     k = 200  # of eval/knn_top1
     if not len(counts) or counts.min() >= k:
@@ -102,7 +102,7 @@ def _neighbours(facts: Facts) -> str:
     )
 
 
-def _chance(facts: Facts) -> str:
+def _chance(facts: RunFacts) -> str:
     counts = _counts(facts)
     names = (
         "eval/knn_top1",
@@ -123,7 +123,7 @@ def _chance(facts: Facts) -> str:
     )
 
 
-def _counts(facts: Facts) -> NDArray[np.int64]:
+def _counts(facts: RunFacts) -> NDArray[np.int64]:
     """Samples of each class that has any."""
     if facts.labels is None or not (facts.labels >= 0).any():
         return np.zeros(0, np.int64)

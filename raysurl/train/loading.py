@@ -15,7 +15,7 @@ from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.sampler import Plan, Request, plan
-from raysurl.train.device_views import DeviceViews, Prepared
+from raysurl.train.device_views import DeviceViews, HostBatch
 from raysurl.views.augmenter import Augment
 from raysurl.views.colour import to_device
 
@@ -72,7 +72,7 @@ class Loader:
         """Views and indices on the trainer's device, which may stand where those of the last batch stood."""
         request, data = loaded
         device = self.runtime.device
-        if self.on_device and isinstance(data, Prepared):
+        if self.on_device and isinstance(data, HostBatch):
             batch = self.on_device.batch(data)
             split = self.recipe.train.accumulate > 1  # indices of all parts are used at the end of the step
             return replace(batch, index=batch.index.clone()) if split else batch

@@ -11,7 +11,7 @@ import torch
 T = TypeVar("T")
 
 
-class Graph(Protocol):
+class StepRecorder(Protocol):
     """One piece of work. What it reads and writes must stay where it was when it was recorded."""
 
     def aside(self, body: Callable[[], T]) -> T:

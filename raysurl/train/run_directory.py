@@ -153,7 +153,7 @@ def write_results(
     values, gains = tally.loss() | evaluated.metrics, evaluated.gains
     lines = metrics.read(run_dir / "metrics.jsonl")
     found = health.diagnose({**tally.memory, **health.combined(values, tally.latest)}, gains)
-    facts = gain.Facts(recipe, values, tally, steps, source.labels)
+    facts = gain.RunFacts(recipe, values, tally, steps, source.labels)
     results = {
         "metrics": values,
         "intervals": intervals.of_metrics(values),

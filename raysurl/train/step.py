@@ -21,7 +21,7 @@ from raysurl.method import Batch, Method, Moment, NotRecordableError, Output, Pr
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 from raysurl.train import optim
-from raysurl.train.recording import CudaGraph, Graph
+from raysurl.train.recording import CudaGraph, StepRecorder
 
 Part = tuple[Batch, Snapshot]  # what a micro-batch sees
 WARM_STEPS = 3  # run unrecorded in each form: libraries choose algorithms, and optimizers make their state
@@ -89,7 +89,7 @@ class RecordedStep:
     """
 
     def __init__(
-        self, step: Step, say: Callable[[str], None], new_graph: Callable[[], Graph] = CudaGraph
+        self, step: Step, say: Callable[[str], None], new_graph: Callable[[], StepRecorder] = CudaGraph
     ) -> None:
         self.step, self.say, self.new_graph = step, say, new_graph
         self.fails = False
@@ -115,7 +115,7 @@ class RecordedStep:
         return _own(self._result)
 
     def _forget(self) -> None:
-        self._graph: Graph | None = None
+        self._graph: StepRecorder | None = None
         self._result = Stepped({}, None)
 
     def _begin(self, form: Hashable, part: Part, progress: Progress) -> None:

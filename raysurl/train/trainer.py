@@ -25,7 +25,7 @@ from raysurl.errors import DivergedError, storage_error, unwritable
 from raysurl.evaluate.evaluator import Evaluator, labels_to_learn
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
-from raysurl.metrics import NonFiniteError, Record, StepBlock, Tally
+from raysurl.metrics import MetricsWriter, NonFiniteError, StepBlock, Tally
 from raysurl.nets.encoders import Dropout
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
@@ -56,7 +56,7 @@ class Run:
     memory: MemoryLink | None
     writer: checkpoint.Writer
     evaluator: Evaluator
-    record: Record | None  # metrics.jsonl, rank 0 only
+    record: MetricsWriter | None  # metrics.jsonl, rank 0 only
     block: StepBlock
     base_lr: float
     dropouts: list[Dropout]
@@ -136,7 +136,9 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     step = 0 if state is None else int(state["step"])
     is_first = runtime.rank == 0
     record = (
-        Record(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe)) if is_first else None
+        MetricsWriter(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe))
+        if is_first
+        else None
     )
     the_plan = plan_of(recipe, source)
     augment = Augment(recipe.view_policies(), recipe.views, recipe.stream_seed, recipe.train.batch_size)

@@ -14,7 +14,7 @@ from raysurl.data.dataset import Samples
 from raysurl.data.manifest import Listing
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
-from raysurl.data.tree import Entry
+from raysurl.data.tree import FileEntry
 from raysurl.errors import InputError
 from raysurl.recipe import Data, load_recipe
 from raysurl.sampler import plan
@@ -141,7 +141,7 @@ def shards(root, each):
                 member, content = tarfile.TarInfo(f"{i:04}.png"), random_png(i, 4, 4)
                 member.size = len(content)
                 shard.addfile(member, io.BytesIO(content))
-        entries.append(Entry(path.name, path.stat().st_size, 1))
+        entries.append(FileEntry(path.name, path.stat().st_size, 1))
     listing = Listing.of_groups(str(root), entries, [[each]] * len(entries), grouped=False)
     return Samples(listing, ShardReader(root), LABELS)
 

@@ -10,7 +10,7 @@ from raysurl.data.planetoid import TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
 from raysurl.evaluate import embedding, evaluate, nodes
 from raysurl.evaluate.embedding import neighbourhood_scores
-from raysurl.evaluate.features import Features, Nodes
+from raysurl.evaluate.features import Features, NodeFeatures
 from raysurl.recipe import Evaluation
 from raysurl.report import scatter
 
@@ -114,7 +114,7 @@ def labelled_nodes(noise):
     features = torch.eye(8)[labels] + noise * torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
     split = torch.zeros(400, dtype=torch.uint8)
     split[:80], split[80:200], split[200:] = TRAIN, VALIDATION, TEST
-    return Nodes(features, labels, split)
+    return NodeFeatures(features, labels, split)
 
 
 def test_nodes_are_classified_on_the_own_split_and_on_random_ones():
@@ -123,7 +123,7 @@ def test_nodes_are_classified_on_the_own_split_and_on_random_ones():
     noisy = nodes_metrics(labelled_nodes(1.0))
     assert 40 < noisy["eval/linear_top1"] < 95
     assert noisy["eval/linear_random_top1_std"] > 0
-    alone = nodes_metrics(Nodes(labelled_nodes(1.0).features, labelled_nodes(1.0).labels, None))
+    alone = nodes_metrics(NodeFeatures(labelled_nodes(1.0).features, labelled_nodes(1.0).labels, None))
     assert set(alone) == {"eval/linear_top1", "eval/linear_top1_std"}
     assert alone["eval/linear_top1"] == noisy["eval/linear_random_top1"]
 
@@ -140,7 +140,7 @@ def test_test_nodes_play_no_part_in_the_choice():
     shuffled = given.labels.clone()
     shuffled[200:] = shuffled[200:].flip(0).roll(1)
     validation, _ = nodes.accuracy(given, given.split)
-    assert nodes.accuracy(Nodes(given.features, shuffled, given.split), given.split)[0] == validation
+    assert nodes.accuracy(NodeFeatures(given.features, shuffled, given.split), given.split)[0] == validation
 
 
 def test_a_wide_matrix_gives_the_regression_of_the_wide_matrix():
@@ -161,7 +161,9 @@ def test_a_wide_matrix_gives_the_regression_of_the_wide_matrix():
             [100 * model.score(test[part], labels[30:][part]) for part in (slice(30), slice(30, 60))]
         )
     best = max(reached, key=lambda pair: pair[0])
-    assert nodes.accuracy(Nodes(rows, labels, split), split) == pytest.approx(best, abs=3.4)  # one node of 30
+    assert nodes.accuracy(NodeFeatures(rows, labels, split), split) == pytest.approx(
+        best, abs=3.4
+    )  # one node of 30
 
 
 def test_random_splits_hold_twenty_of_a_class_and_never_share_a_node():

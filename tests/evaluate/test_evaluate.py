@@ -16,7 +16,7 @@ from torch import Tensor
 from raysurl import evaluate as package
 from raysurl import streams
 from raysurl.data.shards import Shard
-from raysurl.data.source import Facts, ResidentSource
+from raysurl.data.source import ResidentSource, SourceFacts
 from raysurl.errors import InputError, RunError
 from raysurl.evaluate import (
     SEEN,
@@ -241,7 +241,7 @@ def test_lbfgs_finds_scikit_learns_minimum(
     monkeypatch.setattr(logistic, "BLOCK", block)
     train, labels = clusters(250, spread=1.5)
     index = torch.randperm(250, generator=torch.Generator().manual_seed(1))[:200]
-    scale = logistic.Scale.of(train * 3 + 1, index)
+    scale = logistic.Scaling.of(train * 3 + 1, index)
     given = {"penalty": penalty, "scale": scale, "index": index}
     solution = logistic.fit(train * 3 + 1, labels, torch.zeros(4, 9), **given)
     kept = train[index].double()
@@ -261,7 +261,7 @@ def test_lbfgs_never_sees_the_test_labels() -> None:
     settings = Evaluation()
     honest, blind = (dict(lbfgs.run(f, settings))["eval/lbfgs_top1"] for f in (features, shuffled))
     train, labels = features.train, features.train_labels
-    scale = logistic.Scale.of(train)
+    scale = logistic.Scaling.of(train)
     penalty = lbfgs.choose_penalty(train, labels, num_classes=4, seed=0, scale=scale)
     solution = logistic.fit(train, labels, torch.zeros(4, 9), penalty=penalty, scale=scale)
     predictions = logistic.predict(features.test, solution, scale).argmax(1)
@@ -381,7 +381,7 @@ def held(
 ) -> tuple[ResidentSource, Division]:
     """A source of so many vectors, of which the sixth cannot be read, and how its samples are divided."""
     readable = np.arange(len(labels)) != 5
-    facts = Facts(readable, (), labels, None, "resident", split=split)
+    facts = SourceFacts(readable, (), labels, None, "resident", split=split)
     source = ResidentSource([Shard(np.zeros((len(labels), 3), np.float32))], facts)
     return source, divide(labels, np.flatnonzero(readable), split)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from raysurl import build
 from raysurl.method import Progress
-from raysurl.nets.ema import Teacher
+from raysurl.nets.ema import MomentumTeacher
 from raysurl.nets.encoders import HEADS, MLP, build_encoder
 from raysurl.recipe import Optimizer, Schedule, load_recipe, packaged_recipes
 from raysurl.sweep.space import SPACES
@@ -145,11 +145,12 @@ def networks():
     yield pytest.param(lambda: nn.Sequential(MLP(3 * 64 * 64, (32, 8), dropout=0.5), Functional()), id="mlp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", networks())
 def test_the_average_of_every_network_is_deterministic_and_its_norms_follow_their_batch(make):
     torch.manual_seed(0)
     student = make()
-    teacher = Teacher(student)
+    teacher = MomentumTeacher(student)
     nn.ModuleList([student, teacher]).train()
     x, progress = torch.rand(4, 3, 64, 64), Progress(0, 1, 1)
     before = {k: v.clone() for k, v in teacher.named_buffers() if k.endswith("running_mean")}

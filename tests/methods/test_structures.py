@@ -16,7 +16,14 @@ from raysurl.errors import InputError
 from raysurl.method import Batch, Progress
 from raysurl.methods.genurl import GenURL
 from raysurl.methods.genurl.memory import POSITION, GraphMemory
-from raysurl.methods.genurl.structures import Graph, Instance, Known, Neighbours, Teacher, linear
+from raysurl.methods.genurl.structures import (
+    Graph,
+    Instance,
+    Neighbours,
+    StructureInputs,
+    TeacherStructure,
+    linear,
+)
 from raysurl.recipe import recipe_from
 from raysurl.train import trainer
 
@@ -223,14 +230,14 @@ def test_each_structure_is_a_term_with_its_weight():
     assert Neighbours().alpha(progress) == pytest.approx(0.0075)
     assert Instance(weight=2).alpha(progress) == 2
     z = torch.randn(5, 3)
-    known = Known(5, torch.device("cpu"), {"knn": torch.full((5, 5), 0.2)}, teacher=z)
-    terms = [s.similarity(known, NU) for s in (Instance(), Neighbours(), Teacher(sigma=0.5))]
+    known = StructureInputs(5, torch.device("cpu"), {"knn": torch.full((5, 5), 0.2)}, teacher=z)
+    terms = [s.similarity(known, NU) for s in (Instance(), Neighbours(), TeacherStructure(sigma=0.5))]
     assert terms[0].allclose(kappa(0) * torch.eye(5))
     assert terms[1].allclose(torch.tensor(0.2))
     cosine = torch.cosine_similarity(z[:, None], z[None], dim=2)
     assert float(terms[2][1, 3]) == pytest.approx(kappa(float(1 - cosine[1, 3]) / 0.5), rel=1e-4)
     with pytest.raises(InputError, match="view 'teacher'"):
-        Teacher().similarity(Known(5, torch.device("cpu"), {}), NU)
+        TeacherStructure().similarity(StructureInputs(5, torch.device("cpu"), {}), NU)
 
 
 @pytest.mark.parametrize(

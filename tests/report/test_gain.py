@@ -19,7 +19,7 @@ def found(collapsed=False, **changes):
     schedule = {"warmup_epochs": given["warm"]}
     recipe = recipe_from({"train": {"epochs": given["epochs"], "schedule": schedule}})
     tally = Tally(losses=[given["last"]], first=given["first"])
-    facts = gain.Facts(recipe, given["metrics"], tally, given["steps"], given["labels"])
+    facts = gain.RunFacts(recipe, given["metrics"], tally, given["steps"], given["labels"])
     return gain.sentence(facts, collapsed=collapsed)
 
 
@@ -58,7 +58,7 @@ def test_a_run_that_did_not_get_so_far_has_no_causes_made_up():
 
 
 def test_causes_stand_after_the_finding_and_nowhere_else():
-    facts = gain.Facts(recipe_from({}), {}, Tally(), 3, None)
+    facts = gain.RunFacts(recipe_from({}), {}, Tally(), 3, None)
     assert gain.explained(["collapse: x"], facts) == ["collapse: x"]
     first, second, third = gain.explained([SAID, "other"], facts)
     assert (first, third) == (SAID, "other")

@@ -10,7 +10,7 @@ from raysurl.errors import RunError
 
 
 def record(path, **settings):
-    return metrics.Record(path, start_step=settings.get("start_step", 0), sinks=[])
+    return metrics.MetricsWriter(path, start_step=settings.get("start_step", 0), sinks=[])
 
 
 def test_a_resumed_record_has_each_step_once_and_no_cut_line(tmp_path):
@@ -70,7 +70,9 @@ def test_a_non_finite_term_is_named_with_its_step_and_nothing_after_it_is_writte
 
 def test_other_sinks_get_the_numbers(tmp_path):
     seen = []
-    out = metrics.Record(tmp_path, start_step=0, sinks=[lambda step, values: seen.append((step, values))])
+    out = metrics.MetricsWriter(
+        tmp_path, start_step=0, sinks=[lambda step, values: seen.append((step, values))]
+    )
     out.write(3, {"train/loss": 1.5, "note": "text"})
     assert seen == [(3, {"train/loss": 1.5})]
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["note"] == "text"

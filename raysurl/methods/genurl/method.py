@@ -48,7 +48,7 @@ from raysurl.method import (
     Progress,
     Push,
     Snapshot,
-    Taught,
+    TeacherKind,
     detached,
 )
 from raysurl.methods.genurl.graphs import own_graph
@@ -58,13 +58,13 @@ from raysurl.methods.genurl.structures import (
     Distance,
     Graph,
     Instance,
-    Known,
     Neighbours,
-    Teacher,
+    StructureInputs,
+    TeacherStructure,
     linear,
     pairwise_distance,
 )
-from raysurl.nets.ema import Teacher as Average
+from raysurl.nets.ema import MomentumTeacher
 from raysurl.nets.heads import mlp
 from raysurl.recipe.method_config import Refresh
 
@@ -175,8 +175,12 @@ class GenURL(Method):
         def reads_hidden(self) -> bool:
             return self.target == "dynamic" and not self.neck
 
-        def learns_from(self) -> Taught:
-            return "any" if any(isinstance(structure, Teacher) for structure in self.structures) else "no"
+        def learns_from(self) -> TeacherKind:
+            return (
+                "any"
+                if any(isinstance(structure, TeacherStructure) for structure in self.structures)
+                else "no"
+            )
 
     def __init__(self, config: Config, build: Build) -> None:
         super().__init__()
@@ -185,7 +189,7 @@ class GenURL(Method):
         make_norm = build.make_norm if config.head_norm else None
         self.neck = mlp(build.dim, config.hidden, config.dim, make_norm) if config.neck else nn.Identity()
         self.frozen = build.teacher
-        average = Average(nn.Sequential(self.encoder, self.neck), shuffle=build.shuffle)
+        average = MomentumTeacher(nn.Sequential(self.encoder, self.neck), shuffle=build.shuffle)
         self.average = average if config.memory_size else None
 
     @property
@@ -222,10 +226,12 @@ class GenURL(Method):
         h = [self.encoder(x).float() for x in views]
         return h, h
 
-    def against_memory(self, average: Average, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
+    def against_memory(
+        self, average: MomentumTeacher, batch: Batch, snapshot: Snapshot, progress: Moment
+    ) -> Output:
         """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count."""
         (structure,), c, x = self.config.structures, self.config, batch.views["view_1"]
-        assert isinstance(structure, Teacher)
+        assert isinstance(structure, TeacherStructure)
         own = self.neck(self.encoder(x)).float()
         h, t = distributed.gather_with_gradient(own), distributed.gather(batch.views["teacher"])
         t_queue, h_queue = snapshot["features"].split((t.shape[1], own.shape[1]), dim=1)
@@ -302,7 +308,7 @@ def _mean(values: Tensor, used: Tensor) -> Tensor:
     return values.masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
 
 
-def _known(batch: Batch, snapshot: Snapshot) -> Known:
+def _known(batch: Batch, snapshot: Snapshot) -> StructureInputs:
     """What is known of the global batch, from what each rank holds of its rows."""
     device = batch.index.device
     graphs = {}
@@ -312,7 +318,7 @@ def _known(batch: Batch, snapshot: Snapshot) -> Known:
         graphs = {name: block[:, position] for name, block in rows.items()}
     teacher = batch.views.get("teacher")
     teacher = None if teacher is None else distributed.gather(teacher)
-    return Known(distributed.joined_rows(batch.index), device, graphs, teacher)
+    return StructureInputs(distributed.joined_rows(batch.index), device, graphs, teacher)
 
 
 def _nothing_to_remember(batch: Batch) -> Push:

@@ -44,7 +44,7 @@ Distance = Literal["1-cos", "chord", "literal", "l2"]
 
 
 @dataclass(frozen=True)
-class Known:
+class StructureInputs:
     """What is known of a global batch: its size B, `graphs` name -> p (B, B), a `teacher`'s embeddings (B, D)."""
 
     size: int
@@ -66,7 +66,7 @@ class Structure(BaseModel):
     def alpha(self, progress: Progress) -> float:
         return linear(self.weight, self.weight if self.weight_end is None else self.weight_end, progress)
 
-    def similarity(self, known: Known, nu: float) -> Tensor:
+    def similarity(self, known: StructureInputs, nu: float) -> Tensor:
         return known.graphs[self.kind]
 
     def check(self, num_samples: int) -> None:
@@ -86,19 +86,19 @@ class Instance(Structure):
 
     kind: Literal["instance"] = "instance"
 
-    def similarity(self, known: Known, nu: float) -> Tensor:
+    def similarity(self, known: StructureInputs, nu: float) -> Tensor:
         same = torch.eye(known.size, device=known.device)
         return same * log_student_kernel(same.new_zeros(()), nu).exp()
 
 
-class Teacher(Structure):
+class TeacherStructure(Structure):
     """κ(d/σ, ν_X) of the distances between a frozen network's embeddings of the same samples."""
 
     kind: Literal["teacher"] = "teacher"
     sigma: float = Field(1.0, gt=0)
     distance: Distance = "1-cos"
 
-    def similarity(self, known: Known, nu: float) -> Tensor:
+    def similarity(self, known: StructureInputs, nu: float) -> Tensor:
         if known.teacher is None or known.teacher.dim() != 2:
             raise InputError("the structure teacher needs the view 'teacher', embeddings (b, D) of the batch")
         return self.between(known.teacher, known.teacher, nu)
@@ -200,7 +200,7 @@ class Graph(Structure):
         return read_edges(self.path, num_samples, key, lengths=self.length == "given")
 
 
-AnyStructure = Annotated[Instance | Neighbours | Graph | Teacher, Field(discriminator="kind")]
+AnyStructure = Annotated[Instance | Neighbours | Graph | TeacherStructure, Field(discriminator="kind")]
 
 
 def linear(start: float, end: float, progress: Progress) -> float:

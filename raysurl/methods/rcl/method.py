@@ -42,7 +42,7 @@ from raysurl.method import (
 from raysurl.methods.rcl import memory as cluster_memory
 from raysurl.methods.rcl.clustering import Clustering, make_clusters
 from raysurl.methods.rcl.memory import ClusterMemory
-from raysurl.nets.ema import Teacher, momentum_at
+from raysurl.nets.ema import MomentumTeacher, momentum_at
 from raysurl.nets.heads import mlp
 from raysurl.recipe.method_config import Refresh
 
@@ -106,7 +106,7 @@ class RCL(Method):
         self.predictors = nn.ModuleList(
             mlp(config.dim, config.predictor_hidden, config.dim, build.make_norm) for _ in range(count)
         )
-        self.teacher = Teacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
+        self.teacher = MomentumTeacher(nn.Sequential(self.encoder, self.projector), shuffle=build.shuffle)
 
     @property
     def embedder(self) -> nn.Module:
