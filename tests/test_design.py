@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -261,3 +262,14 @@ def test_readmes_tree_is_the_real_one():
     assert real <= named, f"not in README's tree: {sorted(real - named)}"
     for word in named - real:
         assert (ROOT / word).exists(), f"README's tree has {word}, which is not there"
+
+
+def test_no_two_classes_share_a_name():
+    """But for raysurl.GenURL, the estimator, and the method that it trains."""
+    names = [
+        node.name
+        for path in PACKAGE
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == ["GenURL"]

@@ -33,6 +33,7 @@ def fitted(digits):
     return raysurl.GenURL(epochs=60, batch_size=300, random_state=0).fit(digits[0])
 
 
+@pytest.mark.slow
 def test_neighbours_are_kept_far_better_than_by_an_untrained_network(digits, fitted):
     x, _ = digits
     scores = neighbourhood_scores(x, fitted.embedding_, k=10)

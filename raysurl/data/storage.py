@@ -25,7 +25,7 @@ from raysurl.data import tree
 from raysurl.data.tree import FileEntry, Missing, Tree
 from raysurl.errors import InputError
 
-__all__ = ["PARQUET_ERRORS", "Entry", "Missing", "Tree"]
+__all__ = ["PARQUET_ERRORS", "FileEntry", "Missing", "Tree"]
 
 # what pyarrow raises on damaged files; names in them may be no UTF-8, and sizes anything
 PARQUET_ERRORS = (

@@ -306,6 +306,7 @@ def test_torchvision_errors_name_what_is_valid(tmp_path: Path) -> None:
     refused("choose one of digits", name="imagenet")
 
 
+@pytest.mark.slow
 def test_torchvision_items_without_array_or_files() -> None:
     samples = open_train(name="torchvision:FakeData")
     assert len(samples) == 1000

@@ -247,6 +247,7 @@ def test_every_setting_is_tried():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "key"), SETTINGS)
 def test_every_setting_changes_the_losses(name, key, usual_losses, tmp_path):
     recipe = contract.recipe_for(name, method={key: CHANGES[name][key]})

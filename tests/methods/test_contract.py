@@ -38,7 +38,7 @@ def test_the_loss_is_finite_and_its_gradient_reaches_the_encoder_and_never_a_tea
     assert output.push is None or not output.push.keys.requires_grad
 
 
-@every_method
+@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
 def test_a_restored_state_gives_the_same_next_losses(name, tmp_path):
     recipe = contract.recipe_for(name)
     run = contract.start(recipe, tmp_path / "run")
@@ -49,7 +49,7 @@ def test_a_restored_state_gives_the_same_next_losses(name, tmp_path):
     assert contract.steps(copy, 2) == contract.steps(run, 2)
 
 
-@every_method
+@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
 def test_twenty_steps_on_one_batch_lower_the_loss(name, tmp_path):
     run = contract.start(contract.recipe_for(name), tmp_path / "run")
     batch, progress = first_batch(run), dataclasses.replace(run.progress, step=5)
@@ -67,7 +67,7 @@ def test_twenty_steps_on_one_batch_lower_the_loss(name, tmp_path):
     assert losses[-1] < losses[0] - 0.02 * abs(losses[0])
 
 
-@every_method
+@pytest.mark.parametrize("name", contract.slow_but(["rcl", "superand"], METHODS))
 def test_resumed_in_the_middle_of_an_epoch_equals_uninterrupted(name, tmp_path):
     recipe = contract.recipe_for(name)
     whole = contract.start(recipe, tmp_path / "whole")
@@ -112,7 +112,7 @@ def on_one_and_two_ranks(request):
     return one_step(0, names, 1), on_ranks(one_step, 2, names, 2)
 
 
-@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
+@pytest.mark.parametrize("name", contract.slow_but(["rcl", "ressl"], METHODS))
 def test_two_ranks_equal_one_in_loss_gradient_and_memory(name, on_one_and_two_ranks):
     alone, ranks = on_one_and_two_ranks[0][name], [r[name] for r in on_one_and_two_ranks[1]]
     scale = max(float(change.detach().abs().max()) for change in alone["change"].values())

@@ -225,6 +225,7 @@ def test_all_pairs_of_both_views_leave_out_a_row_with_itself(tmp_path):
     assert float(output.loss.detach()) == pytest.approx(np.mean(squares), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -158,6 +158,7 @@ def test_step_and_constant_schedules_and_the_scaling_rule():
     assert optim.base_lr(Optimizer(lr=0.05, lr_batch=0), 512) == 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet18", "resnet34", "resnet50", "efficientnet_b0", "mobilenet_v3_large", "convnet"]
 )

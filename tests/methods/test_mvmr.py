@@ -157,6 +157,7 @@ def default_losses(tmp_path_factory):
     return losses(tmp_path_factory.mktemp("default") / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
 def test_every_switch_changes_the_losses(changes, default_losses, tmp_path):
     changed = losses(tmp_path / "run", **changes)

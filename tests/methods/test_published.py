@@ -145,6 +145,7 @@ def networks():
     yield pytest.param(lambda: nn.Sequential(MLP(3 * 64 * 64, (32, 8), dropout=0.5), Functional()), id="mlp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", networks())
 def test_the_average_of_every_network_is_deterministic_and_its_norms_follow_their_batch(make):
     torch.manual_seed(0)

@@ -171,6 +171,7 @@ def test_clusters_are_made_after_the_warm_up_and_keys_are_then_retrieved(tmp_pat
     assert all(np.isfinite(losses))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -137,6 +137,7 @@ def default_losses(tmp_path_factory):
     return follow(run, run.total_steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", SWITCHES, ids=lambda c: json.dumps(next(iter(c.values()))))
 def test_every_switch_changes_the_losses(change, default_losses, tmp_path):
     run = contract.start(recipe_of(train=ROUNDS, **change), tmp_path / "run")

@@ -13,6 +13,7 @@ def recipe_of(**changes):
     return contract.recipe_for("superand", **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "small_stem", "dim"),
     [

@@ -1,5 +1,6 @@
 """Synchronised batch norm and gathers: two ranks equal one device on the same global batch."""
 
+import pytest
 import torch
 from ranks import on_ranks
 from torch import nn
@@ -54,6 +55,7 @@ def _two_ranks(rank, shape):
     }
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one():
     x, target = _inputs((3, 5))
     norm = _norm()

@@ -297,6 +297,7 @@ def test_every_space_can_run_at_its_small_scale_and_is_whole_at_full_scale(path)
             assert plan(made, scale="cpu", seeds=(0,), overrides=taught).total > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(SPACES.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_cell_of_every_space_is_listed_without_its_data(path):
     made = read_space(path.stem)

@@ -17,6 +17,7 @@ def rows_of(tmp_path, *arguments):
     return json.loads(out.read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_a_row_of_steps(tmp_path):
     (row,) = rows_of(tmp_path, "only=simclr recorded")
     assert row["images_per_s"] > 0

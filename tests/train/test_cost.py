@@ -56,6 +56,7 @@ def test_trial_steps_count_for_nothing(tmp_path, monkeypatch, capsys):
     assert not [event for event in without[2] if event.startswith("cost")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["superand", "rcl", "genurl", "byol", "mvmr", "swav"])
 def test_every_kind_of_method_can_be_tried(method):
     arguments = [a for a in SMALL if not a.startswith(("recipe", "method"))]

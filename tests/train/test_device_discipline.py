@@ -52,6 +52,7 @@ def test_an_optimizer_neither_waits_nor_mixes(optimizer, tmp_path, monkeypatch):
         assert take_steps(start(recipe, tmp_path / "run"), seen) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", contract.slow_but(["contrastive"], POLICIES))
 def test_views_neither_wait_nor_mix(policy, tmp_path, monkeypatch):
     views = {"size": 16, "policies": {"view_1": {"base": policy, "size": 16}}}
@@ -59,12 +60,14 @@ def test_views_neither_wait_nor_mix(policy, tmp_path, monkeypatch):
         assert take_steps(start(recipe_for("simclr", views=views), tmp_path / "run"), seen, count=1) == []
 
 
+@pytest.mark.slow
 def test_views_from_workers_are_fetched_without_a_wait(tmp_path, monkeypatch):
     with pretended(monkeypatch) as seen:
         recipe = recipe_for("simclr", views={"size": 8, "device": "workers"})
         assert take_steps(start(recipe, tmp_path / "run"), seen) == []
 
 
+@pytest.mark.slow
 def test_rcl_with_clusters_neither_waits_nor_mixes(tmp_path, monkeypatch):
     with pretended(monkeypatch) as seen:
         run = start(recipe_for("rcl", method={"warmup_epochs": 0}), tmp_path / "run")

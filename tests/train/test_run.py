@@ -85,6 +85,7 @@ def test_resumed_from_any_checkpoint_equals_uninterrupted_bit_by_bit(finished, t
     assert torch.equal(ours["memory"]["record"]["features"], theirs["memory"]["record"]["features"])
 
 
+@pytest.mark.slow
 def test_a_streaming_run_in_windows_resumes_bit_by_bit_and_says_how_well_it_mixes(tmp_path):
     parquet_file(tmp_path / "data" / "a.parquet", 80, row_group_size=8)
     data = {"name": "parquet", "path": str(tmp_path / "data"), "mode": "streaming", "window": 32, "reads": 1}

@@ -119,6 +119,7 @@ REBUILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", REBUILT)
 def test_memory_that_is_rebuilt_before_an_epoch_is_rebuilt_once(whole, tmp_path, monkeypatch, method):
     recipe, undisturbed = whole(method, **REBUILT[method])
@@ -181,6 +182,7 @@ def _foreign(path):
 DAMAGES = {"cut": _cut, "some lines": _some_lines, "foreign": _foreign, "gone": os.unlink}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_record_changes_no_result(whole, tmp_path, monkeypatch, damage):
     recipe, undisturbed = whole("ressl")

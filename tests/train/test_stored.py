@@ -23,7 +23,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["memory", "embedding"])
+@pytest.fixture(scope="module", params=["memory", pytest.param("embedding", marks=pytest.mark.slow)])
 def run_dir(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "run"
     return pretrain(load_recipe([*SETTINGS, f"eval.features={request.param}", f"output={folder}"]))
@@ -40,6 +40,7 @@ def test_a_run_with_memory_evaluates_to_its_own_numbers_again(run_dir):
     assert first["eval/knn20_top1"] != first["eval/backbone_knn20_top1"]
 
 
+@pytest.mark.slow
 def test_each_knn_has_a_baseline_of_its_own_quantity(run_dir):
     found, recipe = metrics_of(run_dir / "results.json"), load_recipe([f"recipe={run_dir}/recipe.yaml"])
     names = [name for name in found if "knn" in name and not name.startswith("eval/pixels")]
@@ -61,6 +62,7 @@ def test_each_knn_has_a_baseline_of_its_own_quantity(run_dir):
     assert found["eval/untrained_backbone_knn20_top1"] == pytest.approx(sides[1], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoint_is_gone_says_that_its_knn_is_of_the_backbone(run_dir, tmp_path, capsys):
     folder = shutil.copytree(run_dir, tmp_path / "run")
     shutil.rmtree(folder / "checkpoints")
@@ -70,6 +72,7 @@ def test_a_run_whose_checkpoint_is_gone_says_that_its_knn_is_of_the_backbone(run
     assert found["eval/knn20_top1"] == first["eval/backbone_knn20_top1"]
 
 
+@pytest.mark.slow
 def test_memory_of_other_samples_is_not_compared_with(run_dir, capsys):
     evaluate.main([f"run={run_dir}", "data.limit=200", "eval.baselines=false"])
     said = "memory is of other samples" in capsys.readouterr().out

@@ -81,6 +81,7 @@ def test_an_ablation_of_one_operation_leaves_the_others_as_they_were(
 # ------------------------------------------------------------ distributions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "crop", "ratio"),
     [

@@ -52,20 +52,20 @@ from raysurl.method import (
     detached,
 )
 from raysurl.methods.genurl.graphs import own_graph
-from raysurl.methods.genurl.memory import POSITION, GraphMemory, Make
+from raysurl.methods.genurl.memory import GraphMemory, Make
 from raysurl.methods.genurl.structures import (
     AnyStructure,
     Distance,
     Graph,
     Instance,
     Neighbours,
-    StructureInputs,
     TeacherStructure,
+    inputs_of,
     linear,
     pairwise_distance,
     with_columns,
 )
-from raysurl.nets.ema import TeacherStructure as Average
+from raysurl.nets.ema import MomentumTeacher
 from raysurl.nets.heads import mlp
 from raysurl.recipe.method_config import Refresh
 
@@ -190,7 +190,7 @@ class GenURL(Method):
         make_norm = build.make_norm if config.head_norm else None
         self.neck = mlp(build.dim, config.hidden, config.dim, make_norm) if config.neck else nn.Identity()
         self.frozen = build.teacher
-        average = Average(nn.Sequential(self.encoder, self.neck), shuffle=build.shuffle)
+        average = MomentumTeacher(nn.Sequential(self.encoder, self.neck), shuffle=build.shuffle)
         self.average = average if config.memory_size else None
 
     @property
@@ -227,7 +227,9 @@ class GenURL(Method):
         h = [self.encoder(x).float() for x in views]
         return h, h
 
-    def against_memory(self, average: Average, batch: Batch, snapshot: Snapshot, progress: Moment) -> Output:
+    def against_memory(
+        self, average: MomentumTeacher, batch: Batch, snapshot: Snapshot, progress: Moment
+    ) -> Output:
         """Rows of the batch against columns of the batch and of M, whose entries not yet filled do not count.
 
         With the structure instance the batch's columns are the other view's, and a row's own one counts."""
@@ -265,7 +267,7 @@ class GenURL(Method):
 
     def static_target(self, batch: Batch, snapshot: Snapshot, progress: Moment) -> Tensor:
         """p_X = Σ_t α_t A_t κ, (P, P) over the rows of `log_similarity`."""
-        known = _known(batch, snapshot)
+        known = inputs_of(batch, snapshot)
         c, at = self.config, self.scheduled(progress)
         terms = [at[f"alpha_{s.kind}"] * s.similarity(known, c.nu_x) for s in c.structures]
         p = torch.stack(terms).sum(dim=0)  # (B, B)
@@ -307,19 +309,6 @@ class GenURL(Method):
 
 def _mean(values: Tensor, used: Tensor) -> Tensor:
     return values.masked_fill(~used, 0).sum() / used.sum().clamp(min=1)
-
-
-def _known(batch: Batch, snapshot: Snapshot) -> StructureInputs:
-    """What is known of the global batch, from what each rank holds of its rows."""
-    device = batch.index.device
-    graphs = {}
-    if snapshot:
-        rows = {name: distributed.gather(value) for name, value in snapshot.items()}
-        position = rows.pop(POSITION)  # where these rows stand among the columns: a batch may come in parts
-        graphs = {name: block[:, position] for name, block in rows.items()}
-    teacher = batch.views.get("teacher")
-    teacher = None if teacher is None else distributed.gather(teacher)
-    return StructureInputs(distributed.joined_rows(batch.index), device, graphs, teacher)
 
 
 def _nothing_to_remember(batch: Batch) -> Push:

@@ -25,10 +25,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from raysurl import distributed
 from raysurl.errors import InputError
 from raysurl.functional import log_student_kernel
-from raysurl.method import Progress
+from raysurl.method import Batch, Progress, Snapshot
 from raysurl.methods.genurl.graphs import read_edges
+from raysurl.methods.genurl.memory import POSITION
 from raysurl.methods.genurl.similarity import (
     Edges,
     Rows,
@@ -51,6 +53,19 @@ class StructureInputs:
     device: torch.device
     graphs: Mapping[str, Tensor]
     teacher: Tensor | None = None
+
+
+def inputs_of(batch: Batch, snapshot: Snapshot) -> StructureInputs:
+    """What is known of the global batch, from what each rank holds of its rows."""
+    device = batch.index.device
+    graphs = {}
+    if snapshot:
+        rows = {name: distributed.gather(value) for name, value in snapshot.items()}
+        position = rows.pop(POSITION)  # where these rows stand among the columns: a batch may come in parts
+        graphs = {name: block[:, position] for name, block in rows.items()}
+    teacher = batch.views.get("teacher")
+    teacher = None if teacher is None else distributed.gather(teacher)
+    return StructureInputs(distributed.joined_rows(batch.index), device, graphs, teacher)
 
 
 class Structure(BaseModel):
