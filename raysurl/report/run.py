@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from raysurl import metrics
+from raysurl import metrics, plain
 from raysurl.data import manifest
 from raysurl.errors import InputError
 from raysurl.evaluate import SEEN
+from raysurl.recipe import read_mapping
 
 BASELINES = {
     "untrained": "Untrained encoder",
@@ -137,17 +135,23 @@ def numbers(values: Any) -> dict[str, float]:
     return {
         str(name): float(value)
         for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and name != "step"
+        # an integer may be larger than any float
+        and (isinstance(value, float) or abs(value) < 2**1000)
     }
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
+        return (
+            plain.read_mapping(path)
+            if path.suffix == ".json"
+            else read_mapping(path, path.name, "recipe keys")
+        )
+    except (OSError, ValueError):  # InputError is one
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def label(name: str) -> str:
@@ -221,7 +225,7 @@ def shown(name: str, value: float | None) -> str:
 
 def duration(seconds: Any) -> str | None:
     """3,725 s -> `1 h 2 min`; None for what is no number."""
-    if not isinstance(seconds, int | float):
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 2**63:
         return None
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

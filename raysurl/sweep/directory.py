@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from raysurl import plain
 from raysurl.errors import InputError
 from raysurl.sweep.cells import Trial
 from raysurl.sweep.paper import paper_numbers
@@ -68,10 +69,10 @@ def _begun_to_be_made(directory: Path) -> bool:
 def read(directory: Path) -> dict[str, Any]:
     """What `claim` has written. Raises InputError where that is no sweep."""
     try:
-        found = json.loads((directory / FILE).read_text())
+        found = plain.read_mapping(directory / FILE)
     except (OSError, ValueError):
         raise InputError(f"sweep={directory} is not a sweep directory: it has no readable {FILE}") from None
-    if not isinstance(found, dict) or not set(found) >= WRITTEN:
+    if not set(found) >= WRITTEN:
         raise InputError(
             f"sweep={directory}: its {FILE} is not what a sweep writes; run the sweep in a new directory"
         )
@@ -186,10 +187,10 @@ def outcomes(directory: Path) -> Iterator[tuple[str, dict[str, Any], Outcome | N
 def _cell(path: Path) -> dict[str, Any]:
     """What `remember` has written. Raises InputError where that has been damaged."""
     try:
-        found = json.loads(path.read_text())
+        found = plain.read_mapping(path)
     except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or not {"labels", "seed", "values"} <= set(found):
+        found = {}
+    if not {"labels", "seed", "values"} <= set(found):
         raise InputError(
             f"{path} is damaged; remove {path.parent} and run the sweep again, which runs that trial anew"
         )
