@@ -18,6 +18,7 @@ from fuzzing import CHANGES, CUT, FLIPS, Change, Flips, changed, damaged, is_one
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_run import SETTINGS, finished_run
 
 from raysurl.classifier import load_classifier
 from raysurl.commands.results import add, add_sweep, table
@@ -25,7 +26,6 @@ from raysurl.encoder import load_encoder
 from raysurl.errors import InputError, RunError
 from raysurl.recipe import dump, load_recipe
 from raysurl.report import write_report
-from raysurl.run import pretrain
 from raysurl.runtime import LocalRuntime
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.plan import SweepRequest, make_plan
@@ -33,34 +33,6 @@ from raysurl.sweep.report import write_report as write_sweep_report
 from raysurl.sweep.space import space_from
 from raysurl.sweep.trial import Outcome, write_outcome
 from raysurl.train import checkpoint, local, trainer
-
-SETTINGS = (
-    "recipe=ressl/digits",
-    "runtime=local",
-    "data.limit=60",
-    "views.size=8",
-    "encoder.name=convnet",
-    "encoder.channels=[4]",
-    "train.batch_size=20",
-    "train.epochs=2",
-    "method.hidden=8",
-    "method.dim=4",
-    "method.queue_size=40",
-    "log.tensorboard=false",
-    "eval.protocols=[knn, finetune]",
-    "eval.knn_k=[5]",
-    "eval.baselines=false",
-    "scale.threads=1",
-)
-
-
-@cache
-def finished_run() -> Path:
-    """A run of two epochs with all that a run leaves, made once in a process."""
-    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        return pretrain(load_recipe([*SETTINGS, f"output={root / 'run'}"]))
-
 
 # -------------------------------------------------------------------- checkpoints
 
