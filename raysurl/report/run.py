@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from raysurl import metrics, plain
 from raysurl.data import manifest
@@ -124,7 +127,12 @@ def read_run(directory: Path) -> StoredRun:
         else:
             evaluations[line["step"]] = evaluations.get(line["step"], {}) | numbers(line)
     return StoredRun(
-        directory, _mapping(recipe_path), steps, evaluations, events, _mapping(directory / "results.json")
+        directory,
+        _mapping(recipe_path),
+        steps,
+        evaluations,
+        events,
+        _well_formed(_mapping(directory / "results.json")),
     )
 
 
@@ -152,6 +160,29 @@ def _mapping(path: Path) -> dict[str, Any]:
         )
     except (OSError, ValueError):  # InputError is one
         return {}
+
+
+def _well_formed(results: dict[str, Any]) -> dict[str, Any]:
+    """Without the entries that are not of the form in which a run writes them."""
+    kept = {}
+    for key, value in results.items():
+        with contextlib.suppress(ValidationError):
+            kept[key] = TypeAdapter(_FORMS[key]).validate_python(value) if key in _FORMS else value
+    return kept
+
+
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
+_FORMS: dict[str, Any] = {
+    "intervals": dict[str, tuple[float, float]],
+    "gains": dict[str, dict[str, list[float]]],
+    "best": dict[str, dict[str, _Number]],
+    "health": list[str],
+    "skipped": list[dict[str, Any]],
+    "versions": dict[str, Any],
+    "seconds": _Number,
+    "num_samples": _Number,
+    "world_size": _Number,
+}
 
 
 def label(name: str) -> str:
