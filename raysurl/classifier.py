@@ -15,9 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from raysurl import plain
 from raysurl.data.source import Source
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
+from raysurl.paths import given_path
 from raysurl.recipe import Recipe, overridden, recipe_from
 
 
@@ -71,25 +73,28 @@ def load_classifier(run: str, overrides: Mapping[str, str] | None = None) -> Sto
 
     Raises InputError where there is none, or several, or the file is none.
     """
-    path = _file(Path(run).expanduser().absolute())
+    path = _file(given_path("run", run).absolute())
     try:
         with safe_open(path, "pt") as file:
-            said = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+            said = {key: plain.parsed(text) for key, text in (file.metadata() or {}).items()}
         tensors = load_file(path)
         tree = {"encoder": said["encoder"], "views": said["views"], "norm": said["norm"]}
         tree["eval"] = {"margin": said["margin"]}
-        weight = tensors["fc.weight"]
-    except (OSError, SafetensorError, KeyError, ValueError):
+        classes, width = tensors["fc.weight"].shape
+        values, names = [int(v) for v in said["values"]], said["classes"]
+        if len(values) != classes or not (names is None or [str(n) for n in names] == names):
+            raise ValueError("its classes are not those of its layer")
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         raise InputError(f"run={path} is not a classifier that fine-tuning wrote") from None
     recipe = recipe_from(overridden(tree, overrides or {}))
-    network = Scores(encoder_of(recipe), nn.Linear(weight.shape[1], weight.shape[0]))
+    network = Scores(encoder_of(recipe), nn.Linear(width, classes))
     try:
         network.load_state_dict(tensors)
     except RuntimeError:
         raise InputError(
             f"run={path} does not fit encoder.name={recipe.encoder.name}; leave encoder.… out"
         ) from None
-    return StoredClassifier(recipe, network.eval(), said["values"], said["classes"])
+    return StoredClassifier(recipe, network.eval(), values, names)
 
 
 def _file(path: Path) -> Path:

@@ -32,7 +32,13 @@ _GIVEN = "raysurl.given"  # in a context: the arguments as they were typed
 
 def main() -> None:
     completion.register()
-    group(prog_name="raysurl")
+    try:
+        group(prog_name="raysurl")
+    except OSError as error:  # of the help: a command's are understood in `run`
+        said = storage_error(error, Path("what is printed"))
+        if said is None:
+            raise
+        fail(str(said), code=1)
 
 
 class _Commands(click.Group):
@@ -118,7 +124,7 @@ def run(command: Command, arguments: Sequence[str] | None = None, name: str | No
     name = name or command.__module__.rpartition(".")[2]
     with stopping.signals():
         try:
-            command(arguments)
+            _stopped_as_such(command, arguments)
         except InputError as error:
             fail(str(error), code=2)
         except RunError as error:
@@ -132,6 +138,18 @@ def run(command: Command, arguments: Sequence[str] | None = None, name: str | No
             if said is None:
                 raise
             fail(str(said), code=1)
+
+
+def _stopped_as_such(command: Command, arguments: Sequence[str]) -> None:
+    """Whatever a signal has become on its way through a library, which may be any error, is the stop again."""
+    try:
+        command(arguments)
+        sys.stdout.flush()  # a full disk or a reader that has gone shows here
+    except Exception:
+        signum = stopping.came()
+        if not signum:
+            raise
+        raise stopping.StoppedError(signum) from None
 
 
 def stopped(stop: KeyboardInterrupt, again: str) -> None:

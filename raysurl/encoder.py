@@ -5,7 +5,6 @@ The file holds the backbone alone, and in its metadata the recipe's sections tha
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raysurl import streams
+from raysurl import plain, streams
 from raysurl.errors import InputError
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
@@ -128,9 +127,9 @@ def _described(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-    except (OSError, SafetensorError):
+        tree = {key: plain.mapping(metadata[key]) for key in ("encoder", "views") if key in metadata}
+    except (OSError, SafetensorError, ValueError):
         raise InputError(f"run={path} is not a readable {NAME} file") from None
-    tree = {key: json.loads(metadata[key]) for key in ("encoder", "views") if key in metadata}
     tree.get("views", {}).pop("policies", None)
     return tree
 

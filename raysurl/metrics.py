@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysurl import distributed
+from raysurl import distributed, plain
 from raysurl.errors import RunError, StorageError
 
 Sink = Callable[[int, dict[str, float]], None]  # where the numbers of a step go besides metrics.jsonl
@@ -99,8 +99,8 @@ def _identity(about: os.stat_result) -> tuple[int, int]:
 def line_of(text: str | bytes) -> dict[str, Any] | None:
     """A line of a metrics file; None for what is none: cut by a kill, damaged, or written by something else."""
     try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
+        line = plain.parsed(text)
+    except ValueError:
         return None
     step = line.get("step") if isinstance(line, dict) else None
     return line if isinstance(step, int) and not isinstance(step, bool) else None

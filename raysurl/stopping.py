@@ -118,9 +118,9 @@ def saving(save: Callable[[], None]) -> Iterator[None]:
         raise stop from None
 
 
-def came() -> bool:
-    """Whether one of the signals has come to this process."""
-    return _signals.asked is not None
+def came() -> int | None:
+    """The signal that has come to this process, if one has."""
+    return _signals.asked
 
 
 def at_exit(leave: Callable[[], None]) -> None:

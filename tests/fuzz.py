@@ -1,6 +1,6 @@
 """Whatever a file holds, reading it ends in data or in one of the named errors: searched for with hypothesis.
 
-`python -m tests.fuzz [seconds=600] [target …]` searches for ten minutes, all targets in turn; it prints what it finds
+`python tests/fuzz.py [seconds=600] [target …]` searches for ten minutes, all targets in turn; it prints what it finds
 and then exits 1. tests/test_fuzz.py runs a little of each; a case that failed once is an example there.
 """
 
@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fuzz_settings import ARGUMENTS, YAMLS, check_arguments, check_yaml
+from fuzz_stored import CHECKPOINTS, RUNS, SWEEPS, check_checkpoint, check_run, check_sweep
+from fuzzing import CUT, FLIPS, Flips, damaged, is_one_sentence
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -36,24 +39,6 @@ from raysurl.data.source import open_source
 from raysurl.data.tree import FileEntry
 from raysurl.errors import InputError
 from raysurl.recipe import Data
-
-Flips = list[tuple[int, int]]
-FLIPS = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4)
-CUT = st.one_of(st.none(), st.integers(0, 2**16))
-
-
-def damaged(content: bytes, flips: Flips, cut: int | None) -> bytes:
-    changed = bytearray(content)
-    for at, value in flips:
-        if changed:
-            changed[at % len(changed)] = value
-    return bytes(changed[: len(changed) if cut is None else cut % (len(changed) + 1)])
-
-
-def is_one_sentence(error: Exception) -> None:
-    text = str(error)
-    assert text
-    assert "\n" not in text, text
 
 
 def read_all(**settings: object) -> None:
@@ -485,6 +470,11 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
     "folders": (FOLDERS, check_folders),
     "manifests": (MANIFESTS, check_manifest),
     "pickles": (PICKLES, check_pickle),
+    "yaml": (YAMLS, check_yaml),
+    "arguments": (ARGUMENTS, check_arguments),
+    "checkpoints": (CHECKPOINTS, check_checkpoint),
+    "runs": (RUNS, check_run),
+    "sweeps": (SWEEPS, check_sweep),
 }
 
 

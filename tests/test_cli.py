@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from raysurl import cli, settings
+from raysurl.commands.results import BEGIN, END
 from raysurl.recipe import load_recipe, method_config
 from raysurl.report.recipe import flatten
 from raysurl.views import POLICIES
@@ -56,7 +57,12 @@ PATHS = [
     ("pretrain", [], "data.labels"),
     ("evaluate", [], "run"),
     ("embed", ["to=x.parquet"], "run"),
+    ("predict", ["to=x.csv"], "run"),
+    *(("embed", ["run=x"], "to.parquet"), ("predict", ["run=x"], "to.csv")),
+    *(("results", [], "add"), ("results", ["add=x"], "name")),
+    *(("reproduce", ["ressl_table2"], key) for key in ("data_root", "output")),
     ("shuffle", ["data.path=x"], "to"),
+    ("shuffle", ["to=x"], "data.path"),
     ("report", [], "run"),
     ("report", [], "sweep"),
     ("sweep", [], "space"),
@@ -78,10 +84,14 @@ NO_PATHS = {
 @pytest.mark.parametrize(("command", "others", "key"), PATHS, ids=lambda x: x if isinstance(x, str) else "")
 def test_what_cannot_be_a_path_is_one_sentence(command, others, key, what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = called(command, *others, f"{key}={NO_PATHS[what]}")
+    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    key, _, ending = key.partition(".")
+    if key == "data":
+        key, ending = f"{key}.{ending}", ""
+    found = called(command, *others, f"{key}={NO_PATHS[what]}{ending and '.'}{ending}")
     assert found.exit_code == 2, found.exception
     assert len(found.stderr.strip().splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert os.listdir(tmp_path) == ["README.md"]
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def test_the_report_calls_classes_by_their_names_and_says_that_the_encoder_saw_t
         assert f"<th>{name}</th>" in confused
         assert text.partition("<h2>Nearest neighbours</h2>")[2].partition("</section>")[0].count(name) > 5
     assert "class 0" not in text
+    assert "<b>" not in text.partition("<h2>Nearest neighbours</h2>")[2].partition("</section>")[0]
     with np.load(run_dir / "samples" / "confusion.npz") as arrays:
         assert arrays["counts"].shape == (2, 2)
         assert arrays["counts"].sum() == 6  # every tenth of 60

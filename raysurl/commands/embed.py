@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     JSON under `raysurl`: class names by label, the data and their root, the model, the commit of this program.
     """
     mine, rest = take(arguments, "to")
-    target = target_of(mine.get("to", ""))  # at once: what follows imports torch and opens the data
+    target = new_file(
+        mine.get("to", ""), ".parquet"
+    )  # at once: what follows imports torch and opens the data
     from raysurl.data.names import open_samples
     from raysurl.embed import embed
     from raysurl.encoder import named_encoder
@@ -62,7 +64,9 @@ def main(arguments: Sequence[str]) -> None:
         "class_names": samples.names_by_value(),
         **described(given_path("run", rest["run"]), found, samples),
     }
-    write(pa.table(columns).replace_schema_metadata({"raysurl": json.dumps(about)}), target)
+    write_new(
+        pq.write_table, pa.table(columns).replace_schema_metadata({"raysurl": json.dumps(about)}), target
+    )
     print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
     if recipe.data.limit and "data.limit" not in rest:
         print(f"the run took data.limit={recipe.data.limit} of the samples; data.limit= embeds all")
@@ -70,10 +74,10 @@ def main(arguments: Sequence[str]) -> None:
         print(f"skipped {skipped}")
 
 
-def target_of(given: str) -> Path:
-    """The file to write. Raises InputError for one that is there, or cannot be."""
-    if not given.endswith(".parquet"):
-        raise InputError("name the file to write: to=FILE.parquet")
+def new_file(given: str, *kinds: str) -> Path:
+    """The file to write, whose name ends as one of `kinds`. Raises InputError for one that is there, or cannot be."""
+    if not given.endswith(kinds):
+        raise InputError(f"name the file to write: {' or '.join(f'to=FILE{kind}' for kind in kinds)}")
     target = place("to", given)
     if os.path.lexists(target):
         raise InputError(f"to={target} exists already; name another file")
@@ -101,12 +105,13 @@ def described(run: Path, found: TrainedEncoder, samples: Samples) -> dict[str, A
     }
 
 
-def write(table: Any, target: Path) -> None:
-    """Whole, or not there."""
+def write_new(write: Callable[[Any, Any], object], table: Any, target: Path) -> None:
+    """Written with its folder: whole, or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f".{os.getpid()}.partial")  # a longer name may be too long
     try:
-        pq.write_table(table, partial)
+        with partial.open("wb") as file:
+            write(table, file)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from raysurl.commands.embed import new_file, write_new
 from raysurl.errors import InputError
-from raysurl.paths import place
 from raysurl.recipe import take
 
 SETTINGS = {
@@ -22,11 +21,13 @@ def main(arguments: Sequence[str]) -> None:
     A class is called as the training data called it: by name, or else by number.
     """
     mine, rest = take(arguments, *SETTINGS)
-    if "run" not in mine:
+    if not mine.get("run"):
         raise InputError(
             "name what to use: run=DIR of a run that was fine-tuned, or run=FILE of its classifier"
         )
-    target = target_of(mine.get("to", ""))  # at once: what follows imports torch and opens the data
+    target = new_file(
+        mine.get("to", ""), ".csv", ".parquet"
+    )  # at once: what follows imports torch and opens the data
     import numpy as np
     import pyarrow as pa
     import pyarrow.csv
@@ -52,19 +53,8 @@ def main(arguments: Sequence[str]) -> None:
         "class": [called[at] for at in chosen.tolist()],
         "probability": probability.numpy(),
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
     write = pq.write_table if target.suffix == ".parquet" else pyarrow.csv.write_csv
-    write(pa.table(columns), target)
+    write_new(write, pa.table(columns), target)
     print(f"{len(index)} predictions: {target}")
     for skipped in source.skipped:
         print(f"skipped {skipped}")
-
-
-def target_of(given: str) -> Path:
-    """The file to write. Raises InputError for one that is there."""
-    if not given.endswith((".csv", ".parquet")):
-        raise InputError("name the file to write: to=FILE.csv or to=FILE.parquet")
-    target = place("to", given)
-    if target.exists():
-        raise InputError(f"to={target} exists already; name another file")
-    return target

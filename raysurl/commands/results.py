@@ -7,12 +7,14 @@ the old ones, and the others stay.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from raysurl import plain
 from raysurl.errors import InputError
 from raysurl.intervals import of_mean
 from raysurl.paths import given_path
@@ -41,15 +43,33 @@ def main(arguments: Sequence[str]) -> None:
     if others:
         raise InputError(f"argument {next(iter(others))}= is not known; results takes add= and name=")
     readme, results = Path("README.md"), Path("results")
-    if not readme.is_file() or BEGIN not in readme.read_text():
+    text = readme.read_bytes().decode(errors="replace") if readme.is_file() else ""
+    if BEGIN not in text:
         raise InputError("here is no README.md with a place for results; go to the root of the checkout")
     if given.get("add"):
         directory = given_path("add", given["add"])
+        name = given.get("name") or directory.absolute().name
+        if name in ("", ".", "..") or given_path("name", name).name != name:
+            raise InputError(f"name={name} is the name of a row and of its file; give one without slashes")
         keep = add_sweep if (directory / sweep_directory.FILE).is_file() else add
-        keep(directory, given.get("name") or directory.name, results)
-    before, _, rest = readme.read_text().partition(BEGIN)
+        keep(directory, name, results)
+    elif given.get("name"):
+        raise InputError(f"name={given['name']} is of a row that is added; name its run too, add=DIR")
+    before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     write_atomic(readme, before + BEGIN + "\n" + table(results) + END + after)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What a file that is not as this program wrote it raises, as InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"{path} is not what a finished run or this command writes: {why}") from None
 
 
 def add_sweep(directory: Path, name: str, results: Path) -> None:
@@ -60,14 +80,18 @@ def add_sweep(directory: Path, name: str, results: Path) -> None:
             f"add={directory}: only a table of one axis has rows to keep; it has {len(found.axes)} axes"
         )
     target = results / "comparisons" / f"{name}.json"
-    record = json.loads(target.read_text()) if target.is_file() else {"rows": {}}
+    record: dict[str, Any] = {"rows": {}}
+    if target.is_file():
+        with _reading(target):
+            record = plain.read_mapping(target)
     record["command"] = f"python pipelines/sweep.py space={found.space.name} data_root=FOLDER"
     shown = found.space.shown or {found.space.metric: found.space.metric}
     record["columns"] = {heading: metric.removeprefix("eval/") for heading, metric in shown.items()}
     for cell in sweep_directory.read(directory)["cells"]:
         files = [directory / "trials" / trial / "results.json" for trial in cell["ids"]]
-        if kept := [json.loads(file.read_text()) for file in files if file.is_file()]:
-            record["rows"][cell["labels"][0]] = _row(kept)
+        with _reading(next((file for file in files if file.is_file()), directory)):
+            if kept := [plain.read_mapping(file) for file in files if file.is_file()]:
+                record["rows"][cell["labels"][0]] = _row(kept)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(target, json.dumps(record, indent=1) + "\n")
 
@@ -76,10 +100,11 @@ def _row(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean, standard deviation and number of each metric of some runs, and where they were measured."""
     names = sorted({name for result in found for name in result["metrics"]})
     values = {name: [r["metrics"][name] for r in found if name in r["metrics"]] for name in names}
+    paces = [r["num_samples"] / r["images_per_s"] for r in found if r["images_per_s"]]
     return {
         "seeds": len(found),
         "metrics": {n: [fmean(v), stdev(v) if len(v) > 1 else None, len(v)] for n, v in values.items()},
-        "seconds_per_epoch": fmean(r["num_samples"] / r["images_per_s"] for r in found),
+        "seconds_per_epoch": fmean(paces) if paces else None,
         "measured": sorted({f"{r['hardware']}, {r['threads']} thread(s), `{r['commit']}`" for r in found}),
         "rules": sorted({r["rule"] for r in found if r.get("rule")}),
         "verdicts": sorted({sentence for r in found for sentence in r["health"]}),
@@ -90,9 +115,11 @@ def add(run_dir: Path, name: str, results: Path) -> None:
     """Keep a finished run's results.json, with the command that repeats it, as results/NAME.json."""
     if not (run_dir / "results.json").is_file():
         raise InputError(f"add={run_dir} has no results.json: it is not a finished run")
-    record = {"command": command(read_run(run_dir)), **json.loads((run_dir / "results.json").read_text())}
+    with _reading(run_dir / "results.json"):
+        record = {"command": command(read_run(run_dir)), **plain.read_mapping(run_dir / "results.json")}
+        _line(name, record)
     results.mkdir(exist_ok=True)
-    (results / f"{name}.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_atomic(results / f"{name}.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def table(results: Path) -> str:
@@ -103,26 +130,35 @@ def table(results: Path) -> str:
     ]
     commands = []
     for path in sorted(results.glob("*.json")):
-        r = json.loads(path.read_text())
-        if "metrics" not in r:
-            continue
-        m = r["metrics"]
-        cells = [_cell(m, name) for name in SHOWN]
-        what = f"{r['hardware']}, {r['world_size']} × {r['threads']} thread(s), `{r['commit']}`"
-        speed, minutes = f"{r['images_per_s']:.0f}", f"{r['seconds'] / 60:.1f} min"
-        rows.append(
-            f"| {path.stem} | {' | '.join(cells)} | {m['health/rankme']:.0f} | {speed} | {minutes} | {what} |"
-        )
-        commands.append(f"{path.stem}: {r['command']}" + (f"  # {r['rule']}" if r.get("rule") else ""))
-    comparisons = [comparison(p) for p in sorted((results / "comparisons").glob("*.json"))]
+        with _reading(path):
+            r = plain.read_mapping(path)
+            if "metrics" not in r:
+                continue
+            rows.append(_line(path.stem, r))
+            commands.append(f"{path.stem}: {r['command']}" + (f"  # {r['rule']}" if r.get("rule") else ""))
+    comparisons = []
+    for path in sorted((results / "comparisons").glob("*.json")):
+        with _reading(path):
+            comparisons.append(comparison(path))
     sweeps = [line for p in sorted((results / "sweeps").glob("*.md")) for line in sweep(p)]
     benchmarks = [benchmark(p) for p in sorted((results / "benchmarks").glob("*.md"))]
     return "\n".join([*rows, "", "```", *commands, "```", "", *comparisons, *sweeps, "", *benchmarks, ""])
 
 
+def _line(name: str, r: dict[str, Any]) -> str:
+    """The row of a kept run."""
+    m = r["metrics"]
+    cells = [_cell(m, metric) for metric in SHOWN]
+    what = f"{r['hardware']}, {r['world_size']} × {r['threads']} thread(s), `{r['commit']}`"
+    # a run of a few steps has no speed
+    speed = "–" if r["images_per_s"] is None else f"{r['images_per_s']:.0f}"
+    rank = f"{m['health/rankme']:.0f}" if "health/rankme" in m else "–"
+    return f"| {name} | {' | '.join(cells)} | {rank} | {speed} | {r['seconds'] / 60:.1f} min | {what} |"
+
+
 def comparison(path: Path) -> str:
     """Mean ± standard deviation over seeds, with the mean's interval, for each row of a table of a kept sweep."""
-    record = json.loads(path.read_text())
+    record = plain.read_mapping(path)
     columns = record.get("columns", COLUMNS)
     heads = ["method", "seeds", *columns, "RankMe", "s/epoch"]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysurl import plain
 from raysurl.data import storage
 from raysurl.data.depth import Depth
 from raysurl.data.tree import FileEntry
@@ -194,7 +195,7 @@ def save(
 def class_names(path: str | Path) -> tuple[str, ...]:
     """What people call the classes of a manifest, by label: names, or the data's own numbers; else ()."""
     try:
-        meta = json.loads((pq.read_schema(path).metadata or {})[b"raysurl"])
+        meta = plain.mapping((pq.read_schema(path).metadata or {})[b"raysurl"])
         found = meta.get("class_names") or meta.get("label_values") or ()
         return tuple(str(name) for name in found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
@@ -211,7 +212,7 @@ def restore(listing: Listing, path: str | Path) -> Saved | None:
         return None
     try:
         table = pq.read_table(path)
-        meta = json.loads(table.schema.metadata[b"raysurl"])
+        meta = plain.mapping(table.schema.metadata[b"raysurl"])
         names = table.column("path").combine_chunks().cast(pa.large_string())
         group, row = (_whole(table, name) for name in ("row_group", "row"))
         stamps = np.stack(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysurl import plain
 from raysurl.data import matrices, storage
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.folders import without_test_files
@@ -219,7 +219,7 @@ def _check_no_bytes(file: Any, column: str, where: str) -> None:
 def _hugging_face_names(schema: Any, column: str) -> Names | None:
     """Class names that Hugging Face data sets keep in the schema's metadata."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        features = plain.mapping(schema.metadata[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
     except (TypeError, KeyError, ValueError):
         return None

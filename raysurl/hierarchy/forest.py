@@ -53,7 +53,9 @@ class FeatureStore(NamedTuple):
     floats: Rows  # (65536,) what each bit pattern means
 
 
-Features = FeatureStore  # numba's caches on disk of before it was renamed load by this name, and are then made anew
+Features = (
+    FeatureStore  # numba's caches on disk of before it was renamed load by this name, and are then made anew
+)
 Forest = tuple[Layer, ...]
 
 

@@ -25,7 +25,10 @@ def nearest(name: str, known: Iterable[str], others: str) -> str:
 def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first problem of a validation error as one sentence that names the key and what is valid."""
     problem = error.errors()[0]
-    location = [p for p in problem["loc"] if isinstance(p, str) and "[" not in p]  # without members of unions
+    *above, last = problem["loc"] or ("",)
+    location = [p for p in above if isinstance(p, str) and "[" not in p]  # without members of unions
+    if isinstance(last, str) and ("[" not in last or problem["type"] == "extra_forbidden"):
+        location.append(last)
     key = prefix + ".".join(location)
     if problem["type"] == "extra_forbidden":
         fields = list(models_at(model, location[:-1])[0].model_fields)

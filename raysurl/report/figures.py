@@ -16,6 +16,7 @@ from raysurl.report.charts import Level, Series, line_chart
 from raysurl.report.run import BASELINES, NOTES, StoredRun, is_of_clusters, is_percent, is_share, label
 
 MAX_SAMPLES = 10  # columns of the table of views
+MOST_BYTES = 2**28  # of the arrays of one file; a run writes a few megabytes
 SPEED = ("train/lr", "speed/images_per_s", "speed/data_wait")
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -167,7 +168,7 @@ def _neighbour(
         kind, mark = "", ""
     name = run.class_name(own) if own >= 0 else ""
     cosine = f"{cosines[column]:.2f}" if column and np.isfinite(cosines[column]) else ""
-    caption = "<br>".join(part for part in (f"{mark}{name}", cosine) if part)
+    caption = "<br>".join(part for part in (f"{mark}{escape(name)}", cosine) if part)
     words = f"{'query' if column == 0 else f'neighbour {column}'} {name}"
     return f'<td class="{kind}">{page.image(images[column], words)}<small>{caption}</small></td>'
 
@@ -175,7 +176,10 @@ def _neighbour(
 def load(path: Path) -> Arrays:
     """The arrays of a file of `samples/`, by name; none of a file that is missing or damaged."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(about.file_size for about in archive.infolist()) > MOST_BYTES:
+                return {}
         with np.load(path, allow_pickle=False) as file:
             return {str(name): file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Exception:  # NumPy and zipfile raise a dozen unrelated types on damaged files
         return {}

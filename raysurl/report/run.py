@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import Field, TypeAdapter, ValidationError
 
-from raysurl import metrics
+from raysurl import metrics, plain
 from raysurl.data import manifest
 from raysurl.errors import InputError
 from raysurl.evaluate import SEEN
+from raysurl.recipe import read_mapping
 
 BASELINES = {
     "untrained": "Untrained encoder",
@@ -126,7 +127,12 @@ def read_run(directory: Path) -> StoredRun:
         else:
             evaluations[line["step"]] = evaluations.get(line["step"], {}) | numbers(line)
     return StoredRun(
-        directory, _mapping(recipe_path), steps, evaluations, events, _mapping(directory / "results.json")
+        directory,
+        _mapping(recipe_path),
+        steps,
+        evaluations,
+        events,
+        _well_formed(_mapping(directory / "results.json")),
     )
 
 
@@ -137,17 +143,46 @@ def numbers(values: Any) -> dict[str, float]:
     return {
         str(name): float(value)
         for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name != "step"
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and name != "step"
+        # an integer may be larger than any float
+        and (isinstance(value, float) or abs(value) < 2**1000)
     }
 
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
+        return (
+            plain.read_mapping(path)
+            if path.suffix == ".json"
+            else read_mapping(path, path.name, "recipe keys")
+        )
+    except (OSError, ValueError):  # InputError is one
         return {}
-    return value if isinstance(value, dict) else {}
+
+
+def _well_formed(results: dict[str, Any]) -> dict[str, Any]:
+    """Without the entries that are not of the form in which a run writes them."""
+    kept = {}
+    for key, value in results.items():
+        with contextlib.suppress(ValidationError):
+            kept[key] = TypeAdapter(_FORMS[key]).validate_python(value) if key in _FORMS else value
+    return kept
+
+
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float
+_FORMS: dict[str, Any] = {
+    "intervals": dict[str, tuple[float, float]],
+    "gains": dict[str, dict[str, list[float]]],
+    "best": dict[str, dict[str, _Number]],
+    "health": list[str],
+    "skipped": list[dict[str, Any]],
+    "versions": dict[str, Any],
+    "seconds": _Number,
+    "num_samples": _Number,
+    "world_size": _Number,
+}
 
 
 def label(name: str) -> str:
@@ -221,7 +256,7 @@ def shown(name: str, value: float | None) -> str:
 
 def duration(seconds: Any) -> str | None:
     """3,725 s -> `1 h 2 min`; None for what is no number."""
-    if not isinstance(seconds, int | float):
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 2**63:
         return None
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raysurl.memory.record import MemoryLostError
 from raysurl.method import Answer, Progress
-from raysurl.scale.memory import Array, Ask, RestartedError, to_arrays, to_tensors
+from raysurl.scale.memory import Array, Ask, RestartedError, StaleCallError, to_arrays, to_tensors
 
 Update = tuple[int, Array, Array, Ask | None]  # version, keys, indices, and what is asked after it
 Look = int  # the version at which memory's health was looked at: signals count from one look to the next
@@ -50,9 +50,10 @@ class ActorRecord:
         try:
             self._call("restore", *self._base)
         except MemoryLostError as error:
-            if state is None or not isinstance(error.__cause__, RayTaskError):
+            cause = error.__cause__
+            if state is None or not isinstance(cause, RayTaskError) or isinstance(cause, StaleCallError):
                 raise
-            raise ValueError(f"memory refuses its state: {_first_line(error.__cause__)}") from None
+            raise ValueError(f"memory refuses its state: {_first_line(cause)}") from None
 
     def push(self, version: int, keys: Tensor, index: Tensor, ask: tuple[Tensor, int] | None = None) -> None:
         self.collect()

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from raysurl import plain
 from raysurl.data import manifest
 from raysurl.data.dataset import Samples
 from raysurl.data.residency import check_unreadable
@@ -79,7 +80,7 @@ def _claim(rewriting: Rewriting, mine: dict[str, Any]) -> None:
     what = rewriting.folder / ".shuffle.json"
     if rewriting.folder.exists():
         try:
-            same = json.loads(what.read_text()) == mine
+            same = plain.read_mapping(what) == mine
         except (OSError, ValueError):
             same = False
         if not same:

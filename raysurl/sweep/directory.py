@@ -13,8 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from raysurl import plain
 from raysurl.errors import InputError
+from raysurl.recipe.schema import sentence
 from raysurl.sweep.cells import Trial
+from raysurl.sweep.forms import StoredSweep, StoredTrial
 from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.plan import SweepPlan
 from raysurl.sweep.search import PastTrial
@@ -25,7 +30,6 @@ from raysurl.train.run_directory import NOTHING, commit, is_taken, refusing, wri
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
 FREE = {"title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "shown", "group", "cpu"}
 FILE = "sweep.json"
-WRITTEN = {"identity", "space", "published", "stands_in", "cells", "paper", "starts"}  # in it, see `describe`
 
 
 @contextlib.contextmanager
@@ -68,13 +72,16 @@ def _begun_to_be_made(directory: Path) -> bool:
 def read(directory: Path) -> dict[str, Any]:
     """What `claim` has written. Raises InputError where that is no sweep."""
     try:
-        found = json.loads((directory / FILE).read_text())
+        found = plain.read_mapping(directory / FILE)
     except (OSError, ValueError):
         raise InputError(f"sweep={directory} is not a sweep directory: it has no readable {FILE}") from None
-    if not isinstance(found, dict) or not set(found) >= WRITTEN:
+    try:
+        StoredSweep.model_validate(found)
+    except ValidationError as error:
         raise InputError(
-            f"sweep={directory}: its {FILE} is not what a sweep writes; run the sweep in a new directory"
-        )
+            f"sweep={directory}: its {FILE} is not what a sweep writes ({sentence(error, StoredSweep)[:200]}); run the"
+            " sweep in a new directory"
+        ) from None
     return found
 
 
@@ -186,13 +193,12 @@ def outcomes(directory: Path) -> Iterator[tuple[str, dict[str, Any], Outcome | N
 def _cell(path: Path) -> dict[str, Any]:
     """What `remember` has written. Raises InputError where that has been damaged."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or not {"labels", "seed", "values"} <= set(found):
+        found = plain.read_mapping(path)
+        StoredTrial.model_validate(found)
+    except (OSError, ValueError):  # pydantic's is one
         raise InputError(
             f"{path} is damaged; remove {path.parent} and run the sweep again, which runs that trial anew"
-        )
+        ) from None
     return found
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raysurl.errors import InputError
 from raysurl.intervals import over_seeds
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.agreement import Agreement, Pair, agree
@@ -196,6 +197,10 @@ def read_sweep(directory: Path) -> Sweep:
             CellResult(tuple(what["labels"].values()), space.metric, (outcome,) if outcome else (), 1)
             for _, what, outcome in trials
         ]
+    if any(len(entry.labels) != len(space.axes) for entry in entries):
+        raise InputError(
+            f"sweep={directory} holds cells that are not of its space; run it in a new directory"
+        )
     return Sweep(
         directory, space, stored["identity"]["scale"], stored["stands_in"],
         tuple(entries), trials, tuple(stored["starts"]),

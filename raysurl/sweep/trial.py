@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from pydantic import TypeAdapter
 
-from raysurl import health, stopping
+from raysurl import health, plain, stopping
 from raysurl.data.source import Source
 from raysurl.errors import DivergedError, InputError, RunError
 from raysurl.memory.record import MemoryRecord
@@ -222,7 +222,7 @@ def _collapse(findings: list[str]) -> str:
 def read_outcome(directory: Path) -> Outcome | None:
     """None where there is none, or what is there is no outcome: then the trial is run."""
     try:
-        return TypeAdapter(Outcome).validate_python(json.loads((directory / OUTCOME).read_text()))
+        return TypeAdapter(Outcome).validate_python(plain.read_mapping(directory / OUTCOME))
     except (OSError, ValueError):
         return None
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raysurl import plain
 from raysurl.errors import InputError, StorageError, storage_error, unwritable
 
 # what a state must have, and of which type
@@ -136,7 +137,7 @@ def listing(directory: Path) -> list[Stored]:
     found = []
     for path in sorted(directory.glob("step-*")):
         try:
-            m = json.loads((path / "manifest.json").read_text())
+            m = plain.read_mapping(path / "manifest.json")
             found.append(Stored(path, int(m["step"]), str(m["method"]), m["metric"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -151,7 +152,7 @@ def load_newest(directory: Path, *, method: str) -> tuple[dict[str, Any] | None,
     passed_over = []
     for path in sorted(directory.glob("step-*"), reverse=True):
         try:
-            manifest = json.loads((path / "manifest.json").read_text())
+            manifest = plain.read_mapping(path / "manifest.json")
             if (path / "state.pt").stat().st_size != manifest["bytes"]:
                 raise ValueError("state.pt is truncated")
             if _sha256(path / "state.pt") != manifest["sha256"]:

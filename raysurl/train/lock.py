@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from raysurl import plain
 from raysurl.errors import InputError, RunError, storage_error
 
 FILE = ".lock"
@@ -90,7 +91,7 @@ class _Lock:
 
     def _holder(self) -> str:
         try:
-            who = json.loads(os.pread(self._file, 4096, 0))
+            who = plain.mapping(os.pread(self._file, 4096, 0))
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(who["since"]))
             return f"process {who['process']} on host {who['host']} has worked in it since {since}"
         except (OSError, ValueError, KeyError, TypeError):

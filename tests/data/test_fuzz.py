@@ -23,6 +23,7 @@ from fuzz import (
     check_tables,
     search,
 )
+from fuzz_settings import ARGUMENTS, YAMLS, ArgumentsCase, YamlCase, check_arguments, check_yaml
 from hypothesis import HealthCheck, example, given, settings
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
@@ -84,6 +85,20 @@ def test_manifests(case: ManifestCase) -> None:
 @example(PickleCase(0, 2, [], 3))
 def test_pickles(case: PickleCase) -> None:
     check_pickle(case)
+
+
+@few
+@given(YAMLS)
+@example(YamlCase(False, ["a", ": ", "!x "], 0, None, [], None))
+def test_yaml(case: YamlCase) -> None:
+    check_yaml(case)
+
+
+@few
+@given(ARGUMENTS)
+@example(ArgumentsCase("pretrain", ["[="]))
+def test_arguments(case: ArgumentsCase) -> None:
+    check_arguments(case)
 
 
 @pytest.mark.slow

@@ -1,0 +1,28 @@
+"""JSON from files that may hold anything by now: a value of the kind that is asked for, or ValueError."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for everything else, also what is nested too deep to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def mapping(text: str | bytes) -> dict[str, Any]:
+    """The object of a JSON text. Raises ValueError for everything else."""
+    value = parsed(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not a mapping")
+    return value
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The object of a JSON file. Raises OSError, or ValueError for everything else."""
+    return mapping(path.read_bytes())

@@ -1,0 +1,161 @@
+"""Every command ends with 0, 1, 2, 130 or 143 as `raysurl --help` says, whatever of its work it is at."""
+
+import errno
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from small_run import SETTINGS, finished_run
+
+from raysurl import cli, settings, stopping
+from raysurl.commands.results import BEGIN, END
+
+# command -> arguments with which it does its work, and a function in the midst of it
+SWEEP = ["space=ressl_table2", "only.dataset=CIFAR-10", "seeds=0", "--print"]
+WORK = {
+    "pretrain": ([*SETTINGS, "output=new"], "raysurl.train.trainer.train_step"),
+    "evaluate": (["run=run", "eval.protocols=[knn]"], "raysurl.evaluate.evaluator.Evaluator.final"),
+    "embed": (["run=run", "to=a/x.parquet"], "raysurl.commands.embed.write_new"),
+    "predict": (["run=run", "data.name=digits", "to=a/x.csv"], "raysurl.commands.predict.write_new"),
+    "report": (["run=run"], "raysurl.report.page.document"),
+    "results": (["add=run", "name=mine"], "raysurl.commands.results.table"),
+    "recipes": (["digits"], "raysurl.commands.recipes._matching"),
+    "shuffle": (["data.path=images", "to=mixed"], "raysurl.commands.shuffle.open_samples"),
+    "sweep": (SWEEP, "raysurl.commands.sweep.make_plan"),
+    "reproduce": (["ressl_table2", *SWEEP[1:]], "raysurl.commands.reproduce.make_plan"),
+}
+NEEDS_RAY = ("shuffle",)  # to its end
+WRONG = {
+    "pretrain": ["train.epochs=none"],
+    "evaluate": ["run=nowhere"],
+    "embed": ["run=run", "to=run/manifest.parquet"],
+    "predict": ["run=run", "to=run/x/y/z"],
+    "report": ["run=nowhere"],
+    "results": ["add=nowhere"],
+    "recipes": ["no such recipe"],
+    "shuffle": ["data.path=nowhere", "to=mixed"],
+    "sweep": ["space=nowhere"],
+    "reproduce": ["nowhere"],
+}
+
+
+@pytest.fixture
+def called(tmp_path, monkeypatch, capfd):
+    """A command in a folder with a finished run, one of images, and a README: its exit code, and what it said."""
+    shutil.copytree(finished_run(), tmp_path / "run")
+    (tmp_path / "README.md").write_text(f"# é\n{BEGIN}\n{END}\n", encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stopping, "end", lambda code: (_ for _ in ()).throw(SystemExit(code)))
+
+    def call(name, arguments):
+        code = 0
+        try:
+            cli.run_named(name, arguments)
+        except SystemExit as ended:
+            code = ended.code
+        return code, capfd.readouterr().err
+
+    return call
+
+
+def raising_at(monkeypatch, place, raise_):
+    """The function at a dotted place does this instead."""
+    module, name = place.rsplit(".", 1)
+    try:
+        holder = importlib.import_module(module)
+    except ModuleNotFoundError:  # a method
+        module, inside = module.rsplit(".", 1)
+        holder = getattr(importlib.import_module(module), inside)
+    monkeypatch.setattr(holder, name, raise_)
+
+
+def test_every_command_is_tried():
+    assert set(WORK) == set(WRONG) == set(settings.commands())
+
+
+@pytest.mark.parametrize("name", sorted(set(WORK) - set(NEEDS_RAY)))
+def test_done_is_0(name, called):
+    assert called(name, WORK[name][0])[0] == 0
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_2_and_one_sentence(name, called, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    code, said = called(name, WRONG[name])
+    assert (code, len(said.splitlines())) == (2, 1), said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_full_disk_is_1_and_one_sentence(name, called, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/file")
+
+    raising_at(monkeypatch, WORK[name][1], full)
+    code, said = called(name, WORK[name][0])
+    assert code == 1
+    assert [line for line in said.splitlines() if line.startswith("raysurl: ")] == said.splitlines()
+    assert "disk full" in said
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "becomes", [None, AttributeError("half imported"), OSError(errno.EIO, "interrupted")]
+)
+@pytest.mark.parametrize("name", WORK)
+def test_a_signal_is_130_or_143_and_says_how_to_go_on(name, becomes, signum, code, called, monkeypatch):
+    """Also where a library makes another error of it, as NumPy does when it is stopped while it is imported."""
+
+    def stop(*args, **kwargs):
+        try:
+            os.kill(os.getpid(), signum)
+        except stopping.StoppedError:
+            if becomes is None:
+                raise
+            raise becomes from None
+
+    raising_at(monkeypatch, WORK[name][1], stop)
+    found, said = called(name, WORK[name][0])
+    assert found == code, said
+    last = said.splitlines()[-1]
+    assert last.startswith(f"raysurl: stopped by {'Ctrl-C' if signum == signal.SIGINT else 'SIGTERM'}; ")
+    assert f"raysurl {name}" in last or name in last
+
+
+# -------------------------------------------------------------------- before a command begins
+
+IN_AN_IMPORT = """
+import os, sys
+from raysurl import __main__
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), {signum})
+sys.meta_path.insert(0, Finder())
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_program_is_imported_is_no_traceback(signum, code):
+    found = subprocess.run(
+        [sys.executable, "-c", IN_AN_IMPORT.format(signum=int(signum))], capture_output=True, text=True
+    )
+    assert (found.returncode, len(found.stderr.splitlines())) == (code, 1), found.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["recipes"], ["pretrain", "--help"], ["pretrain", "--print"]]
+)
+def test_what_cannot_be_printed_is_1_and_one_sentence(arguments):
+    with open("/dev/full", "w") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "raysurl", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (found.returncode, len(found.stderr.splitlines())) == (1, 1), found.stderr
+    assert "disk full" in found.stderr
