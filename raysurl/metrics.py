@@ -103,7 +103,7 @@ def line_of(text: str | bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     step = line.get("step") if isinstance(line, dict) else None
-    return line if isinstance(step, int) and not isinstance(step, bool) else None
+    return line if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**63 else None
 
 
 def note(run_dir: Path, sentences: Sequence[str]) -> None:

@@ -45,12 +45,24 @@ def place(key: str, text: str) -> Path:
             f"{key}={text} would be lost: a submitted job works in a copy of its files, which Ray removes; write a"
             f" whole path elsewhere, for example {key}={_home() / path.name}"
         )
-    return path.absolute()
+    return _text(key, path.absolute())
+
+
+def _text(key: str, path: Path) -> Path:
+    """The path, if recipes, records and Ray can name it. Raises InputError for bytes that are no UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        said = os.fsencode(path).decode(errors="backslashreplace")
+        raise InputError(
+            f"{key}={said} is not UTF-8, and results go under names that are; give another {key}="
+        ) from None
+    return path
 
 
 def default_place(kind: str) -> Path:
     """The folder of all that is named by default; under the home directory inside a submitted job."""
-    return _home() if _JOB in os.environ else Path.cwd() / kind
+    return _text("output", _home() if _JOB in os.environ else Path.cwd() / kind)
 
 
 def _home() -> Path:

@@ -491,7 +491,7 @@ def search(name: str, seconds: float, start: int | None = None) -> int:
 
     while time.monotonic() - began < seconds:
         rules = settings(
-            max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         )
         seed(at + tried)(rules(given(strategy)(counted)))()
     return tried

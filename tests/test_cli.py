@@ -95,6 +95,37 @@ def test_what_cannot_be_a_path_is_one_sentence(command, others, key, what, tmp_p
 
 
 @pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("pretrain", ["runtime=local", "output={}"]),
+        ("pretrain", ["runtime=local", "output={}/a"]),
+        ("sweep", ["space=ressl_table2", "--print", "output={}"]),
+        ("embed", ["run=x", "to={}.parquet"]),
+        ("predict", ["run=x", "to={}.csv"]),
+        ("shuffle", ["data.path=x", "to={}"]),
+        ("report", ["run={}"]),
+    ],
+)
+def test_names_that_are_not_utf8_are_not_written(command, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = called(command, *(a.format("caf\udce9") for a in arguments))
+    assert found.exit_code == 2, found.exception
+    assert len(found.stderr.strip().splitlines()) == 1
+    assert "caf\\xe9" in found.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_working_directory_that_is_not_utf8_holds_no_results(tmp_path, monkeypatch):
+    there = tmp_path / "caf\udce9"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    for arguments in (["runtime=local"], ["runtime=local", "output=out"]):
+        found = called("pretrain", *arguments)
+        assert (found.exit_code, "is not UTF-8" in found.stderr) == (2, True), found.exception
+    assert not list(there.iterdir())
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["--help"],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 
 from raysurl.data.names import open_samples
 from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl.paths import place
 from raysurl.recipe import load_recipe, take
 
 WRITER = "raysurl.scale.shuffle"  # Ray is imported only when something is written
@@ -31,8 +32,8 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError("name the folder to write: to=FOLDER, one that every node of the cluster sees")
     if recipe.data.path is None:
         raise InputError(f"data.name={recipe.data.name} has no data.path=; name what to read")
-    target = given_path("to", mine["to"]).absolute()
-    if target.exists():
+    target = place("to", mine["to"])
+    if os.path.lexists(target):
         raise InputError(f"to={target} exists already; name another folder")
     samples = open_samples(recipe.data, "train", seed=recipe.seed)
     assert samples is not None

@@ -56,7 +56,8 @@ def write_report(run_dir: Path) -> Path:
     )
     path = Path(run_dir) / "report.html"
     partial = path.with_name(".report.html.partial")
-    partial.write_text(page.document(run.title, body), encoding="utf-8")
+    # half a character of a damaged file must not cost the report
+    partial.write_text(page.document(run.title, body), encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)
     return path
 

@@ -114,7 +114,7 @@ def _check_same(recipe: Recipe, stored: dict[str, Any], run_dir: Path) -> None:
 def write_atomic(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(partial, path)
     except OSError:
         with contextlib.suppress(OSError):
