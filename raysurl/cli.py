@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
-from raysurl import __version__, commands, completion, settings, stopping
-from raysurl.definitions import Setting
+from raysurl import __version__, commands, stopping
 from raysurl.errors import InputError, RunError, storage_error
+from raysurl.shell import completion, settings
+from raysurl.shell.definitions import Setting
 
 Command = Callable[[Sequence[str]], None]
 # click keeps the lines of a paragraph that begins with \b

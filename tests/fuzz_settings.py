@@ -13,9 +13,10 @@ import yaml
 from fuzzing import CHANGES, CUT, FLIPS, ODD, Change, Flips, changed, damaged, is_one_sentence
 from hypothesis import strategies as st
 
-from raysurl import cli, settings
+from raysurl import cli
 from raysurl.errors import InputError
 from raysurl.recipe import dump, load_recipe, read_recipe_file
+from raysurl.shell import settings
 from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.space import SPACES, read_space
 

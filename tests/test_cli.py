@@ -8,10 +8,11 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from raysurl import cli, settings
+from raysurl import cli
 from raysurl.commands.results import BEGIN, END
 from raysurl.recipe import load_recipe, method_config
 from raysurl.report.recipe import flatten
+from raysurl.shell import settings
 from raysurl.views import POLICIES
 
 

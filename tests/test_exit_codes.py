@@ -11,8 +11,9 @@ import sys
 import pytest
 from small_run import SETTINGS, finished_run
 
-from raysurl import cli, settings, stopping
+from raysurl import cli, stopping
 from raysurl.commands.results import BEGIN, END
+from raysurl.shell import settings
 
 # command -> arguments with which it does its work, and a function in the midst of it
 SWEEP = ["space=ressl_table2", "only.dataset=CIFAR-10", "seeds=0", "--print"]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from raysurl import settings
 from raysurl.errors import InputError
+from raysurl.shell import settings
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
-from raysurl import settings
-from raysurl.definitions import Setting
+from raysurl.shell import settings
+from raysurl.shell.definitions import Setting
 
 
 class _Bash(BashComplete):

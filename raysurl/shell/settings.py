@@ -14,7 +14,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from raysurl.definitions import PACKAGE, Setting, classes, constant, fields, imported, tree
+from raysurl.shell.definitions import PACKAGE, Setting, classes, constant, fields, imported, tree
 
 MODEL, SECTIONS, POLICIES = (
     PACKAGE / "recipe" / "model.py",
