@@ -26,8 +26,8 @@ WORK = {
     "results": (["add=run", "name=mine"], "raysurl.commands.results.table"),
     "recipes": (["digits"], "raysurl.commands.recipes._matching"),
     "shuffle": (["data.path=images", "to=mixed"], "raysurl.commands.shuffle.open_samples"),
-    "sweep": (SWEEP, "raysurl.commands.sweep.make_plan"),
-    "reproduce": (["ressl_table2", *SWEEP[1:]], "raysurl.commands.reproduce.make_plan"),
+    "sweep": (SWEEP, "raysurl.sweep.plan.make_plan"),
+    "reproduce": (["ressl_table2", *SWEEP[1:]], "raysurl.sweep.plan.make_plan"),
 }
 NEEDS_RAY = ("shuffle",)  # to its end
 WRONG = {

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from raysurl import stopping
 from raysurl.commands import sweep
 from raysurl.errors import InputError, RunError
-from raysurl.sweep.agreement import Agreement
-from raysurl.sweep.plan import make_plan
-from raysurl.sweep.report import write_report
-from raysurl.sweep.results import Sweep, in_band, read_sweep
+
+if TYPE_CHECKING:
+    from raysurl.sweep.agreement import Agreement
+    from raysurl.sweep.results import Sweep
 
 LIKE = "sweep"  # whose settings it takes
 
@@ -26,14 +27,19 @@ def main(arguments: Sequence[str]) -> None:
     asked = sweep.read_arguments([f"space={arguments[0]}", *arguments[1:]])
     if not asked.request.space.paper:
         raise InputError(f"space {arguments[0]} has no numbers of a paper to compare with; run it as a sweep")
+    from raysurl.sweep.plan import make_plan
+    from raysurl.sweep.report import write_report
+    from raysurl.sweep.results import read_sweep
+    from raysurl.sweep.running import check_any_finished, run, show_plan
+
     plan = make_plan(asked.request)
     if asked.print_only:
-        sweep.show_plan(plan)
+        show_plan(plan)
         return
     again = stopping.command_line("reproduce", [*arguments, f"output={asked.output}"])
-    sweep.run(plan, asked, again)
+    run(plan, asked.output, again, resources=asked.share, max_hours=asked.max_hours)
     print(write_report(asked.output))
-    sweep.check_any_finished(plan, asked.output)
+    check_any_finished(plan, asked.output)
     inside, sentences = verdict(read_sweep(asked.output), set(plan.ids))
     for sentence in sentences:
         Console().print(sentence, markup=False, highlight=False, soft_wrap=True)
@@ -47,6 +53,8 @@ def verdict(result: Sweep, keys: set[tuple[str, ...]]) -> tuple[bool, list[str]]
     At full scale a cell is inside when its mean is within `band.points` of the paper's; at scale=cpu the numbers
     are of other data, so the order is judged: each group's rank correlation is at least `band.spearman`.
     """
+    from raysurl.sweep.results import in_band
+
     band, entries = result.space.band, [e for e in result.entries if e.labels in keys]
     if result.scale == "full":
         inside, outside = in_band(entries, band.points)

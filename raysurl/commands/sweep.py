@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Column, Table
+from typing import TYPE_CHECKING, Any
 
 from raysurl import stopping
-from raysurl.errors import InputError, RunError
+from raysurl.errors import InputError
 from raysurl.paths import default_place, given_path, place
 from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
-from raysurl.sweep import directory as sweep_directory
-from raysurl.sweep.directory import known, outcomes, remaining, remember
-from raysurl.sweep.display import Display
-from raysurl.sweep.paper import paper_numbers
-from raysurl.sweep.plan import SweepPlan, SweepRequest, make_plan
-from raysurl.sweep.report import write_report
-from raysurl.sweep.search import Grid, OpenSearch, Search
-from raysurl.sweep.space import INACTIVE, Space, labels_of, read_space
-from raysurl.sweep.trial import FINAL
+from raysurl.sweep.space import Space, labels_of, read_space
 
-SHARE, RUNNER = "raysurl.scale.share", "raysurl.scale.tune"  # Ray is imported only when trials are run
+if TYPE_CHECKING:
+    from raysurl.sweep.plan import SweepRequest
+
 SETTINGS = {
     "space": ("text", "", "a file of search_spaces/, or a YAML file"),
     "scale": ("cpu | full", "cpu", "the small version that the space describes, or the paper's size"),
@@ -45,8 +33,6 @@ SETTINGS = {
     "only.AXIS": ("[label, …]", "none", "of an axis these values alone"),
 }
 KEYS = tuple(key for key in SETTINGS if key != "only.AXIS")
-COLUMNS = ("method", "encoder", "data", "samples", "epochs", "batch")  # of each cell, where cells are listed
-WIDE = 240  # characters
 MAY_BE_ZERO = ("cpus", "gpus")  # of which a trial may take the one and not the other
 
 
@@ -65,62 +51,23 @@ def main(arguments: Sequence[str]) -> None:
     `--print` lists the trials and starts nothing; their data need not be there.
     """
     asked = read_arguments(arguments)
+    from raysurl.sweep.plan import make_plan
+    from raysurl.sweep.report import write_report
+    from raysurl.sweep.running import check_any_finished, run, show_plan
+
     if asked.print_only:
         show_plan(make_plan(asked.request, listed=True))
         return
     plan = make_plan(asked.request)
-    run(plan, asked, stopping.command_line("sweep", _again(arguments, asked.output)))
+    again = stopping.command_line("sweep", _again(arguments, asked.output))
+    run(plan, asked.output, again, resources=asked.share, max_hours=asked.max_hours)
     print(write_report(asked.output))
     check_any_finished(plan, asked.output)
-
-
-def run(plan: SweepPlan, asked: Asked, again: str) -> None:
-    """Run what has not ended yet; the same command, `again`, goes on where a killed one stopped."""
-    share, tune = (importlib.import_module(name) for name in (SHARE, RUNNER))
-    directory = asked.output
-    placed = share.check(plan, share.Resources(**asked.share))
-    with sweep_directory.claim(directory, plan):
-        search, earlier = search_of(plan, directory)
-        if earlier == plan.total:
-            print(f"all {earlier} trials have ended already")
-            return
-        console = Console(file=sys.stdout)  # as it is now: Tune's own output goes to a file
-        ended = [outcome for _, _, outcome in outcomes(directory) if outcome and outcome.state in FINAL]
-        try:
-            with Display(plan.space, plan.total, ended[:earlier], placed.concurrent, console) as display:
-                tune.run(
-                    plan, search, directory, placed,
-                    max_hours=asked.max_hours, started=display.started, ended=display.ended,
-                )  # fmt: skip
-        except stopping.StoppedError as stop:
-            stop.how = f"what has ended is kept and what ran is saved, continue with: {again}"
-            raise
 
 
 def _again(arguments: Sequence[str], output: Path) -> list[str]:
     """The same arguments, with the directory as it is."""
     return [*(a for a in arguments if not a.startswith("output=")), f"output={output}"]
-
-
-def check_any_finished(plan: SweepPlan, directory: Path) -> None:
-    """Raises RunError where no trial of the sweep has come to a result."""
-    found = [outcome for _, _, outcome in outcomes(directory) if outcome]
-    if any(outcome.state == "finished" for outcome in found):
-        return
-    states = Counter(outcome.state for outcome in found)
-    said = ", ".join(f"{count} {state}" for state, count in states.items()) or "none has ended"
-    first = next((f"; the first: {o.reason}" for o in found if o.reason), "")
-    raise RunError(f"no trial of {plan.space.title} finished ({said}) in {directory}{first}")
-
-
-def search_of(plan: SweepPlan, directory: Path) -> tuple[Search, int]:
-    """What names the trials, and how many of those that are asked for have ended before."""
-    if plan.space.search == "grid":
-        left = remaining(directory, plan)
-        return Grid(left), len(plan.trials) - len(left)
-    before = known(directory)
-    search = OpenSearch(plan, before, lambda trial, values: remember(directory, trial, values))
-    return search, sum(k.outcome is not None for k in before)
 
 
 # -------------------------------------------------------------------- arguments
@@ -140,6 +87,8 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         raise InputError(
             f"trials= is for an open search, and space {space.name} is a grid; use only.AXIS= or seeds="
         )
+    from raysurl.sweep.plan import SweepRequest  # imports torch: what is wrong with the space is said before
+
     request = SweepRequest(
         space=space,
         scale=scale,
@@ -208,53 +157,3 @@ def _number(mine: dict[str, str], key: str, kind: type) -> Any:
         least = "0 or more" if key in MAY_BE_ZERO else "1 or more" if kind is int else "above 0"
         raise InputError(f"{key}={value} must be a {'whole' if kind is int else 'finite'} number, {least}")
     return kind(value)
-
-
-# -------------------------------------------------------------------- --print
-
-
-def show_plan(plan: SweepPlan) -> None:
-    """All trials, what is not run and why; starts nothing."""
-    # a pipe has no width: lines stay whole there
-    space, console = plan.space, Console(width=None if sys.stdout.isatty() else WIDE)
-    console.print(f"{space.title} ({plan.request.scale})", highlight=False)
-    if plan.request.scale == "cpu" and space.cpu:
-        console.print(f"stand-ins: {space.cpu.stands_in or 'none'}", markup=False, highlight=False)
-    if space.search == "optuna":
-        console.print(
-            f"{space.trials} trials, chosen one by one over {', '.join(space.axes)}", highlight=False
-        )
-        corners = Table("corner", *COLUMNS, box=None)
-        for number, recipe in enumerate(plan.recipes):
-            corners.add_row(str(number), *_settings(plan, recipe))
-        console.print(corners)
-        return
-    paper = paper_numbers(plan.request.space)
-    table = Table(Column("trial", no_wrap=True), *space.axes, *COLUMNS, "seed", "paper", box=None)
-    for trial in plan.trials:
-        value = paper.get(trial.cell.key)
-        labels = [label if label != INACTIVE else "" for label in trial.cell.key]
-        printed = "" if value is None else f"{'≈' if space.read_from_figure else ''}{value:g}"
-        table.add_row(trial.id, *labels, *_settings(plan, trial.recipe), str(trial.seed), printed)
-    console.print(table)
-    for why, cells in Counter(plan.not_run.values()).items():
-        console.print(f"not run, {cells} cells: {why}", markup=False, highlight=False, soft_wrap=True)
-    if any(plan.samples_of(trial.recipe).startswith("(") for trial in plan.trials):
-        console.print("in brackets: the data are not here, and known to be so many", highlight=False)
-    console.print(
-        f"{len(plan.trials)} trials of {len(plan.ids)} cells; {len(plan.not_run)} cells are not run",
-        highlight=False,
-    )
-
-
-def _settings(plan: SweepPlan, recipe: Recipe) -> list[str]:
-    """What a cell resolves to, in a few words."""
-    epochs = f"{recipe.train.epochs}" + (f" × {recipe.train.rounds}" if recipe.train.rounds > 1 else "")
-    return [
-        recipe.method.name,
-        recipe.encoder.name,
-        recipe.data.name,
-        plan.samples_of(recipe),
-        epochs,
-        str(recipe.train.batch_size),
-    ]
