@@ -52,7 +52,9 @@ def server(tmp_path_factory):
     own = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "OMP_NUM_THREADS": "1"}
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | own
     gcs, dashboard, client = _free_port(), _free_port(), _free_port() % 1000 + 9000
-    start = [RAY, "start", "--head", "--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}",
+    # each port its own: the other process of the suite may have a Ray of its own beside this one
+    own_agents = [f"--dashboard-agent-{kind}-port={_free_port()}" for kind in ("listen", "grpc")]
+    start = [RAY, "start", "--head", "--num-cpus=2", f"--port={gcs}", f"--dashboard-port={dashboard}", *own_agents,
              f"--ray-client-server-port={client}", f"--temp-dir={folder}", "--disable-usage-stats"]  # fmt: skip
     subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
     yield f"http://127.0.0.1:{dashboard}", environment
