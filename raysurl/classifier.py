@@ -6,7 +6,6 @@ The metadata hold the sections of the recipe that say how to feed it, and the cl
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from raysurl import plain
 from raysurl.data.source import Source
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl.paths import given_path, whole
 from raysurl.recipe import Recipe, overridden, recipe_from
 
 
@@ -63,9 +62,8 @@ def write_classifiers(
             "classes": json.dumps(known),
             "values": json.dumps(list(values[:count]) if values else list(range(count))),
         }
-        partial = folder / f".classifier-{name}.partial"
-        save_file(tensors, partial, metadata=described)
-        os.replace(partial, folder / f"classifier-{name}.safetensors")
+        with whole(folder / f"classifier-{name}.safetensors") as partial:
+            save_file(tensors, partial, metadata=described)
 
 
 def load_classifier(run: str, overrides: Mapping[str, str] | None = None) -> StoredClassifier:

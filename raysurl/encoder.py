@@ -5,7 +5,6 @@ The file holds the backbone alone, and in its metadata the recipe's sections tha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from raysurl import plain, streams
 from raysurl.errors import InputError
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
-from raysurl.paths import given_path
+from raysurl.paths import given_path, whole
 from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 
 NAME = "encoder.safetensors"
@@ -65,9 +64,8 @@ def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe) -> Path:
     """Parameter names as torchvision gives them."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     described = {"encoder": recipe.encoder.model_dump_json(), "views": recipe.views.model_dump_json()}
-    partial = run_dir / ".encoder.partial"
-    save_file(tensors, partial, metadata=described)
-    os.replace(partial, run_dir / NAME)
+    with whole(run_dir / NAME) as partial:
+        save_file(tensors, partial, metadata=described)
     return run_dir / NAME
 
 

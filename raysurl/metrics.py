@@ -24,6 +24,7 @@ from torch import Tensor
 
 from raysurl import distributed, plain
 from raysurl.errors import RunError, StorageError
+from raysurl.paths import whole
 
 Sink = Callable[[int, dict[str, float]], None]  # where the numbers of a step go besides metrics.jsonl
 EVERY_S = 5.0  # between two notes on how far reading the data is
@@ -143,9 +144,8 @@ def drop_from(path: Path, step: int) -> None:
     content = path.read_bytes()
     if len(kept) == len(content.splitlines()) and content.endswith(b"\n"):
         return
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
 def _is_evaluation(line: dict[str, Any], step: int) -> bool:

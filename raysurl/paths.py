@@ -1,9 +1,12 @@
-"""Local paths as people give them, on the command line or in a recipe, and where results go by default."""
+"""Local paths as people give them, on the command line or in a recipe; where results go by default, and files that are
+whole or not there."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from raysurl.errors import InputError
@@ -67,3 +70,17 @@ def default_place(kind: str) -> Path:
 
 def _home() -> Path:
     return Path.home() / "raysurl-runs"
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which stands at `path` afterwards; an error leaves what was there."""
+    # short, whatever the name is, and its own: several processes may write into one folder
+    partial = path.with_name(f".{path.name[:50]}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise

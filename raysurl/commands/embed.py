@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysurl.errors import InputError
-from raysurl.paths import given_path, place
+from raysurl.paths import given_path, place, whole
 from raysurl.recipe import take
 
 if TYPE_CHECKING:
@@ -108,10 +108,5 @@ def described(run: Path, found: TrainedEncoder, samples: Samples) -> dict[str, A
 def write_new(write: Callable[[Any, Any], object], table: Any, target: Path) -> None:
     """Written with its folder: whole, or not there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{os.getpid()}.partial")  # a longer name may be too long
-    try:
-        with partial.open("wb") as file:
-            write(table, file)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(target) as partial, partial.open("wb") as file:
+        write(table, file)

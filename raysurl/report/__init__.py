@@ -6,13 +6,13 @@ part is left out where the run directory does not have it (no labels, no evaluat
 
 from __future__ import annotations
 
-import os
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from raysurl import health
 from raysurl.evaluate import SEEN, prefixed
+from raysurl.paths import whole
 from raysurl.report import confusion, figures, page, tree
 from raysurl.report.charts import number
 from raysurl.report.recipe import recipe_section
@@ -55,10 +55,9 @@ def write_report(run_dir: Path) -> Path:
         + page.section("Events", _events(run))
     )
     path = Path(run_dir) / "report.html"
-    partial = path.with_name(".report.html.partial")
-    # half a character of a damaged file must not cost the report
-    partial.write_text(page.document(run.title, body), encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        # half a character of a damaged file must not cost the report
+        partial.write_text(page.document(run.title, body), encoding="utf-8", errors="backslashreplace")
     return path
 
 

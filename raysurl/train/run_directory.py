@@ -23,7 +23,7 @@ from raysurl.classifier import write_classifiers
 from raysurl.data.source import Source
 from raysurl.errors import InputError
 from raysurl.evaluate.evaluator import Evaluated
-from raysurl.paths import default_place, place
+from raysurl.paths import default_place, place, whole
 from raysurl.recipe import Recipe, dump, read_stored, recipe_from
 from raysurl.runtime import Runtime, threads_of
 from raysurl.train import gain, lock
@@ -112,14 +112,8 @@ def _check_same(recipe: Recipe, stored: dict[str, Any], run_dir: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(partial, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def sinks(run_dir: Path, recipe: Recipe) -> list[metrics.Sink]:
