@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from raysurl import streams
 from raysurl.data.planetoid import TEST, TRAIN
 
 HELD_OUT = 10  # without a test set, each tenth labelled sample is one
@@ -54,3 +57,10 @@ def divide(
         return Division(bank, held_out, note, labels, split)
     few = f"{len(known)} labelled samples are too few" if len(known) else "no labels"
     return Division(usable, usable[:0], f"{few}: kNN and linear probes are left out", labels, split)
+
+
+def hold_out(count: int, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """Positions of `count` samples: a seeded `share` of them to choose settings by, at least one, and the others."""
+    order = torch.randperm(count, generator=streams.torch_stream(seed, name))
+    held_out, kept = order.tensor_split([max(1, round(count * share))])
+    return held_out, kept

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
-from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.evaluate import logistic
-from raysurl.evaluate.division import Division
+from raysurl.evaluate.division import Division, hold_out
 from raysurl.evaluate.features import Features
 from raysurl.evaluate.scores import top, top1, top_names
 from raysurl.recipe import Evaluation
@@ -45,8 +43,7 @@ def choose_penalty(
     """The λ that is most accurate on a seeded fifth of train (N, D), labels (N,); the strongest of equals."""
     if len(train) < 2:
         raise InputError(f"the lbfgs protocol needs at least 2 labelled train samples, not {len(train)}")
-    order = torch.randperm(len(train), generator=streams.torch_stream(seed, "penalty")).to(train.device)
-    held_out, kept = order.tensor_split([max(1, round(len(train) * HELD_OUT))])
+    held_out, kept = (at.to(train.device) for at in hold_out(len(train), HELD_OUT, seed, "penalty"))
     rows, truth = train[held_out], labels[held_out]
 
     def judge(solution: Tensor) -> float:

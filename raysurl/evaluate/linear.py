@@ -23,7 +23,7 @@ from torch import Tensor
 
 from raysurl import streams
 from raysurl.errors import RunError
-from raysurl.evaluate.division import Division
+from raysurl.evaluate.division import Division, hold_out
 from raysurl.evaluate.features import Features
 from raysurl.evaluate.heads import Heads, factor_of
 from raysurl.evaluate.scores import top, top1, top_names
@@ -61,7 +61,7 @@ def trained(of_epoch: Rows, features: Features, probe: Probe, seed: int) -> tupl
     """The heads, which of them is the one to test, and whether the learning rates had to be made smaller."""
     labels, given = features.train_labels, {"num_classes": features.num_classes, "seed": seed}
     choosing = len(probe.lr) * len(probe.weight_decay) > 1
-    held_out, kept = split(len(labels), seed) if choosing else (None, None)
+    held_out, kept = hold_out(len(labels), HELD_OUT, seed, "held out") if choosing else (None, None)
     restarts = 0 if features.augmented else RESTARTS
     for attempt in range(restarts + 1):
         tried = probe.model_copy(update={"lr": tuple(lr / 10**attempt for lr in probe.lr)})
@@ -80,13 +80,6 @@ def trained(of_epoch: Rows, features: Features, probe: Probe, seed: int) -> tupl
     rows, truth = features.train[held_out], labels[held_out]
     right = {head: float(top1(heads.logits(rows, head).argmax(1), truth)) for head in alive}
     return heads, max(alive, key=right.__getitem__), attempt > 0
-
-
-def split(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Held-out and other positions of `count` samples."""
-    order = torch.randperm(count, generator=streams.torch_stream(seed, "held out"))
-    held_out, kept = order.tensor_split([max(1, round(count * HELD_OUT))])
-    return held_out, kept
 
 
 def names(settings: Evaluation, division: Division) -> list[str]:

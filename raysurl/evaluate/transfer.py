@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.evaluate import logistic
-from raysurl.evaluate.division import Division
+from raysurl.evaluate.division import Division, hold_out
 from raysurl.evaluate.features import Features
 from raysurl.evaluate.scores import per_class, top, top_names
 from raysurl.recipe import Evaluation
@@ -50,8 +49,7 @@ def held_out(features: Features, seed: int) -> Tensor:
     chosen, count = features.validation, len(features.train)
     if chosen is None:
         chosen = torch.zeros(count, dtype=torch.bool, device=features.train.device)
-        order = torch.randperm(count, generator=streams.torch_stream(seed, "transfer held out"))
-        chosen[order[: max(1, round(count * HELD_OUT))].to(chosen.device)] = True
+        chosen[hold_out(count, HELD_OUT, seed, "transfer held out")[0].to(chosen.device)] = True
     if not chosen.any() or chosen.all():
         raise InputError(f"the transfer protocol needs at least 2 labelled train samples, not {count}")
     return chosen

@@ -22,6 +22,7 @@ from raysurl import distributed, sampler, streams
 from raysurl.data.source import Source
 from raysurl.embed import embed, images_alone
 from raysurl.errors import InputError, RunError
+from raysurl.evaluate.division import hold_out
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.scores import top1
 from raysurl.recipe import Recipe
@@ -96,10 +97,8 @@ def choose(
     encoder: nn.Module, task: Task, tuning: Tuning, index: Index, pairs: list[tuple[float, float]]
 ) -> tuple[float, float]:
     """The rate and the classifier's factor that are best on a held-out tenth of the samples `index`."""
-    order = torch.randperm(
-        len(index), generator=streams.torch_stream(task.recipe.stream_seed, "tuning held out")
-    )
-    held_out, kept = np.split(index[order.numpy()], [max(1, round(len(index) * HELD_OUT))])
+    split = hold_out(len(index), HELD_OUT, task.recipe.stream_seed, "tuning held out")
+    held_out, kept = (index[at.numpy()] for at in split)
     best, chosen = -1.0, None
     for lr, times in pairs:
         model = train(encoder, task, tuning, kept, lr, times)

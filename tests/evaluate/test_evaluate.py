@@ -30,6 +30,7 @@ from raysurl.evaluate import (
     logistic,
     pixel_features,
 )
+from raysurl.evaluate.division import hold_out
 from raysurl.evaluate.evaluator import labels_to_learn
 from raysurl.evaluate.scores import top
 from raysurl.functional import rankme
@@ -155,7 +156,7 @@ def test_the_learning_rate_is_chosen_on_held_out_train_samples() -> None:
         found[f"eval/linear_{n}"] for n in ("lr", "weight_decay", "train_top1")
     ]
     assert blind["eval/linear_top1"] != found["eval/linear_top1"]
-    held_out, kept = linear.split(300, 0)
+    held_out, kept = hold_out(300, linear.HELD_OUT, 0, "held out")
     assert sorted([*held_out.tolist(), *kept.tolist()]) == list(range(300))
     assert len(held_out) == 30
     # the held-out samples move nothing
