@@ -111,23 +111,23 @@ RUN_FILES = (
 )
 
 
-class RunCase(NamedTuple):
+class StoredCase(NamedTuple):
     file: str
     changes: list[Change] | None  # of its tree, where it has one
     flips: Flips
     cut: int | None
 
 
-RUNS = st.builds(
-    RunCase,
-    file=st.sampled_from(RUN_FILES),
-    changes=st.one_of(st.none(), CHANGES, CHANGES),
-    flips=FLIPS,
-    cut=CUT,
-)
+def stored_cases(files: tuple[str, ...]) -> st.SearchStrategy[StoredCase]:
+    """Damages to one of `files`."""
+    changes = st.one_of(st.none(), CHANGES, CHANGES)
+    return st.builds(StoredCase, file=st.sampled_from(files), changes=changes, flips=FLIPS, cut=CUT)
 
 
-def _change(path: Path, case: RunCase | SweepCase) -> None:
+RUNS = stored_cases(RUN_FILES)
+
+
+def _change(path: Path, case: StoredCase) -> None:
     """A file damaged in its tree, if it is one of those that hold one; else in its bytes."""
     if case.changes is not None and path.suffix in (".yaml", ".json"):
         is_json = path.suffix == ".json"
@@ -160,7 +160,7 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-def check_run(case: RunCase) -> None:
+def check_run(case: StoredCase) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run_dir, results = Path(folder) / "run", Path(folder) / "results"
         shutil.copytree(finished_run(), run_dir, ignore=shutil.ignore_patterns("checkpoints"))
@@ -192,20 +192,7 @@ SPACE = {
 SWEEP_FILES = ("sweep.json", "trial.json", "cell.json", "recipe.yaml")
 
 
-class SweepCase(NamedTuple):
-    file: str
-    changes: list[Change] | None
-    flips: Flips
-    cut: int | None
-
-
-SWEEPS = st.builds(
-    SweepCase,
-    file=st.sampled_from(SWEEP_FILES),
-    changes=st.one_of(st.none(), CHANGES, CHANGES),
-    flips=FLIPS,
-    cut=CUT,
-)
+SWEEPS = stored_cases(SWEEP_FILES)
 
 
 @cache
@@ -222,7 +209,7 @@ def finished_sweep() -> Path:
     return where
 
 
-def check_sweep(case: SweepCase) -> None:
+def check_sweep(case: StoredCase) -> None:
     with tempfile.TemporaryDirectory() as folder:
         where, results = Path(folder) / "sweep", Path(folder) / "results"
         shutil.copytree(finished_sweep(), where)

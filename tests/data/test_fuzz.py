@@ -24,7 +24,7 @@ from fuzz import (
     search,
 )
 from fuzz_settings import ARGUMENTS, YAMLS, ArgumentsCase, YamlCase, check_arguments, check_yaml
-from fuzz_stored import RunCase, SweepCase, check_run, check_sweep
+from fuzz_stored import StoredCase, check_run, check_sweep
 from hypothesis import HealthCheck, example, given, settings
 
 few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
@@ -105,28 +105,28 @@ def test_arguments(case: ArgumentsCase) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        RunCase("results.json", [(0, "set", None), (2042, "set", True)], [], None),
-        RunCase("metrics.jsonl", [(40, "set", 10**400)], [], None),
-        RunCase("classifier-full.safetensors", [(0, "drop", None)], [], None),
-        RunCase("results.json", [(24, "set", "\ud800")], [], None),
-        RunCase("samples/neighbours.npz", None, [(400, 0)], 3000),
+        StoredCase("results.json", [(0, "set", None), (2042, "set", True)], [], None),
+        StoredCase("metrics.jsonl", [(40, "set", 10**400)], [], None),
+        StoredCase("classifier-full.safetensors", [(0, "drop", None)], [], None),
+        StoredCase("results.json", [(24, "set", "\ud800")], [], None),
+        StoredCase("samples/neighbours.npz", None, [(400, 0)], 3000),
     ],
 )
-def test_runs(case: RunCase) -> None:
+def test_runs(case: StoredCase) -> None:
     check_run(case)
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        SweepCase("sweep.json", [(0, "set", None)], [], None),
-        SweepCase("sweep.json", [(509, "drop", None)], [], None),
-        SweepCase("sweep.json", [(1579, "set", 3913)], [], None),
-        SweepCase("sweep.json", [(1862, "set", 8312), (113, "set", -534752)], [], None),
-        SweepCase("cell.json", [(0, "set", [1])], [], None),
+        StoredCase("sweep.json", [(0, "set", None)], [], None),
+        StoredCase("sweep.json", [(509, "drop", None)], [], None),
+        StoredCase("sweep.json", [(1579, "set", 3913)], [], None),
+        StoredCase("sweep.json", [(1862, "set", 8312), (113, "set", -534752)], [], None),
+        StoredCase("cell.json", [(0, "set", [1])], [], None),
     ],
 )
-def test_sweeps(case: SweepCase) -> None:
+def test_sweeps(case: StoredCase) -> None:
     check_sweep(case)
 
 
