@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What a library's error says first, or its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
+
+
 class InputError(ValueError):
     """Something given is wrong: the message names it and what would be valid, on one line. Exit code 2."""
 

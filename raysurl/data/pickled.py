@@ -16,6 +16,8 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from raysurl.errors import printable
+
 MOST_ITEMS = 2**25  # instructions; PubMed's graph has 0.2 million
 
 
@@ -180,7 +182,7 @@ def _key(key: Any) -> Any:
 
 def _named(name: str) -> _Name:
     if name not in _NAMES:
-        raise ValueError(f"it asks for {_shown(name.replace(' ', '.'))}")
+        raise ValueError(f"it asks for {printable(name.replace(' ', '.'))}")
     return _Name(_NAMES[name])
 
 
@@ -241,7 +243,7 @@ def _dtype(part: Any) -> np.dtype[Any]:
     name = part.arguments[0]
     order = part.state[1] if type(part.state) is tuple and len(part.state) > 1 else "="
     if len(name) > 3 or name[:1] not in "biuf" or order not in ("<", ">", "|", "="):
-        raise ValueError(f"its arrays hold {_shown(name[:20])}, not numbers")
+        raise ValueError(f"its arrays hold {printable(name[:20])}, not numbers")
     return np.dtype(name).newbyteorder(">" if order == ">" else "<")
 
 
@@ -274,8 +276,3 @@ def _matrix(part: _Part) -> Any:
         wrong = int(indices.max() if indices.min() >= 0 else indices.min())
         raise ValueError(f"a sparse matrix of {shape[1]} columns has the column {wrong}")
     return scipy.sparse.csr_matrix((values, indices, starts), shape=shape)
-
-
-def _shown(name: str) -> str:
-    """What a file calls something, in one line whatever its characters are."""
-    return name.encode("unicode_escape").decode("ascii")

@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from raysurl.data import tree
 from raysurl.data.tree import FileEntry, Missing, Tree
-from raysurl.errors import InputError
+from raysurl.errors import InputError, first_line
 
 __all__ = ["PARQUET_ERRORS", "FileEntry", "Missing", "Tree"]
 
@@ -211,9 +211,7 @@ def list_files(path: str, key: str) -> Tree:
     try:
         found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     except Exception as error:  # a remote file system's library raises anything
-        raise InputError(
-            f"{key}={path} cannot be listed: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}"
-        ) from None
+        raise InputError(f"{key}={path} cannot be listed: {first_line(error, 300)}") from None
     prefix = len(base.rstrip("/")) + 1
     entries = [
         FileEntry(info.path[prefix:], info.size or 0, info.mtime_ns or 0)

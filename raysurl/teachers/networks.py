@@ -18,7 +18,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from raysurl.errors import InputError
+from raysurl.errors import InputError, first_line
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of torchvision's weights
 Three = tuple[float, float, float]
@@ -91,7 +91,7 @@ def open_clip_model(name: str, weights: Path | None, download: bool, loaded: boo
     except Exception as error:
         if loaded and weights:
             raise InputError(
-                f"teacher.weights={weights} is not of open_clip:{name} ({_reason(error)})"
+                f"teacher.weights={weights} is not of open_clip:{name} ({first_line(error)})"
             ) from None
         raise _failed(f"open_clip:{name}", error, file) from None
     size = net.image_size[0] if isinstance(net.image_size, tuple) else net.image_size
@@ -221,10 +221,6 @@ def _no_weights(name: str, file: str) -> InputError:
 def _failed(name: str, error: Exception, file: str = "") -> InputError:
     place = f"place {file} and name it" if file else "name a file"
     return InputError(
-        f"teacher.name={name} could not be made ({_reason(error)}); check the name, or {place} with"
+        f"teacher.name={name} could not be made ({first_line(error)}); check the name, or {place} with"
         " teacher.weights=FILE"
     )
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raysurl.data.prefetch import prefetch
 from raysurl.data.source import Images, ResidentSource, Source
+from raysurl.errors import first_line
 from raysurl.method import Batch
 from raysurl.recipe import Recipe
 from raysurl.sampler import Request
@@ -158,8 +159,7 @@ class DeviceViews:
             graph.record(self._run)
         except Exception as error:  # whatever a library finds that it cannot do while it is recorded
             self.new_graph = None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            self.say(f"views are made eagerly, not by a CUDA graph: {reason}")
+            self.say(f"views are made eagerly, not by a CUDA graph: {first_line(error)}")
             return self._run()
         self._graph = graph
         self.say("views are recorded as a CUDA graph")

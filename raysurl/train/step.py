@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raysurl import distributed
-from raysurl.errors import InputError
+from raysurl.errors import InputError, first_line
 from raysurl.memory.link import gather_push
 from raysurl.method import Batch, Method, Moment, NotRecordableError, Output, Progress, Recorded, Snapshot
 from raysurl.recipe import Recipe
@@ -175,8 +175,7 @@ class RecordedStep:
         self.fails = True
         self._forget()
         self.step.optimizer.zero_grad()
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        self.say(f"the step runs eagerly, not as a CUDA graph: {reason}")
+        self.say(f"the step runs eagerly, not as a CUDA graph: {first_line(error)}")
 
 
 def step_of(

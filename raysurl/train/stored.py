@@ -33,7 +33,7 @@ def networks(run_dir: Path, recipe: Recipe, encoder: nn.Module, source: Source) 
     try:
         method.load_state_dict(state["model"])
     except RuntimeError as error:
-        first = str(error).strip().splitlines()[-1].strip()
+        first = checkpoint.reason(error)
         raise InputError(f"the checkpoint in {run_dir} does not fit this recipe: {first}") from None
     embedder = method.eval().embedder
     if named != "memory":
