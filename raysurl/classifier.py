@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -79,8 +80,9 @@ def load_classifier(run: str, overrides: Mapping[str, str] | None = None) -> Sto
         tree = {"encoder": said["encoder"], "views": said["views"], "norm": said["norm"]}
         tree["eval"] = {"margin": said["margin"]}
         classes, width = tensors["fc.weight"].shape
-        values, names = [int(v) for v in said["values"]], said["classes"]
-        if len(values) != classes or not (names is None or [str(n) for n in names] == names):
+        values = TypeAdapter(list[int]).validate_python(said["values"], strict=True)
+        names = TypeAdapter(list[str] | None).validate_python(said["classes"], strict=True)
+        if len(values) != classes:
             raise ValueError("its classes are not those of its layer")
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         raise InputError(f"run={path} is not a classifier that fine-tuning wrote") from None

@@ -7,10 +7,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool: two ranks share two cores
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# The same cases each time: a suite that is green stays green until the code changes.
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import random
 import sys
@@ -478,8 +479,11 @@ TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
 }
 
 
-def search(name: str, seconds: float, start: int | None = None) -> int:
-    """Look for a case that fails, with other random numbers each time; returns how many were tried."""
+def search(name: str, seconds: float = math.inf, cases: float = math.inf, start: int | None = None) -> int:
+    """Look for a case that fails for so long or so many; returns how many were tried.
+
+    With other random numbers each time, unless it is told where to `start`.
+    """
     strategy, check = TARGETS[name]
     tried = 0
     began, at = time.monotonic(), random.randrange(2**32) if start is None else start
@@ -489,7 +493,7 @@ def search(name: str, seconds: float, start: int | None = None) -> int:
         tried += 1
         check(case)
 
-    while time.monotonic() - began < seconds:
+    while time.monotonic() - began < seconds and tried < cases:
         rules = settings(
             max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         )

@@ -108,6 +108,7 @@ def test_arguments(case: ArgumentsCase) -> None:
         StoredCase("results.json", [(0, "set", None), (2042, "set", True)], [], None),
         StoredCase("metrics.jsonl", [(40, "set", 10**400)], [], None),
         StoredCase("classifier-full.safetensors", [(0, "drop", None)], [], None),
+        StoredCase("classifier-full.safetensors", [(2236, "set", float("inf"))], [], None),
         StoredCase("results.json", [(24, "set", "\ud800")], [], None),
         StoredCase("samples/neighbours.npz", None, [(400, 0)], 3000),
     ],
@@ -132,5 +133,6 @@ def test_sweeps(case: StoredCase) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-def test_twenty_seconds_of_it(target: str) -> None:
-    assert search(target, 20 / len(TARGETS)) > 0
+def test_a_hundred_cases_of_it(target: str) -> None:
+    """The same ones each time: what is random looks for new faults by `python tests/fuzz.py`, not in everybody's CI."""
+    assert search(target, cases=100, start=0) >= 100
