@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+# scipy.stats, whose quantiles these are, takes half a second to import
+from scipy.special import ndtri, stdtrit
 
 from raysurl.streams import numpy_stream
 
 LEVEL = 0.95
-Z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+Z = float(ndtri(0.5 + LEVEL / 2))
 RESAMPLES = 1000
 
 Interval = tuple[float, float]
@@ -109,7 +111,7 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
 
 def of_mean(mean: float, deviation: float, count: int) -> Interval:
     """Of the mean of `count` runs, two or more, whose standard deviation (of a sample) is known: Student's t."""
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * deviation / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.5 + LEVEL / 2)) * deviation / math.sqrt(count)
     return mean - half, mean + half
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from raysurl import features
@@ -145,6 +144,8 @@ def check_size(name: str, size: int, *, small_stem: bool) -> None:
 def _network(
     name: str, *, small_stem: bool, maxpool: bool, channels: int, options: dict[str, bool]
 ) -> nn.Module:
+    import torchvision  # a second, which the small networks need not wait for
+
     names = sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
     if name not in names:
         near = difflib.get_close_matches(name, [*names, "convnet", "mlp"], n=3)

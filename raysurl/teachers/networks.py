@@ -14,7 +14,6 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -38,6 +37,8 @@ class Network:
 
 def torchvision_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
     """A classifier of torchvision without its last linear layer; unless `loaded`, a shape without weights."""
+    import torchvision  # a second, which runs without such a teacher need not wait for
+
     names = torchvision.models.list_models(torchvision.models)
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3)
