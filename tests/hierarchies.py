@@ -1,6 +1,7 @@
 """Planted trees, and what must hold of a hierarchy's forest at any time."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -38,9 +39,15 @@ def flat(state, prefix=""):
     return {prefix: state.numpy() if isinstance(state, torch.Tensor) else np.asarray(state)}
 
 
+def layer_of(h: Hierarchy, layer: int) -> SimpleNamespace:
+    """The fields of one layer's nodes."""
+    fields = h._layers._asdict().items()
+    return SimpleNamespace(**{name: value[layer] for name, value in fields if layer < len(value)})
+
+
 def check_forest(h: Hierarchy) -> None:
     """Nesting, counts, sums, child lists and free ids, each recomputed from the parent pointers alone."""
-    layers, number = h._layers, h.num_samples
+    number = h.num_samples
     rows = feature_rows(h).astype(np.float64)
     labels = h.labels(np.arange(number))
     for finer, coarser in pairwise(labels):
@@ -48,11 +55,11 @@ def check_forest(h: Hierarchy) -> None:
         assert len(pairs) == len(set(finer.tolist()))  # equal labels stay equal, level by level
         assert len(set(coarser.tolist())) <= len(set(finer.tolist()))
     for level in range(1, h.levels + 1):
-        own, below = layers[level], layers[level - 1]
+        own, below = layer_of(h, level), layer_of(h, level - 1)
         of_samples = labels[level] if level < h.levels else np.zeros(number, int)
         alive = set(np.flatnonzero(own.samples > 0).tolist())
         assert alive == set(of_samples.tolist())
-        free = own.free[: own.free_size[0]].tolist()
+        free = own.free[: own.free_size].tolist()
         if level < h.levels:
             assert len(set(free)) == len(free)
             assert set(free) == set(range(number)) - alive

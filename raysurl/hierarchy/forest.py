@@ -22,7 +22,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Ids = NDArray[np.int32]
 Rows = NDArray[np.float32]
 NONE = -1
-COMPILED_LAYERS = 6
 
 
 def compiled(function: Function) -> Function:
@@ -30,20 +29,23 @@ def compiled(function: Function) -> Function:
     return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
 
 
-class Layer(NamedTuple):
-    """Nodes of one level. `parent` is NONE for an id that is free, `first` for a sample."""
+class Forest(NamedTuple):
+    """Nodes of all levels, a row of ids per layer 0 … L; a layer of fewer nodes has the rest of its ids free.
 
-    parent: Ids  # (capacity,) id in the layer above
-    next: Ids  # (capacity,) the siblings' list
+    One tuple of matrices, not one of a tuple per layer: each function takes it, and is compiled for all its fields.
+    """
+
+    parent: Ids  # (L+1, N) id in the layer above; NONE for an id that is free
+    next: Ids  # (L+1, N) the siblings' list
     prev: Ids
-    first: Ids  # (capacity,) head of the children's list, in the layer below
-    children: Ids  # (capacity,) their number
-    samples: Ids  # (capacity,) their number
-    hit: NDArray[np.bool_]  # (capacity,) it changed, and its cluster above has not been reworked since
-    since: Ids  # (capacity,) step at which the first such child was hit, 0 = none waits
-    sums: Rows  # (capacity, D) sum of the samples' features, where there are two or more
-    free: Ids  # (capacity,) stack of free ids …
-    free_size: NDArray[np.int64]  # (1,) … and its height
+    first: Ids  # (L+1, N) head of the children's list, in the layer below; NONE for a sample
+    children: Ids  # (L+1, N) their number
+    samples: Ids  # (L+1, N) their number
+    hit: NDArray[np.bool_]  # (L+1, N) it changed, and its cluster above has not been reworked since
+    since: Ids  # (L+1, N) step at which the first such child was hit, 0 = none waits
+    free: Ids  # (L+1, N) stack of free ids …
+    free_size: NDArray[np.int64]  # (L+1,) … and its height
+    sums: Rows  # (L, N, D) sum of the samples' features, where there are two or more; nothing for layer 0 and the root
 
 
 class FeatureStore(NamedTuple):
@@ -53,23 +55,28 @@ class FeatureStore(NamedTuple):
     floats: Rows  # (65536,) what each bit pattern means
 
 
-Features = (
-    FeatureStore  # numba's caches on disk of before it was renamed load by this name, and are then made anew
-)
-Forest = tuple[Layer, ...]
+# numba's caches on disk of before these were renamed load by such names, and are then made anew
+Features = Layer = FeatureStore
 
 
-def empty_layers(num_samples: int, dim: int, levels: int) -> Forest:
-    """Every id free; rows of `sums` cost memory only once they are written.
-
-    Layers above the root are never used: code is compiled for one number of layers, whatever the levels are.
-    """
-    layers = [_empty(num_samples, 0)]
-    layers += [_empty(num_samples, dim) for _ in range(levels - 1)]
-    layers.append(_empty(1, dim))
-    layers += [_empty(1, 0) for _ in range(COMPILED_LAYERS - len(layers))]
-    layers[0].samples[:] = 1
-    return tuple(layers)
+def empty_forest(num_samples: int, dim: int, levels: int) -> Forest:
+    """Every id free; rows of `sums` cost memory only once they are written."""
+    shape = levels + 1, num_samples
+    layers = Forest(
+        parent=np.full(shape, NONE, np.int32),
+        next=np.full(shape, NONE, np.int32),
+        prev=np.full(shape, NONE, np.int32),
+        first=np.full(shape, NONE, np.int32),
+        children=np.zeros(shape, np.int32),
+        samples=np.zeros(shape, np.int32),
+        hit=np.zeros(shape, np.bool_),
+        since=np.zeros(shape, np.int32),
+        free=np.tile(np.arange(num_samples - 1, -1, -1, dtype=np.int32), (levels + 1, 1)),
+        free_size=np.full(levels + 1, num_samples),
+        sums=np.zeros((levels, num_samples, dim), np.float32),
+    )
+    layers.samples[0] = 1
+    return layers
 
 
 def empty_features(num_samples: int, dim: int) -> FeatureStore:
@@ -77,30 +84,11 @@ def empty_features(num_samples: int, dim: int) -> FeatureStore:
     return FeatureStore(np.zeros((num_samples, dim), np.uint16), floats)
 
 
-def _empty(capacity: int, dim: int) -> Layer:
-    def ids() -> Ids:
-        return np.full(capacity, NONE, np.int32)
-
-    return Layer(
-        ids(),
-        ids(),
-        ids(),
-        ids(),
-        np.zeros(capacity, np.int32),
-        np.zeros(capacity, np.int32),
-        np.zeros(capacity, np.bool_),
-        np.zeros(capacity, np.int32),
-        np.zeros((capacity, dim), np.float32),
-        np.arange(capacity - 1, -1, -1, dtype=np.int32),
-        np.array([capacity]),
-    )
-
-
 @compiled
 def ancestor(layers: Forest, node: int, low: int, high: int) -> int:
     """The node of layer `high` above a node of layer `low`."""
     for layer in range(low, high):
-        node = layers[layer].parent[node]
+        node = layers.parent[layer, node]
     return node
 
 
@@ -116,11 +104,11 @@ def ancestors(layers: Forest, samples: NDArray[np.int64], high: int) -> Ids:
 @compiled
 def read(layers: Forest, features: FeatureStore, layer: int, node: int, out: Rows) -> None:
     """The sum of a node's features -> out (D,)."""
-    if layer > 0 and layers[layer].samples[node] > 1:
-        out[:] = layers[layer].sums[node]
+    if layer > 0 and layers.samples[layer, node] > 1:
+        out[:] = layers.sums[layer, node]
         return
     while layer > 0:
-        node = layers[layer].first[node]
+        node = layers.first[layer, node]
         layer -= 1
     for d in range(len(out)):
         out[d] = features.floats[features.bits[node, d]]
@@ -130,7 +118,7 @@ def read(layers: Forest, features: FeatureStore, layer: int, node: int, out: Row
 def read_all(layers: Forest, features: FeatureStore, layer: int, nodes: Ids) -> Rows:
     """Sums of several nodes -> (n, D)."""
     out = np.empty((len(nodes), features.bits.shape[1]), np.float32)
-    samples, sums = layers[layer].samples, layers[layer].sums
+    samples, sums = layers.samples[layer], layers.sums[layer]
     for i in range(len(nodes)):
         if layer > 0 and samples[nodes[i]] > 1:
             out[i] = sums[nodes[i]]
@@ -142,8 +130,8 @@ def read_all(layers: Forest, features: FeatureStore, layer: int, nodes: Ids) -> 
 @compiled
 def children(layers: Forest, layer: int, node: int) -> Ids:
     """Ids, in the layer below, of a node's children."""
-    out = np.empty(layers[layer].children[node], np.int32)
-    child, after = layers[layer].first[node], layers[layer - 1].next
+    out = np.empty(layers.children[layer, node], np.int32)
+    child, after = layers.first[layer, node], layers.next[layer - 1]
     for i in range(len(out)):
         out[i] = child
         child = after[child]
@@ -151,12 +139,17 @@ def children(layers: Forest, layer: int, node: int) -> Ids:
 
 
 @compiled
+def ascending(values: NDArray[Any]) -> NDArray[np.int64]:
+    """The order of values (n,), equal ones as they stand; in one type, for which alone sorting is compiled."""
+    return np.argsort(values.astype(np.float64), kind="mergesort")
+
+
+@compiled
 def allocate(layers: Forest, layer: int) -> int:
     """An id that was free; it has neither parent nor children yet."""
-    own = layers[layer]
-    own.free_size[0] -= 1
-    node = own.free[own.free_size[0]]
-    own.first[node], own.children[node], own.samples[node] = NONE, 0, 0
+    layers.free_size[layer] -= 1
+    node = layers.free[layer, layers.free_size[layer]]
+    layers.first[layer, node], layers.children[layer, node], layers.samples[layer, node] = NONE, 0, 0
     return node
 
 
@@ -164,37 +157,34 @@ def allocate(layers: Forest, layer: int) -> int:
 def release(layers: Forest, layer: int, node: int) -> None:
     """Give back a cluster that has no children left."""
     unlink(layers, layer, node)
-    own = layers[layer]
-    own.parent[node] = NONE
-    own.samples[node] = 0
-    own.hit[node], own.since[node] = False, 0
-    own.free[own.free_size[0]] = node
-    own.free_size[0] += 1
+    layers.parent[layer, node] = NONE
+    layers.samples[layer, node] = 0
+    layers.hit[layer, node], layers.since[layer, node] = False, 0
+    layers.free[layer, layers.free_size[layer]] = node
+    layers.free_size[layer] += 1
 
 
 @compiled
 def link(layers: Forest, layer: int, node: int, parent: int) -> None:
     """Put a node at the head of a parent's list. Counts and sums are the caller's."""
-    own, above = layers[layer], layers[layer + 1]
-    head = above.first[parent]
-    own.parent[node], own.next[node], own.prev[node] = parent, head, NONE
+    head = layers.first[layer + 1, parent]
+    layers.parent[layer, node], layers.next[layer, node], layers.prev[layer, node] = parent, head, NONE
     if head != NONE:
-        own.prev[head] = node
-    above.first[parent] = node
-    above.children[parent] += 1
+        layers.prev[layer, head] = node
+    layers.first[layer + 1, parent] = node
+    layers.children[layer + 1, parent] += 1
 
 
 @compiled
 def unlink(layers: Forest, layer: int, node: int) -> None:
-    own, above = layers[layer], layers[layer + 1]
-    before, after = own.prev[node], own.next[node]
+    before, after = layers.prev[layer, node], layers.next[layer, node]
     if before != NONE:
-        own.next[before] = after
+        layers.next[layer, before] = after
     else:
-        above.first[own.parent[node]] = after
+        layers.first[layer + 1, layers.parent[layer, node]] = after
     if after != NONE:
-        own.prev[after] = before
-    above.children[own.parent[node]] -= 1
+        layers.prev[layer, after] = before
+    layers.children[layer + 1, layers.parent[layer, node]] -= 1
 
 
 @compiled
@@ -203,30 +193,29 @@ def move(layers: Forest, features: FeatureStore, layer: int, node: int, to: int,
 
     `x` and `y` (D,) are scratch.
     """
-    above = layers[layer + 1]
-    old, samples = above_of(layers, layer, node), layers[layer].samples[node]
+    old, samples = above_of(layers, layer, node), layers.samples[layer, node]
     read(layers, features, layer, node, x)
-    if above.samples[old] > samples:
+    if layers.samples[layer + 1, old] > samples:
         read(layers, features, layer + 1, old, y)
         for d in range(len(x)):
-            above.sums[old, d] = y[d] - x[d]
-    if above.samples[to] > 0:
+            layers.sums[layer + 1, old, d] = y[d] - x[d]
+    if layers.samples[layer + 1, to] > 0:
         read(layers, features, layer + 1, to, y)
         for d in range(len(x)):
-            above.sums[to, d] = y[d] + x[d]
+            layers.sums[layer + 1, to, d] = y[d] + x[d]
     unlink(layers, layer, node)
     link(layers, layer, node, to)
-    above.samples[old] -= samples
-    above.samples[to] += samples
-    if above.samples[to] == samples and samples > 1:
-        above.sums[to] = x
-    if above.samples[old] == 0:
+    layers.samples[layer + 1, old] -= samples
+    layers.samples[layer + 1, to] += samples
+    if layers.samples[layer + 1, to] == samples and samples > 1:
+        layers.sums[layer + 1, to] = x
+    if layers.samples[layer + 1, old] == 0:
         release(layers, layer + 1, old)
 
 
 @compiled
 def above_of(layers: Forest, layer: int, node: int) -> int:
-    return layers[layer].parent[node]
+    return layers.parent[layer, node]
 
 
 @compiled
@@ -237,21 +226,21 @@ def absorb(
 
     What waited in one of them waits in the union, since the earlier step.
     """
-    own = layers[layer]
-    if own.since[node] and (own.since[into] == 0 or own.since[node] < own.since[into]):
-        own.since[into] = own.since[node]
-    own.hit[into] |= own.hit[node]
+    since = layers.since[layer]
+    if since[node] and (since[into] == 0 or since[node] < since[into]):
+        since[into] = since[node]
+    layers.hit[layer, into] |= layers.hit[layer, node]
     read(layers, features, layer, into, x)
     read(layers, features, layer, node, y)
     for d in range(len(x)):
-        own.sums[into, d] = x[d] + y[d]
-    child = own.first[node]
+        layers.sums[layer, into, d] = x[d] + y[d]
+    child = layers.first[layer, node]
     while child != NONE:
-        after = layers[layer - 1].next[child]
+        after = layers.next[layer - 1, child]
         unlink(layers, layer - 1, child)
         link(layers, layer - 1, child, into)
         child = after
-    own.samples[into] += own.samples[node]
+    layers.samples[layer, into] += layers.samples[layer, node]
     release(layers, layer, node)
 
 
@@ -267,10 +256,10 @@ def replace(
             delta[d] = features.floats[bits[i, d]] - features.floats[features.bits[node, d]]
             features.bits[node, d] = bits[i, d]
         for layer in range(1, root):
-            node = layers[layer - 1].parent[node]
-            if layers[layer].samples[node] > 1:
+            node = layers.parent[layer - 1, node]
+            if layers.samples[layer, node] > 1:
                 for d in range(len(delta)):
-                    layers[layer].sums[node, d] += delta[d]
+                    layers.sums[layer, node, d] += delta[d]
 
 
 @compiled
@@ -278,16 +267,15 @@ def recompute_sums(layers: Forest, features: FeatureStore, root: int) -> None:
     """All sums anew, which undoes the rounding of many small changes."""
     x = np.empty(features.bits.shape[1], np.float32)
     for layer in range(1, root):
-        own = layers[layer]
-        for node in range(len(own.samples)):
-            if own.samples[node] > 1:
-                own.sums[node] = 0
-        for child in range(len(layers[layer - 1].parent)):
-            node = layers[layer - 1].parent[child]
-            if node != NONE and own.samples[node] > 1:
+        for node in range(layers.samples.shape[1]):
+            if layers.samples[layer, node] > 1:
+                layers.sums[layer, node] = 0
+        for child in range(layers.parent.shape[1]):
+            node = layers.parent[layer - 1, child]
+            if node != NONE and layers.samples[layer, node] > 1:
                 read(layers, features, layer - 1, child, x)
                 for d in range(len(x)):
-                    own.sums[node, d] += x[d]
+                    layers.sums[layer, node, d] += x[d]
 
 
 def build(layers: Forest, root: int, labels: NDArray[np.int64]) -> None:
@@ -304,13 +292,12 @@ def build(layers: Forest, root: int, labels: NDArray[np.int64]) -> None:
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         dense = rank[inverse]
-        own = layers[layer]
-        own.samples[: len(order)] = size[order]
-        own.free[: len(own.free) - len(order)] = np.arange(len(own.free) - 1, len(order) - 1, -1)
-        own.free_size[0] = len(own.free) - len(order)
+        layers.samples[layer, : len(order)] = size[order]
+        layers.free[layer, : number - len(order)] = np.arange(number - 1, len(order) - 1, -1)
+        layers.free_size[layer] = number - len(order)
         _link_all(layers, layer - 1, dense[nodes].astype(np.int32))
         nodes = first[order]
-    layers[root].parent[0] = 0  # the root is its own parent, so that it counts as alive
+    layers.parent[root, 0] = 0  # the root is its own parent, so that it counts as alive
 
 
 @compiled

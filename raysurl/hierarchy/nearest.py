@@ -19,6 +19,7 @@ from raysurl.hierarchy.forest import (
     Ids,
     Rows,
     absorb,
+    ascending,
     children,
     compiled,
     move,
@@ -43,7 +44,7 @@ def best(
     nothing of it is left; −1 and −∞ where there is no candidate.
     """
     found, cosine = np.full(len(nodes), NONE, np.int32), np.full(len(nodes), -np.inf, np.float32)
-    order = np.argsort(parents, kind="mergesort")
+    order = ascending(parents)
     begin = 0
     while begin < len(order):
         end = begin
@@ -82,7 +83,7 @@ def _best_of_block(
         for d in range(centres.shape[1]):
             centres[j, d] /= length[j]
     products = np.dot(rows, centres.T)
-    parent, samples, other_samples = layers[layer].parent, layers[layer].samples, layers[other].samples
+    parent, samples, other_samples = layers.parent[layer], layers.samples[layer], layers.samples[other]
     for i in range(len(members)):
         node = nodes[members[i]]
         own = node if other == layer else parent[node]
@@ -111,11 +112,11 @@ def relocate(layers: Forest, features: FeatureStore, layer: int, nodes: Ids) -> 
     )
     parents = np.empty(len(nodes), np.int32)
     for i in range(len(nodes)):
-        parents[i] = layers[layer + 1].parent[layers[layer].parent[nodes[i]]]
+        parents[i] = layers.parent[layer + 1, layers.parent[layer, nodes[i]]]
     found, _ = best(layers, features, layer, nodes, layer + 1, parents)
     for i in range(len(nodes)):
-        alive = found[i] != NONE and layers[layer + 1].samples[found[i]] > 0
-        if alive and found[i] != layers[layer].parent[nodes[i]]:
+        alive = found[i] != NONE and layers.samples[layer + 1, found[i]] > 0
+        if alive and found[i] != layers.parent[layer, nodes[i]]:
             move(layers, features, layer, nodes[i], found[i], x, y)
 
 
@@ -138,8 +139,7 @@ def merge(
         np.empty(features.bits.shape[1], np.float32),
         np.empty(features.bits.shape[1], np.float32),
     )
-    own = layers[layer]
-    parents = own.parent[pieces]
+    parents = layers.parent[layer][pieces]
     found, _ = best(layers, features, layer, pieces, layer, parents)
     if propagate:
         for i in range(len(pieces)):
@@ -153,7 +153,7 @@ def merge(
             continue
         if similarity(layers, features, layer, piece, sibling, correct_noise, x, y) <= threshold:
             continue
-        if own.samples[piece] > own.samples[sibling]:
+        if layers.samples[layer, piece] > layers.samples[layer, sibling]:
             into[sibling] = piece
             absorb(layers, features, layer, piece, sibling, x, y)
         else:
@@ -171,7 +171,7 @@ def similarity(
     read(layers, features, layer, b, y)
     xx, yy = np.sum(x * x), np.sum(y * y)
     cosine = np.sum(x * y) / np.sqrt(max(xx * yy, np.float32(1e-20)))
-    n, m = layers[layer].samples[a], layers[layer].samples[b]
+    n, m = layers.samples[layer, a], layers.samples[layer, b]
     most, square = (n, xx) if n > m else (m, yy)
     if not correct or most < 2:
         return cosine
@@ -183,7 +183,7 @@ def similarity(
 @compiled
 def most_possible(layers: Forest, features: FeatureStore, layer: int, piece: int) -> int:
     """The sibling whose label reaches `piece` most by propagation over it and its nearest siblings."""
-    siblings = children(layers, layer + 1, layers[layer].parent[piece])
+    siblings = children(layers, layer + 1, layers.parent[layer, piece])
     siblings = siblings[siblings != piece]
     if len(siblings) == 0:
         return NONE
@@ -194,7 +194,7 @@ def most_possible(layers: Forest, features: FeatureStore, layer: int, piece: int
         rows[i] /= np.sqrt(max(np.sum(rows[i] * rows[i]), SMALLEST))
     to_piece = np.dot(rows, rows[0])
     to_piece[0] = np.inf
-    kept = np.argsort(-to_piece, kind="mergesort")[: PROPAGATION_NODES + 1]
+    kept = ascending(-to_piece)[: PROPAGATION_NODES + 1]
     rows = rows[kept]
     possible = propagation(np.dot(rows, rows.T), np.arange(1, len(rows)))
     return siblings[kept[np.argmax(possible[0]) + 1] - 1]

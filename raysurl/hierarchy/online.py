@@ -84,7 +84,7 @@ class Hierarchy:
         self._begin()
 
     def _begin(self) -> None:
-        self._layers = forest.empty_layers(self.num_samples, self.dim, self.levels)
+        self._layers = forest.empty_forest(self.num_samples, self.dim, self.levels)
         self._features = forest.empty_features(self.num_samples, self.dim)
         self.step = 0  # of the last update
         self._seen = 0  # samples updated since the sums were last recomputed
@@ -95,7 +95,7 @@ class Hierarchy:
 
     @property
     def fitted(self) -> bool:
-        return bool(self._layers[self.levels].samples[0])
+        return bool(self._layers.samples[self.levels, 0])
 
     def fit(self, features: ArrayLike) -> None:
         """Begin from features (N, D): density clustering on their kNN graph, coarser levels by majority.
@@ -165,16 +165,16 @@ class Hierarchy:
             prototypes=self.prototypes,
             max_units=self.max_units,
         )
-        wait = self.step - int(layers[layer].since[now].min(initial=self.step))
+        wait = self.step - int(layers.since[layer][now].min(initial=self.step))
         self.longest_wait[layer - 1] = max(self.longest_wait[layer - 1], wait)
-        units = turns.take(layers, layer, now)
-        free = layers[layer].free_size[0]
+        units = np.sort(turns.take(layers, layer, now))
+        free = int(layers.free_size[layer])
         if self.relocate:
             relocate(layers, features, layer - 1, units)
-        emptied = layers[layer].free_size[0] - free
-        clusters = np.unique(layers[layer - 1].parent[units])
+        emptied = int(layers.free_size[layer]) - free
+        clusters = np.unique(layers.parent[layer - 1][units])
         # a cluster that units came to and that waits has its own turn
-        clusters = clusters[layers[layer].since[clusters] == 0]
+        clusters = clusters[layers.since[layer][clusters] == 0]
         seed = streams.integer(self.seed, "split core", self.step, layer)
         pieces = split(
             layers, features, layer, clusters, units, self.prototypes, self.max_units, seed, self.propagate
@@ -185,24 +185,24 @@ class Hierarchy:
         self.merges[layer - 1] += merged + emptied
         # not the batch alone has changed the clusters that are the next level's units, but what waited too
         if layer + 1 < self.levels:
-            turns.mark(layers, layer, np.unique(layers[layer - 1].parent[units]), self.step)
+            turns.mark(layers, layer, np.unique(layers.parent[layer - 1][units]), self.step)
 
     def labels(self, index: ArrayLike) -> NDArray[np.int64]:
         """Sample indices (B,), repeats allowed -> labels (L, B); row 0 is the sample itself."""
         node = self._index(index)
         rows = [node]
-        for layer in self._layers[: self.levels - 1]:
-            node = layer.parent[node].astype(np.int64)
+        for layer in range(self.levels - 1):
+            node = self._layers.parent[layer][node].astype(np.int64)
             rows.append(node)
         return np.stack(rows)
 
     def clusters(self, level: int) -> Ids:
         """Ids of the clusters of a level, 2 … L, ascending."""
-        return np.flatnonzero(self._layers[level - 1].samples > 0).astype(np.int32)
+        return np.flatnonzero(self._layers.samples[level - 1] > 0).astype(np.int32)
 
     def sizes(self, level: int) -> Ids:
         """Samples of each of `clusters(level)`."""
-        return self._layers[level - 1].samples[self.clusters(level)]
+        return self._layers.samples[level - 1][self.clusters(level)]
 
     def health(self, truth: NDArray[np.int64] | None = None) -> dict[str, float]:
         """Signals per level (raysurl.hierarchy.signals); `truth` (N,) labels judge the clusters and change nothing."""
@@ -225,10 +225,11 @@ class Hierarchy:
         """Everything, as tensors and numbers; sums only of the clusters that keep one."""
         moves = np.concatenate([self.splits, self.merges, self.longest_wait])
         layers = []
-        for layer in self._layers:
-            arrays = {name: torch.from_numpy(value.copy()) for name, value in _stored(layer).items()}
-            kept = np.flatnonzero(layer.samples > 1) if layer.sums.size else np.zeros(0, np.int64)
-            layers.append({**arrays, "sums": torch.from_numpy(layer.sums[kept])})
+        for layer in range(self.levels + 1):
+            arrays = {name: torch.from_numpy(value.copy()) for name, value in self._stored(layer).items()}
+            if layer < self.levels:
+                arrays["sums"] = torch.from_numpy(self._layers.sums[layer][self._summed(layer)])
+            layers.append(arrays)
         return {
             "shape": [self.num_samples, self.dim, self.levels],
             "features": torch.from_numpy(self._features.bits.view(np.int16).copy()),
@@ -248,17 +249,32 @@ class Hierarchy:
             )
         self._begin()
         self._features.bits[:] = state["features"].numpy().view(np.uint16)
-        for layer, stored in zip(self._layers, state["layers"], strict=True):
-            for name, value in _stored(layer).items():
+        # older checkpoints have further layers that are empty
+        for layer, stored in enumerate(state["layers"][: self.levels + 1]):
+            for name, value in self._stored(layer).items():
                 if name in stored:  # older checkpoints know of nothing that waits
                     value[:] = stored[name].numpy()
-            kept = np.flatnonzero(layer.samples > 1) if layer.sums.size else np.zeros(0, np.int64)
-            layer.sums[kept] = stored["sums"].numpy()
+            if layer < self.levels:
+                self._layers.sums[layer][self._summed(layer)] = stored["sums"].numpy()
         self.step, self._seen, *moves = (int(n) for n in state["counters"])
         moves += [0] * (3 * (self.levels - 1) - len(moves))
         self.splits[:], self.merges[:], self.longest_wait[:] = np.reshape(moves, (3, self.levels - 1))
         self._looked = state["looked"].numpy().copy()
         self.recall = float(state["recall"])
+
+    def _stored(self, layer: int) -> dict[str, NDArray[Any]]:
+        """The arrays of a layer that a checkpoint holds as they are: of the root, its one node."""
+        nodes = self.num_samples if layer < self.levels else 1
+        arrays = {
+            name: value[layer, :nodes]
+            for name, value in self._layers._asdict().items()
+            if name not in ("free_size", "sums")
+        }
+        return arrays | {"free_size": self._layers.free_size[layer : layer + 1]}
+
+    def _summed(self, layer: int) -> NDArray[np.int64]:
+        """The clusters of a layer that keep a sum."""
+        return np.flatnonzero(self._layers.samples[layer] > 1) if layer else np.zeros(0, np.int64)
 
     def _index(self, index: ArrayLike) -> NDArray[np.int64]:
         samples = np.asarray(index).reshape(-1).astype(np.int64)
@@ -285,11 +301,6 @@ def _half(rows: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The bits of unit rows in half precision."""
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return np.ascontiguousarray(unit.astype(np.float16)).view(np.uint16)
-
-
-def _stored(layer: forest.Layer) -> dict[str, NDArray[Any]]:
-    """The arrays of a layer that a checkpoint holds as they are."""
-    return {name: value for name, value in layer._asdict().items() if name != "sums"}
 
 
 def _check(num_samples: int, dim: int, levels: int, thresholds: Sequence[float]) -> None:

@@ -17,6 +17,7 @@ from raysurl.hierarchy.forest import (
     Ids,
     Rows,
     allocate,
+    ascending,
     children,
     compiled,
     link,
@@ -48,7 +49,7 @@ def split(
     sought in. The largest piece keeps the cluster's id. With `propagate`, labels spread from the prototypes
     over the units' graph; else a unit goes to the nearest prototype.
     """
-    is_hit = np.zeros(len(layers[layer - 1].parent), np.bool_)
+    is_hit = np.zeros(layers.parent.shape[1], np.bool_)
     is_hit[hit] = True
     pieces = np.empty(len(clusters) * max_prototypes, np.int32)
     size = 0
@@ -64,12 +65,12 @@ def split(
             continue
         core = _core(units, is_hit, max_units, seed)
         rows = _unit_rows(read_all(layers, features, layer - 1, units[core]))
-        prototypes = _peaks(rows, layers[layer - 1].samples[units[core]], _number(len(units), max_prototypes))
+        prototypes = _peaks(rows, layers.samples[layer - 1][units[core]], _number(len(units), max_prototypes))
         group = np.empty(len(units), np.int64)
         if propagate:
             group[core] = _propagated(rows, prototypes)
         _assign(layers, features, layer - 1, units, rows[prototypes], group, core, propagate)
-        largest = np.argmax(_weights(group, layers[layer - 1].samples[units], len(prototypes)))
+        largest = np.argmax(_weights(group, layers.samples[layer - 1][units], len(prototypes)))
         new = np.full(len(prototypes), NONE, np.int32)
         for i in range(len(units)):
             g = group[i]
@@ -77,7 +78,7 @@ def split(
                 continue
             if new[g] == NONE:
                 new[g] = allocate(layers, layer)
-                link(layers, layer, new[g], layers[layer].parent[cluster])
+                link(layers, layer, new[g], layers.parent[layer, cluster])
                 pieces[size] = new[g]
                 size += 1
             move(layers, features, layer - 1, units[i], new[g], x, y)
@@ -97,7 +98,7 @@ def _core(units: Ids, is_hit: NDArray[np.bool_], most: int, seed: int) -> NDArra
     keys = np.empty(len(units), np.float64)
     for i in range(len(units)):
         keys[i] = mixed(seed, units[i]) - is_hit[units[i]]
-    return np.sort(np.argsort(keys, kind="mergesort")[:most])
+    return np.sort(ascending(keys)[:most])
 
 
 @compiled
@@ -143,7 +144,7 @@ def _peaks(rows: Rows, weight: Ids, number: int) -> NDArray[np.int64]:
                 nearest = distance[i, j]
         score[i] = density[i] * nearest
     score[densest] = np.inf
-    return np.argsort(-score, kind="mergesort")[:number]
+    return ascending(-score)[:number]
 
 
 @compiled

@@ -24,15 +24,15 @@ OF_A_CLUSTER, OF_A_UNIT, OF_A_PAIR = 4 * 10**6, 10**5, 10**3
 
 def due(layers: Forest, layer: int, dim: int, *, most: int | None, prototypes: int, max_units: int) -> Ids:
     """Clusters (c,) of `layer` to rework now, at most `most`, the longest wait first; at least one if any waits."""
-    own, capacity = layers[layer], len(layers[layer].since)
-    waiting = np.flatnonzero(own.since)
+    capacity = layers.since.shape[1]
+    waiting = np.flatnonzero(layers.since[layer])
     most = min(most or capacity, EFFORT // OF_A_CLUSTER)
-    order = own.since[waiting].astype(np.int64) * capacity + waiting
+    order = layers.since[layer, waiting].astype(np.int64) * capacity + waiting
     if len(waiting) > most:
         order = np.partition(order, most - 1)[:most]
     waiting = np.sort(order) % capacity
-    units = own.children[waiting].astype(np.int64)
-    siblings = layers[layer + 1].children[own.parent[waiting]]
+    units = layers.children[layer, waiting].astype(np.int64)
+    siblings = layers.children[layer + 1, layers.parent[layer, waiting]]
     pieces = np.clip(units // UNITS_PER_PROTOTYPE, 2, prototypes)
     compared = siblings * (hits(layers, layer, waiting) + pieces)
     pairs = np.minimum(units, max_units) ** 2
@@ -44,18 +44,18 @@ def due(layers: Forest, layer: int, dim: int, *, most: int | None, prototypes: i
 def mark(layers: Forest, layer: int, nodes: Ids, step: int) -> None:
     """Nodes (n,) of `layer` were hit: their clusters wait to be reworked, if they do not wait already."""
     for i in range(len(nodes)):
-        layers[layer].hit[nodes[i]] = True
-        parent = layers[layer].parent[nodes[i]]
-        if layers[layer + 1].since[parent] == 0:
-            layers[layer + 1].since[parent] = step
+        layers.hit[layer, nodes[i]] = True
+        parent = layers.parent[layer, nodes[i]]
+        if layers.since[layer + 1, parent] == 0:
+            layers.since[layer + 1, parent] = step
 
 
 @compiled
 def hits(layers: Forest, layer: int, clusters: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many children of each of clusters (c,) of `layer` were hit -> (c,)."""
-    out, hit, after = np.zeros(len(clusters), np.int64), layers[layer - 1].hit, layers[layer - 1].next
+    out, hit, after = np.zeros(len(clusters), np.int64), layers.hit[layer - 1], layers.next[layer - 1]
     for i in range(len(clusters)):
-        child = layers[layer].first[clusters[i]]
+        child = layers.first[layer, clusters[i]]
         while child != NONE:
             out[i] += hit[child]
             child = after[child]
@@ -64,18 +64,18 @@ def hits(layers: Forest, layer: int, clusters: NDArray[np.int64]) -> NDArray[np.
 
 @compiled
 def take(layers: Forest, layer: int, clusters: Ids) -> Ids:
-    """The children of clusters (c,) of `layer` that were hit -> (n,) ascending; none of them waits any more."""
+    """The children of clusters (c,) of `layer` that were hit -> (n,); none of them waits any more."""
     count = 0
     for i in range(len(clusters)):
-        count += layers[layer].children[clusters[i]]
+        count += layers.children[layer, clusters[i]]
     out, size = np.empty(count, np.int32), 0
     for i in range(len(clusters)):
-        layers[layer].since[clusters[i]] = 0
-        child = layers[layer].first[clusters[i]]
+        layers.since[layer, clusters[i]] = 0
+        child = layers.first[layer, clusters[i]]
         while child != NONE:
-            if layers[layer - 1].hit[child]:
-                layers[layer - 1].hit[child] = False
+            if layers.hit[layer - 1, child]:
+                layers.hit[layer - 1, child] = False
                 out[size] = child
                 size += 1
-            child = layers[layer - 1].next[child]
-    return np.sort(out[:size])
+            child = layers.next[layer - 1, child]
+    return out[:size]

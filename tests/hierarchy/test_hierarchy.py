@@ -5,7 +5,7 @@ from itertools import pairwise
 import hierarchies
 import numpy as np
 import pytest
-from hierarchies import check_forest, feature_rows, planted, unit
+from hierarchies import check_forest, feature_rows, layer_of, planted, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
@@ -84,10 +84,11 @@ def test_no_touched_cluster_waits_longer_than_all_of_its_level_take(seed, most, 
     for _ in range(25):
         h.update(random.permutation(60)[:20], unit(random.normal(size=(20, D))))
         bound = np.maximum(bound, [-(-len(h.clusters(level)) // most) for level in range(2, levels + 1)])
-        waits = [h.step - layer.since[layer.since > 0].min(initial=h.step) for layer in h._layers[1:levels]]
+        layers = [layer_of(h, layer) for layer in range(levels)]
+        waits = [h.step - layer.since[layer.since > 0].min(initial=h.step) for layer in layers[1:]]
         assert (waits <= bound).all()
         assert (h.longest_wait <= bound).all()
-        for below, own in pairwise(h._layers[:levels]):  # what was hit is known to wait, and nothing else
+        for below, own in pairwise(layers):  # what was hit is known to wait, and nothing else
             hit = np.flatnonzero(below.hit)
             assert (below.samples[hit] > 0).all()
             assert (own.since[below.parent[hit]] > 0).all()
@@ -98,13 +99,14 @@ def test_a_hit_unit_keeps_its_claim_until_its_cluster_is_reworked():
     h, again = begun(60, levels=3, max_clusters=1), small(60, levels=3, max_clusters=1)
     random = np.random.default_rng(0)
     h.update(np.arange(60), unit(random.normal(size=(60, D))))
-    assert h._layers[0].hit.any()
+    assert h._layers.hit[0].any()
     again.load_state_dict(h.state_dict())  # what waits is part of the state
     for _ in range(100):
         h.update(np.zeros(0, int), np.zeros((0, D)))
         again.update(np.zeros(0, int), np.zeros((0, D)))
         assert (h.labels(np.arange(60)) == again.labels(np.arange(60))).all()
-    assert not any(layer.hit.any() or (layer.since > 0).any() for layer in h._layers[: h.levels])
+    assert not h._layers.hit.any()
+    assert not h._layers.since[: h.levels].any()
 
 
 def test_wrong_labels_come_right_in_two_epochs_however_large_the_batch():
