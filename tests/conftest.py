@@ -7,11 +7,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool: two ranks share two cores
 
+import signal
+
 import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# A shell that starts the suite in the background has it ignore Ctrl-C, which its tests are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same cases each time: a suite that is green stays green until the code changes.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")

@@ -1,5 +1,6 @@
-"""Run a function on several gloo ranks in fresh processes and collect what each returns."""
+"""Run a function on several gloo ranks, each a process of its own, and collect what each returns."""
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,15 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+# What all of them import is imported once, by the process that they are forked from.
+multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "raysurl.train.trainer"])
+
 
 def on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """[function(rank, *args) of each rank]; what they return must be tensors and plain containers."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_entry, args=(function, world_size, folder, args), nprocs=world_size)
+        entry = (function, world_size, folder, args)
+        mp.start_processes(_entry, args=entry, nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 

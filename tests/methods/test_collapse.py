@@ -10,7 +10,7 @@ from raysurl.run import pretrain
 
 SETTINGS = (
     "runtime=local", "method.predictor=false", "method.head_norm=false", "method.tau_student=0.1",
-    "train.epochs=20", "train.schedule.warmup_epochs=2", "eval.every_epochs=0", "eval.protocols=[knn]",
+    "train.epochs=12", "train.schedule.warmup_epochs=2", "eval.every_epochs=0", "eval.protocols=[knn]",
     "eval.baselines=false", "log.tensorboard=false",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Case -> (last step's logs, results) after sixteen epochs."""
+    """Case -> (last step's logs, results) after ten epochs."""
     found = {}
     for name, method in CASES.items():
         folder = tmp_path_factory.mktemp("genurl") / name
@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
                     },
                     "encoder": {"name": "convnet"},
                     "train": {
-                        "epochs": 16,
+                        "epochs": 10,
                         "batch_size": 128,
                         "optimizer": {"name": "adam", "lr": 2e-3, "lr_batch": 0, "weight_decay": 0},
                         "schedule": {"warmup_epochs": 0},

@@ -280,8 +280,7 @@ def neighbour_consistency(folder, seed, sign):
 
 @pytest.mark.slow
 def test_raising_the_entropy_instead_of_lowering_it_makes_neighbours_less_consistent(tmp_path):
-    for seed in range(2):
-        lowered = neighbour_consistency(tmp_path / f"{seed}+", seed, 1)
-        raised = neighbour_consistency(tmp_path / f"{seed}-", seed, -1)
-        assert lowered > 0.8
-        assert raised < lowered - 0.01
+    lowered = neighbour_consistency(tmp_path / "lowered", 0, 1)
+    raised = neighbour_consistency(tmp_path / "raised", 0, -1)
+    assert lowered > 0.8
+    assert raised < lowered - 0.01

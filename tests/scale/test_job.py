@@ -18,6 +18,13 @@ from places import ROOT
 pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
 
+SMALL = [
+    "train.epochs=1",
+    "data.limit=512",
+    "method.queue_size=256",
+    "eval.linear_epochs=1",
+    "eval.baselines=false",
+]
 RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -77,8 +84,7 @@ def submitted(server, *script):
 
 def test_the_main_job_runs_through_a_job_server(server, tmp_path):
     run_dir = tmp_path / "run"
-    settings = [f"output={run_dir}", "train.epochs=2", "eval.linear_epochs=2"]
-    printed = submitted(server, "python", "pipelines/pretrain.py", *settings)
+    printed = submitted(server, "python", "pipelines/pretrain.py", f"output={run_dir}", *SMALL)
     results = json.loads((run_dir / "results.json").read_text())
     assert (results["runtime"], results["world_size"], results["finished"]) == ("ray", 2, True)
     assert f"report: {run_dir / 'report.html'}" in printed
@@ -88,7 +94,7 @@ def test_a_sweep_of_two_trials_runs_through_a_job_server(server, tmp_path):
     space, directory = tmp_path / "space.yaml", tmp_path / "sweep"
     space.write_text(
         "title: two\nrecipe: ressl/digits\naxes: {method.tau_teacher: [0.04, 0.05]}\nseeds: [0]\n"
-        "fixed: {train.epochs: 1, eval.linear_epochs: 1, eval.baselines: false}\n"
+        f"fixed: {{{', '.join(setting.replace('=', ': ') for setting in SMALL)}}}\n"
     )
     submitted(server, "python", "pipelines/sweep.py", f"space={space}", f"output={directory}")
     found = [json.loads(path.read_text()) for path in sorted(directory.glob("trials/*/trial.json"))]

@@ -18,15 +18,11 @@ def rows_of(tmp_path, *arguments):
 
 
 @pytest.mark.slow
-def test_a_row_of_steps(tmp_path):
-    (row,) = rows_of(tmp_path, "only=simclr recorded")
-    assert row["images_per_s"] > 0
-    assert row["gflop_per_image"] > 0
-    assert row["recorded"] is False
-
-
-@pytest.mark.slow
 def test_every_row(tmp_path):
     rows = rows_of(tmp_path, "seconds=900")
+    (step,) = [row for row in rows if "simclr recorded" in row["row"]]
+    assert step["images_per_s"] > 0
+    assert step["gflop_per_image"] > 0
+    assert step["recorded"] is False
     assert [row for row in rows if "error" in row] == []
     assert rows[-1]["row"] == "rcl with clusters"

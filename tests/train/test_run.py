@@ -17,6 +17,8 @@ from raysurl import cli, metrics
 from raysurl.commands import pretrain
 from raysurl.encoder import encoder_of, read_weights
 from raysurl.errors import InputError, RunError
+from raysurl.recipe import load_recipe
+from raysurl.run import pretrain as run_pretrain
 from raysurl.runtime import LocalRuntime
 from raysurl.train import checkpoint, trainer
 
@@ -229,7 +231,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
         "runtime=local", "method.hidden=32", "train.epochs=12", "data.limit=256", "train.batch_size=32",
         "eval.every_epochs=0", "eval.linear_epochs=2", "checkpoint.every_steps=5", "log.every_steps=1",
     ]  # fmt: skip
-    assert run_cli(*settings, "output=whole", cwd=tmp_path).returncode == 0
+    run_pretrain(load_recipe([*settings, f"output={tmp_path / 'whole'}"]))
     command = [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), *settings, "output=part"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
@@ -238,8 +240,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "part" / "results.json").exists()
-    done = run_cli("resume=true", "output=part", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run_pretrain(pretrain.read_recipe([f"output={tmp_path / 'part'}", "resume=true"]))
     assert losses(tmp_path / "part") == losses(tmp_path / "whole")
     ours, theirs = (
         json.loads((tmp_path / d / "results.json").read_text())["metrics"] for d in ("part", "whole")
