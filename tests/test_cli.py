@@ -81,6 +81,7 @@ NO_PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", NO_PATHS)
 @pytest.mark.parametrize(("command", "others", "key"), PATHS, ids=lambda x: x if isinstance(x, str) else "")
 def test_what_cannot_be_a_path_is_one_sentence(command, others, key, what, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ def run_dir(tmp_path_factory):
     return pretrain(load_recipe([*SETTINGS, f"output={folder}"]))
 
 
+@pytest.mark.slow
 def test_evaluate_of_a_run_repeats_its_final_metrics(run_dir, capsys):
     evaluate.main([f"run={run_dir}"])
     again = json.loads((run_dir / "evaluation.json").read_text())["metrics"]
@@ -125,6 +126,7 @@ def test_with_a_test_set_nothing_of_the_kind_is_said(run_dir):
     assert "<h2>Confused classes</h2>" in text
 
 
+@pytest.mark.slow
 def test_embed_says_at_once_what_it_cannot_write(tmp_path):
     (tmp_path / "there.parquet").touch()
     (tmp_path / "dangling.parquet").symlink_to("nowhere")

@@ -17,6 +17,7 @@ def small(**settings):
     return raysurl.GenURL(**{"epochs": 2, "hidden": (16,), "random_state": 0, **settings})
 
 
+@pytest.mark.slow
 @parametrize_with_checks([small()])
 def test_it_is_a_scikit_learn_transformer(estimator, check):
     check(estimator)
@@ -61,6 +62,7 @@ def test_the_callers_random_numbers_and_threads_stay_as_they_are(digits):
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_new_points_land_beside_their_like(digits, fitted):
     moved = fitted.transform(digits[0][:50] + 1e-3)
     assert np.abs(moved - fitted.embedding_[:50]).max() < 0.02 * np.ptp(fitted.embedding_)

@@ -104,6 +104,7 @@ def test_a_full_disk_is_1_and_one_sentence(name, called, monkeypatch):
     assert "disk full" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize(
     "becomes", [None, AttributeError("half imported"), OSError(errno.EIO, "interrupted")]
@@ -150,6 +151,7 @@ def test_a_signal_while_the_program_is_imported_is_no_traceback(signum, code):
     assert (found.returncode, len(found.stderr.splitlines())) == (code, 1), found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["recipes"], ["pretrain", "--help"], ["pretrain", "--print"]]
 )

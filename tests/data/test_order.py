@@ -97,6 +97,7 @@ def no_integrity_check(monkeypatch):
         monkeypatch.setattr(f"torchvision.datasets.{name}.check_integrity", lambda *_: True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_integrity_check")
 @pytest.mark.parametrize(
     "make", [folder, table, npz, torchvision_files, torchvision_items, torchvision_array]

@@ -38,6 +38,7 @@ def test_the_loss_is_finite_and_its_gradient_reaches_the_encoder_and_never_a_tea
     assert output.push is None or not output.push.keys.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
 def test_a_restored_state_gives_the_same_next_losses(name, tmp_path):
     recipe = contract.recipe_for(name)

@@ -117,6 +117,7 @@ def test_a_rate_by_epoch_begins_anew_with_each_round():
 # -------------------------------------------------------------------- networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "last", "blocks"), [("resnet18", "bn2", 8), ("resnet50", "bn3", 16)])
 def test_residual_blocks_begin_as_the_identity(name, last, blocks):
     def last_scales(**changes):

@@ -197,6 +197,7 @@ def test_every_switch_changes_the_loss_after_the_warm_up(tmp_path, change):
     assert trajectory(tmp_path / "a", **change) != trajectory(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_the_state_of_the_clusters_is_recorded_each_epoch_and_every_n_steps(tmp_path):
     small = {"hidden": 32, "predictor_hidden": 32, "dim": 16, "queue_size": 48, "warmup_epochs": 1}
     recipe = contract.recipe_for("rcl", method=small)

@@ -197,6 +197,7 @@ def test_fewer_samples_than_neighbours_is_an_input_error():
     assert memory_of(Neighbours(k=N - 1)) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["1-cos", "chord", "literal", "l2"])
 @pytest.mark.parametrize("kind", ["mse", "kl", "bce", "gkl"])
 def test_a_collapsed_batch_has_a_finite_loss_and_gradient(tmp_path, distance, kind):

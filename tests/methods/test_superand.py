@@ -174,6 +174,7 @@ def test_sensible_refusals(tmp_path):
         recipe_of(train={"batch_size": 16, "accumulate": 2})
 
 
+@pytest.mark.slow
 def test_resumed_in_the_middle_of_round_1_the_bank_the_neighbours_and_the_losses_are_the_same(tmp_path):
     settings = recipe_of(train={"rounds": 3, "epochs": 2})
     whole = contract.start(settings, tmp_path / "whole")
@@ -225,6 +226,7 @@ def test_two_ranks_equal_one_with_neighbours_and_two_trunks():
         torch.testing.assert_close(result["features"], alone["features"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_records_the_consistency_of_its_neighbours_and_evaluates_memory(tmp_path):
     settings = recipe_of(
         train=ROUNDS, encoder={"name": "convnet", "sobel": True}, eval={"features": "memory"}
@@ -245,6 +247,7 @@ def test_a_run_records_the_consistency_of_its_neighbours_and_evaluates_memory(tm
 SUPERAND_RECIPES = [name for name in recipe.packaged_recipes() if name.startswith("superand/")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUPERAND_RECIPES)
 def test_packaged_recipes_are_the_papers(name):
     found = recipe.load_recipe([f"recipe={name}", "data.path=somewhere"])

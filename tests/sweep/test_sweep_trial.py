@@ -49,6 +49,7 @@ def losses(folder):
     return [line["train/loss"] for line in metrics.read(folder / "metrics.jsonl") if "train/loss" in line]
 
 
+@pytest.mark.slow
 def test_a_finished_trial_leaves_its_outcome_and_is_never_run_again(sources, tmp_path, monkeypatch):
     seen = []
     outcome = run(tmp_path, sources, "eval.every_epochs=1", report=seen.append)
@@ -76,6 +77,7 @@ class KilledError(BaseException):
     """What a killed process looks like from inside: nothing after it runs."""
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_goes_on_from_its_own_checkpoint(sources, tmp_path, monkeypatch):
     run(tmp_path / "whole", sources)
     step, steps = trainer.train_step, []
@@ -99,6 +101,7 @@ def test_an_interrupted_trial_goes_on_from_its_own_checkpoint(sources, tmp_path,
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_collapsed_and_diverged_trials_end_early_and_say_so(sources, tmp_path):
     dead = (
         "method.predictor=false",

@@ -29,6 +29,7 @@ SMALL = (
 PACE = Pace(training=0.01, embedding=0.01, reading=0.0)
 
 
+@pytest.mark.slow
 def test_trial_steps_count_for_nothing(tmp_path, monkeypatch, capsys):
     """The run with its trial is bit for bit the run without one, and the caller's random numbers stay as they are."""
 
@@ -133,6 +134,7 @@ def test_paper_is_the_recipe_as_it_stands():
     assert cost.fitted(recipe, Pace(1000, 1, 1), Sizes(10**6, 10**5)) == recipe
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_preset_are_the_recipes_own(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "measure", lambda recipe, samples: (Pace(480 / 11 / 12 / 128, 0, 0), 1))
     run_dir = run.pretrain(load_recipe([*SMALL, "preset=quick", f"output={tmp_path / 'run'}"]))

@@ -38,6 +38,7 @@ def recipe_for(name):
 RECORDED = [name for name in method.available() if name not in EAGER]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", contract.slow_but(["ressl", "superand"], RECORDED))
 def test_replayed_losses_are_those_of_the_eager_step(name, tmp_path):
     eager = contract.start(recipe_for(name), tmp_path / "eager")

@@ -70,6 +70,7 @@ def test_the_encoder_file_holds_the_backbone_alone_and_loads_by_itself(finished)
     assert all(torch.equal(weights[name], stored[f"encoder.{name}"]) for name in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [3, 5, 6])
 def test_resumed_from_any_checkpoint_equals_uninterrupted_bit_by_bit(finished, tmp_path, kept):
     recipe, whole = finished
@@ -105,6 +106,7 @@ def test_a_streaming_run_in_windows_resumes_bit_by_bit_and_says_how_well_it_mixe
     assert losses(part) == losses(tmp_path / "whole")[3:]
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_passed_over_and_said_in_the_log(finished, tmp_path):
     recipe, whole = finished
     part = tmp_path / "part"
@@ -179,6 +181,7 @@ def test_views_made_in_workers_are_the_trainers_views(tmp_path):
     assert contract.steps(run, 2) == contract.steps(other, 2)
 
 
+@pytest.mark.slow
 def test_print_shows_the_resolved_recipe_and_starts_nothing(tmp_path):
     done = run_cli("recipe=ressl/cifar10", "train.epochs=3", "--print", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -90,6 +90,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", contract.slow_but(("within an epoch", "an evaluation", "a checkpoint"), MOMENTS)
 )
@@ -141,6 +142,7 @@ def rebuilt(run_dir):
     return [event for event in events if "rebuilt" in event]
 
 
+@pytest.mark.slow
 def test_a_trainer_of_another_process_is_stopped_by_a_file(whole, tmp_path, monkeypatch):
     recipe, undisturbed = whole("ressl")
     original = trainer.train_step
@@ -199,6 +201,7 @@ def test_a_damaged_record_changes_no_result(whole, tmp_path, monkeypatch, damage
     assert found == sorted(set(found))
 
 
+@pytest.mark.slow
 def test_a_state_of_before_the_tally_is_gone_on_from(whole, tmp_path):
     recipe, undisturbed = whole("ressl")
     (old,) = checkpoint.listing(undisturbed / "checkpoints")
@@ -212,6 +215,7 @@ def test_a_state_of_before_the_tally_is_gone_on_from(whole, tmp_path):
     assert {**ours, "train/loss": 0} == {**theirs, "train/loss": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["model", "optimizer", "memory", "seconds", "step"])
 def test_a_state_that_lacks_a_part_is_passed_over(whole, tmp_path, lost):
     _, undisturbed = whole("ressl")
@@ -262,6 +266,7 @@ def test_a_state_of_no_numbers_is_passed_over(whole, tmp_path):
 # -------------------------------------------------------------------- names of metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ressl", "rcl"])
 def test_the_metrics_of_a_run_are_those_that_are_said_before_it(whole, method):
     recipe, undisturbed = whole(method, **REBUILT.get(method, {}))

@@ -33,6 +33,7 @@ def metrics_of(file):
     return json.loads(file.read_text())["metrics"]
 
 
+@pytest.mark.slow
 def test_a_run_with_memory_evaluates_to_its_own_numbers_again(run_dir):
     evaluate.main([f"run={run_dir}"])
     first = metrics_of(run_dir / "results.json")

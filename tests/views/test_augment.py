@@ -210,6 +210,7 @@ def reference_view(policy: Policy, image: Tensor, draws: Draws, i: int, size: in
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("source", ["dense", "ragged"])
 def test_policy_equals_torchvision_operation_by_operation(name: str, source: str) -> None:
