@@ -78,13 +78,13 @@ def priced(
                 f"preset={recipe.preset} needs a few trial steps, which fail on these data; name train.epochs= instead"
             )
         return recipe.model_copy(update={"preset": None}), []
-    sizes = cost.Sizes(len(samples), len(division.bank) + len(division.test))
+    sizes = cost.Sizes(len(samples), len(division.bank) + len(division.test), len(division.bank))
     said = []
     if cut:
         before, recipe = recipe, cost.fitted(recipe, found, sizes, workers)
         said.append(cost.changes(before, recipe))
         count = min(len(samples), recipe.data.limit or len(samples))
-        sizes = cost.Sizes(count, sizes.evaluated * count // len(samples))
+        sizes = sizes.of(count)
     said.append(cost.sentence(recipe, found, sizes, workers))
     return recipe.model_copy(update={"preset": None}), said
 

@@ -56,10 +56,15 @@ class Pace:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Samples to train on, and those that each evaluation embeds."""
+    """Samples to train on, those that each evaluation embeds, and of these the ones that classifiers learn from."""
 
     train: int
     evaluated: int
+    labelled: int = 0
+
+    def of(self, count: int) -> Sizes:
+        """The same data cut to `count` samples to train on."""
+        return Sizes(count, self.evaluated * count // self.train, self.labelled * count // self.train)
 
 
 # -------------------------------------------------------------------- measuring
@@ -168,7 +173,7 @@ def _finish(device: torch.device) -> None:
 
 
 def seconds(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> float:
-    """About how long the run takes: reading, training, embeddings for memory and for each evaluation."""
+    """About how long the run takes: reading, training, embeddings for memory and for each evaluation, classifiers."""
     per_epoch, epochs, settings = sizes.train // recipe.train.batch_size, recipe.total_epochs, recipe.eval
     streams = recipe.data.mode == "streaming"
     step = recipe.train.batch_size * max(pace.training, pace.reading / workers if streams else 0.0)
@@ -180,7 +185,23 @@ def seconds(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> float
     online = epochs // settings.every_epochs if settings.every_epochs else 0
     embedded = sizes.train * refreshed + sizes.evaluated * (online + 1 + settings.baselines)
     reading = sizes.train * pace.reading / cores()
-    return reading + epochs * per_epoch * step + embedded * pace.embedding / workers
+    classified = sizes.labelled * _classifiers(recipe, pace) * (1 + settings.baselines)
+    return reading + epochs * per_epoch * step + (embedded * pace.embedding + classified) / workers
+
+
+def _classifiers(recipe: Recipe, pace: Pace) -> float:
+    """Seconds for each labelled sample of what classifiers see of it anew in each of their epochs."""
+    settings, each = recipe.eval, 0.0
+    if "linear" in settings.protocols and settings.linear_probe.augment is not None:
+        each += settings.linear_probe.epochs * pace.embedding
+    if "finetune" in settings.protocols:
+        # a step of training sees each view once, fine-tuning one view
+        tuned = pace.training / max(len(recipe.view_policies()), 1)
+        for tuning in settings.tunings.values():
+            pairs = len(tuning.lr) * len(tuning.head_times)
+            rounds = tuning.epochs * (1 if pairs == 1 else 1 + 0.9 * pairs)
+            each += tuning.share * rounds * (pace.embedding if tuning.frozen else tuned)
+    return each
 
 
 def sentence(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> str:
@@ -208,8 +229,7 @@ def fitted(recipe: Recipe, pace: Pace, sizes: Sizes, workers: int = 1) -> Recipe
     budget, wanted = SPENT * BUDGETS[recipe.preset], recipe.train.epochs
 
     def takes(epochs: int, count: int) -> float:
-        part = Sizes(count, sizes.evaluated * count // sizes.train)
-        return seconds(_suited(_cut(recipe, epochs), count, workers), pace, part, workers)
+        return seconds(_suited(_cut(recipe, epochs), count, workers), pace, sizes.of(count), workers)
 
     count = sizes.train
     epochs = _most(1, wanted, lambda e: takes(e, count) <= budget)

@@ -98,6 +98,33 @@ def test_cost_counts_steps_evaluations_and_baselines():
     assert cost.seconds(plain, PACE, Sizes(2000, 500)) == pytest.approx(train_s + 5)
 
 
+def test_cost_counts_what_classifiers_see_anew_in_each_epoch():
+    base = [
+        "data.path=x",
+        "train.epochs=10",
+        "train.batch_size=100",
+        "eval.every_epochs=0",
+        "eval.baselines=false",
+    ]
+    sizes = Sizes(2000, 500, labelled=400)
+
+    def seconds(*changes):
+        return cost.seconds(load_recipe([*base, *changes]), PACE, sizes)
+
+    plain = seconds("eval.protocols=[knn, linear]", "eval.probe=ressl")  # centre crops, embedded once
+    probe = ("eval.protocols=[linear]", "eval.probe=genurl_cifar10")
+    assert seconds(*probe) - plain == pytest.approx(100 * 400 * 0.01)
+    assert seconds(*probe, "eval.baselines=true") - plain == pytest.approx(5 + 2 * 100 * 400 * 0.01)
+    tuning = "eval.protocols=[finetune]"
+    frozen = seconds(tuning, "eval.finetune=[ressl_1]") - plain  # a hundredth of the labels, 60 epochs
+    assert frozen == pytest.approx(60 * 4 * 0.01)
+    # a step of the recipe sees two views; three rates are tried on nine tenths, and the best on all
+    whole = seconds(
+        tuning, "eval.finetune=[full]", "eval.finetune_epochs=20", "eval.finetune_lr=[0.1, 0.2, 0.3]"
+    )
+    assert whole - plain == pytest.approx(20 * (1 + 0.9 * 3) * 400 * 0.01 / 2)
+
+
 @pytest.mark.parametrize("training", [1e-6, 1e-4, 1e-2, 0.1, 2.0])
 @pytest.mark.parametrize("count", [100, 2000, 10**6])
 @pytest.mark.parametrize(("preset", "budget"), [("quick", 600), ("standard", 7200)])
