@@ -120,8 +120,7 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
         raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
     division = division_of(samples, eval_samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
-    if needing := [name for name in asked if "labels" in evaluate.needs(name)]:
-        _check_labels(recipe, division, eval_samples, needing)
+    check_targets(recipe, division, eval_samples, asked)
     evaluate.check(division, recipe.eval)
     check_views(recipe, samples)
     return division
@@ -130,14 +129,36 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
 def division_of(samples: Samples, eval_samples: Samples | None) -> Division:
     """Which samples will be compared with which, if all can be read."""
     test = None if eval_samples is None else np.arange(len(eval_samples))
-    return divide(samples.labels, np.arange(len(samples)), samples.split, test)
+    return divide(samples.labels, np.arange(len(samples)), samples.split, test, tags=samples.tags)
+
+
+def check_targets(
+    recipe: Recipe, division: Division, eval_samples: Samples | None, protocols: Sequence[str]
+) -> None:
+    """Raises InputError where the data have no labels, or no tags, by which the protocols could judge."""
+    either = "tags" if division.num_tags else "labels"
+    wanted = {name: evaluate.needs(name) for name in protocols}
+    by = {
+        what: [
+            name for name, asked in wanted.items() if what in asked or ("targets" in asked and what == either)
+        ]
+        for what in ("labels", "tags")
+    }
+    if by["labels"]:
+        _check_labels(recipe, division, eval_samples, by["labels"])
+    if by["tags"] and not (division.num_tags and len(division.test)):
+        few = "no test set" if division.num_tags else "none"
+        raise InputError(
+            f"eval.protocols={','.join(by['tags'])} needs images of several classes each, as data.name=voc:2007 has,"
+            f" for training and for the test; {recipe.data.name} has {few}"
+        )
 
 
 def _check_labels(
     recipe: Recipe, division: Division, eval_samples: Samples | None, protocols: Sequence[str]
 ) -> None:
     named = f"eval.protocols={','.join(protocols)}"
-    if not len(division.test):
+    if not len(division.test) or division.num_tags:
         few = "none" if division.labels is None or not (division.labels >= 0).any() else "too few"
         raise InputError(
             f"{named} needs labels and {recipe.data.name} has {few}; use eval.protocols=[rankme] or data with labels"

@@ -12,6 +12,7 @@ from raysurl.encoder import named_encoder
 from raysurl.evaluate.evaluator import Evaluator, check_views
 from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
+from raysurl.run import check_targets, division_of
 from raysurl.runtime import LocalRuntime, default_device
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
@@ -22,12 +23,15 @@ RECIPE = ("data", "eval")  # its other arguments, and all others of a recipe
 
 def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
-    found = named_encoder(take(arguments)[1])
+    given = take(arguments)[1]
+    found = named_encoder(given)
     recipe, device = found.recipe, default_device()
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
     check_views(recipe, samples)
+    asked = recipe.eval.protocols if "eval.protocols" in given else ()
+    check_targets(recipe, division_of(samples, eval_samples), eval_samples, asked)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
     networks, said = stored.networks(found.where, recipe, found.encoder, source)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raysurl.errors import InputError
-from raysurl.recipe.probes import PROBES, Probe
+from raysurl.recipe.probes import PROBES, Positive, Probe
 from raysurl.recipe.schema import Section, sentence
 from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES, Policy
@@ -16,7 +16,8 @@ LABELS = "labels"  # the teacher of a supervised reference: the labels of the da
 
 
 class Data(Section):
-    """What to read. Names: digits | torchvision:<class> | folder | parquet | npz | planetoid:<graph>."""
+    """What to read. Names: digits | torchvision:<class> | folder | parquet | npz | planetoid:<graph> | voc:<year> |
+    coco:<year>."""
 
     name: str = "folder"  # what kind of data; `raysurl recipes` lists them
     path: str | None = None  # a folder, file, root or URI, as data.name has it
@@ -162,7 +163,19 @@ class Evaluation(Section):
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
     protocols: tuple[
-        Literal["knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes"], ...
+        Literal[
+            "knn",
+            "linear",
+            "lbfgs",
+            "transfer",
+            "finetune",
+            "rankme",
+            "embedding",
+            "nodes",
+            "svm",
+            "multilabel",
+        ],
+        ...,
     ] = (  # how features are judged at the end
         "knn",
         "linear",
@@ -188,6 +201,11 @@ class Evaluation(Section):
     finetune_head_times: float | tuple[float, ...] | None = None  # the head's rate over the encoder's
     finetune_batch_size: int | None = None  # of fine-tuning
     finetune_augment: str | None = None  # as linear_augment
+    svm_shots: tuple[Annotated[int, Field(ge=1)], ...] = (4, 8, 16, 32, 64)  # images of a class, besides all
+    svm_draws: int = Field(5, ge=1)  # of so many images
+    svm_costs: tuple[Positive, ...] = Field(
+        (*(10.0**i for i in range(-7, 3)), *(0.5**i for i in range(4, 20))), min_length=1
+    )  # of which cross-validation chooses
     margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
