@@ -13,7 +13,7 @@ from raysurl import build, evaluate, metrics, stopping, teachers
 from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, initial_weights
 from raysurl.errors import InputError, storage_error
-from raysurl.evaluate import Division, divide
+from raysurl.evaluate import Division, detecting, divide, elsewhere
 from raysurl.evaluate.evaluator import check_views
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
@@ -118,12 +118,31 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
             for width in (samples.width(), eval_samples.width())
         )
         raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
-    division = division_of(samples, eval_samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
+    return check_judging(recipe, samples, eval_samples, asked)
+
+
+def check_judging(
+    recipe: Recipe, samples: Samples, eval_samples: Samples | None, asked: Sequence[str]
+) -> Division:
+    """How the data are divided. Raises InputError where the protocols cannot judge by them, or by those of elsewhere;
+    `asked`: the protocols that must not be left out for want of labels."""
+    division = division_of(samples, eval_samples)
     check_targets(recipe, division, eval_samples, asked)
     evaluate.check(division, recipe.eval)
     check_views(recipe, samples)
+    detecting.check(recipe, samples, eval_samples)
+    for name, there, (train, test) in elsewhere.opened(recipe):
+        try:
+            check_judging(there, train, test, there.eval.protocols)
+        except InputError as error:
+            raise InputError(f"eval.elsewhere.{name}: {error}") from None
     return division
+
+
+def divisions_elsewhere(recipe: Recipe) -> dict[str, Division]:
+    """How the data of `eval.elsewhere` are divided, by name."""
+    return {name: division_of(train, test) for name, _, (train, test) in elsewhere.opened(recipe)}
 
 
 def division_of(samples: Samples, eval_samples: Samples | None) -> Division:

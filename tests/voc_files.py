@@ -1,5 +1,7 @@
 """PASCAL VOC and COCO in small: made-up images with objects of few classes, in the files of their authors."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
@@ -50,3 +52,60 @@ def voc_files(root, counts=None, *, year="2007"):
     for part, names in lists.items():
         (base / "ImageSets" / "Main" / f"{part}.txt").write_text("".join(f"{name}\n" for name in names))
     return ["data.name=voc:" + year, f"data.path={root}"]
+
+
+def coco_files(root, counts=None, *, size=(256, 256), kinds=3):
+    """`counts`: images of train2017 and val2017; rectangles and ellipses, with masks in all three forms of COCO."""
+    ids = (7, 2, 90)  # categories need not be consecutive, nor in order
+    for split, count in (counts or {"train": 14, "val": 6}).items():
+        tree = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": i, "name": f"kind {i}"} for i in ids[:kinds]],
+        }
+        for number in range(count):
+            name = f"{split}2017/{number:012}.jpg"
+            boxes = _boxes(number, size, kinds)
+            picture(root / name, boxes, size=size, seed=number)
+            tree["images"].append(
+                {"id": 100 + number, "file_name": name.partition("/")[2], "width": size[0], "height": size[1]}
+            )
+            for kind, *box in boxes:
+                x, y, w, h = box
+                corners = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+                tree["annotations"].append(
+                    {
+                        "id": len(tree["annotations"]) + 1,
+                        "image_id": 100 + number,
+                        "category_id": ids[kind],
+                        "bbox": box,
+                        "area": w * h,
+                        "iscrowd": 0,
+                        "segmentation": corners if kind else counted(box, size),
+                    }
+                )
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(tree))
+    return ["data.name=coco:2017", f"data.path={root}"]
+
+
+def _boxes(number, size, kinds):
+    """One object in each half of the image; the last of each seven images shows none."""
+    if number % 7 == 6:
+        return []
+    w, h = size[0] // 4 + 7 * (number % 4), size[1] // 3
+    first = (number % kinds, 10 + number, 12 + 3 * number, w, h)
+    return [first, ((number + 1) % kinds, size[0] // 2 + 15, size[1] // 2 + 2 * number, w - 6, h)]
+
+
+def counted(box, size):
+    """A rectangle as COCO counts its pixels, column by column."""
+    x, y, w, h = box
+    mask = np.zeros((size[1], size[0]), bool)
+    mask[y : y + h, x : x + w] = True
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    return {
+        "size": [size[1], size[0]],
+        "counts": np.diff(np.concatenate([[0], changes, [flat.size]])).tolist(),
+    }

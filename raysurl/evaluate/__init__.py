@@ -3,8 +3,8 @@
 `run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent and carry their interval
 (raysurl.intervals.Measured). `names(settings, division)` lists the metrics. NEEDS names what it asks of the data:
 labels; tags, of samples that show several classes at once; targets, labels or tags; inputs, the raw values of some
-samples; nodes, all labelled samples, which it divides itself; augmented, random views of the train images where its
-settings say so. OF_PIXELS says whether raw pixels are its baseline.
+samples; nodes, all labelled samples, which it divides itself; instances, the objects in each image; augmented, random
+views of the train images where its settings say so. OF_PIXELS says whether raw pixels are its baseline.
 `check(division, settings)`, where a module has one, raises InputError for what it could not do with the data. A further
 protocol is a further module and its name in the recipe.
 """

@@ -35,6 +35,7 @@ from raysurl.evaluate import (
     of_pixels,
     pixel_features,
 )
+from raysurl.evaluate.detecting import detected
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.tuning import Task, tune
 from raysurl.functional import evenly_spaced
@@ -149,16 +150,18 @@ class Evaluator:
         judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
         views = [self._augmented(encoder) for encoder in judged]
         tuned = [self._tuned(encoder) for encoder in judged]
+        found_boxes = [self._detected(encoder) for encoder in judged]
         if features is None:
             self._help(views)
             return Evaluated({}, None, self.bank, {})
         features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0], tuned=tuned[0])
+        features = replace(features, detected=found_boxes[0])
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
         if untrained is not None:
-            untrained = replace(untrained, augmented=views[1], tuned=tuned[1])
+            untrained = replace(untrained, augmented=views[1], tuned=tuned[1], detected=found_boxes[1])
             found = evaluate(untrained, settings, prefix="untrained", seed=seed)
             metrics |= _of_the_backbone(found) if headline else found
         if untrained_headline is not None:
@@ -207,6 +210,11 @@ class Evaluator:
             task = Task(*given, self.bank, self.test, self.num_classes, policy)
             found[name] = tune(encoder, task, tuning)
         return found
+
+    def _detected(self, encoder: nn.Module) -> dict[str, float]:
+        if "instances" not in self._needs or not len(self.test):
+            return {}
+        return detected(encoder, self.recipe, self.runtime, self.source, self.test_source)
 
     def _help(self, views: Sequence[Callable[[int], Tensor] | None]) -> None:
         """Embed on this rank what rank 0 asks for while it runs the protocols."""

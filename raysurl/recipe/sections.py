@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raysurl.errors import InputError
+from raysurl.recipe.detections import Detection
 from raysurl.recipe.probes import PROBES, Positive, Probe
 from raysurl.recipe.schema import Section, sentence
 from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES, Policy
 
+TAKEN = ("untrained", "pixels", "backbone")  # what metrics of the run's own data may begin with
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
 
 
@@ -158,30 +160,29 @@ class Checkpoint(Section):
     keep: int = Field(2, ge=1)  # newest ones kept, besides the best
 
 
+Protocol = Literal[
+    "knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes", "svm", "multilabel", "detection"
+]  # fmt: skip
+
+
+class Elsewhere(Section):
+    """Other data by which the backbone is judged at the end, besides those that it trained on."""
+
+    data: Data
+    protocols: tuple[Protocol, ...] = Field(min_length=1)
+    size: int | None = Field(None, ge=4)  # pixels of an image there; None: views.size
+
+
 class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
-    protocols: tuple[
-        Literal[
-            "knn",
-            "linear",
-            "lbfgs",
-            "transfer",
-            "finetune",
-            "rankme",
-            "embedding",
-            "nodes",
-            "svm",
-            "multilabel",
-        ],
-        ...,
-    ] = (  # how features are judged at the end
+    protocols: tuple[Protocol, ...] = (
         "knn",
         "linear",
         "lbfgs",
         "rankme",
-    )
+    )  # how features are judged at the end
     knn_k: tuple[int, ...] = (200, 20)  # neighbours that vote; the headline is 200
     knn_tau: float = Field(0.1, gt=0)  # temperature of their weights
     probe: str = (
@@ -206,6 +207,10 @@ class Evaluation(Section):
     svm_costs: tuple[Positive, ...] = Field(
         (*(10.0**i for i in range(-7, 3)), *(0.5**i for i in range(4, 20))), min_length=1
     )  # of which cross-validation chooses
+    detection: Detection = Detection()  # how a detector is trained
+    elsewhere: dict[Annotated[str, Field(pattern="^[a-z0-9]+$")], Elsewhere] = Field(
+        {}
+    )  # by what their metrics are called
     margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
@@ -244,6 +249,8 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Evaluation:
+        if taken := [name for name in self.elsewhere if name in TAKEN]:
+            raise ValueError(f"elsewhere.{taken[0]} is no name for other data; metrics are called so already")
         if self.probe not in PROBES:
             raise ValueError(f"probe={self.probe} is none; choose one of {', '.join(PROBES)}")
         named = self.finetune
