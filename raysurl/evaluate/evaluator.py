@@ -34,6 +34,7 @@ from raysurl.evaluate import (
     needs,
     of_pixels,
     pixel_features,
+    serves,
 )
 from raysurl.evaluate.detecting import detected
 from raysurl.evaluate.features import Tuned
@@ -93,7 +94,7 @@ class Evaluator:
         self.notes: list[str] = []
         test = None if eval_source is None else np.flatnonzero(eval_source.readable)
         usable = np.flatnonzero(source.readable)
-        division = divide(source.labels, usable, source.split, test, tags=source.tags)
+        self.division = division = divide(source.labels, usable, source.split, test, tags=source.tags)
         self.bank, self.test = division.bank, division.test
         if division.note:
             self.notes.append(division.note)
@@ -250,7 +251,9 @@ class Evaluator:
 
     @property
     def _needs(self) -> frozenset[str]:
-        return needs(*self.recipe.eval.protocols)
+        """What those protocols ask for that are run on these data."""
+        asked = self.recipe.eval.protocols
+        return needs(*(name for name in asked if serves(self.division, needs(name))))
 
     @property
     def _all_labelled(self) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import on_ranks
 from voc_files import coco_files
 
 pytest.importorskip("pycocotools")
@@ -280,3 +281,23 @@ def test_the_same_again_is_the_same(root):
         )  # fmt: skip
         found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(*found)
+
+
+def _on_rank(rank, world, root):
+    recipe = recipe_for(root, "eval.detection.steps=2", "eval.detection.rois=4", "eval.detection.sizes=[64]")
+    source, test = (
+        open_source(open_samples(recipe.data, split, seed=0), recipe.data) for split in ("train", "eval")
+    )
+    runtime = LocalRuntime(torch.device("cpu"), rank=rank, world_size=world)
+    shown = detecting.shown_of(recipe, "train")
+    model = detecting.train(encoder_of(recipe), recipe, runtime, source, shown)
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    return weights, detecting.detected(encoder_of(recipe), recipe, runtime, source, test)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_one_detector_and_the_first_judges_it(root):
+    (first, found), (second, nothing) = on_ranks(_on_rank, 2, 2, root)
+    assert torch.equal(first, second)
+    assert set(found) == {f"{of}_{ap}" for of in ("box", "mask") for ap in ("ap", "ap50", "ap75")}
+    assert nothing == {}

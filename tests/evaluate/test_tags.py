@@ -21,10 +21,13 @@ from raysurl.data.planetoid import TRAIN, VALIDATION
 from raysurl.encoder import encoder_of, write_encoder
 from raysurl.errors import InputError
 from raysurl.evaluate import Features, evaluate, svm, transfer
+from raysurl.evaluate.evaluator import Evaluator
 from raysurl.evaluate.expected import final_names
 from raysurl.evaluate.precision import Ranking
 from raysurl.recipe import Data, Evaluation, dump, load_recipe
 from raysurl.run import check_targets, division_of
+from raysurl.runtime import LocalRuntime
+from raysurl.train import local
 
 # -------------------------------------------------------------------- the reader
 
@@ -302,3 +305,19 @@ def test_labelled_data_go_on_as_before():
     recipe = load_recipe(["recipe=ressl/digits", "eval.protocols=[transfer, knn]"])
     samples, test = (open_samples(recipe.data, split, 0) for split in ("train", "eval"))
     check_targets(recipe, division_of(samples, test), test, recipe.eval.protocols)
+
+
+def test_a_protocol_that_the_data_do_not_serve_asks_the_other_ranks_for_nothing(tmp_path):
+    given = [
+        "recipe=ressl/digits",
+        *voc_files(tmp_path, {"train": 6, "val": 2, "test": 4}),
+        "eval.linear_augment=weak",
+    ]
+    asked = {"linear": (), "multilabel": ("augmented",)}
+    for protocol, needed in asked.items():
+        recipe = load_recipe([*given, f"eval.protocols=[{protocol}]"])
+        sources = local.open_sources(
+            recipe, *(open_samples(recipe.data, part, 0) for part in ("train", "eval"))
+        )
+        evaluator = Evaluator(recipe, LocalRuntime(torch.device("cpu")), *sources)
+        assert bool(evaluator._augmented(encoder_of(recipe))) == bool(needed)
