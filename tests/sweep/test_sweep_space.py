@@ -406,3 +406,12 @@ def test_measures_that_no_run_has_or_no_axis_are_refused():
         "paper": {},
     }
     refused(r"measures\.k must be of a grid's axis, and name a metric for each", **{**MEASURED, **wrong})
+
+
+def test_each_cell_is_printed_with_its_own_number(capsys):
+    sweep.main(["space=mvmr_table4", "scale=full", "--print"])
+    said = capsys.readouterr().out
+    lines = [line.split() for line in said.splitlines() if "MV-MR ResNet50" in line]
+    assert [line[-1] for line in lines] == ["95.6", "75.3"]
+    assert len({line[0] for line in lines}) == 1
+    assert "1 trials of 2 cells" in said
