@@ -104,8 +104,13 @@ def detected(
 
     Every rank calls it. Raises RunError where it diverges.
     """
-    shown, of_test = shown_of(recipe, "train"), shown_of(recipe, "eval")
-    model = train(encoder, recipe, runtime, source, shown)
+    model = train(encoder, recipe, runtime, source, shown_of(recipe, "train"))
+    return tested(model, recipe, runtime, test_source)
+
+
+def tested(model: Any, recipe: Recipe, runtime: Runtime, test_source: Source) -> dict[str, float]:
+    """The same of a detector that is trained."""
+    of_test = shown_of(recipe, "eval")
     index = np.flatnonzero(test_source.readable)
     world, rank = distributed.world_size(), distributed.rank()
     own = np.array_split(index, world)[rank]
