@@ -13,7 +13,7 @@ from raysurl import build, evaluate, metrics, stopping, teachers
 from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, initial_weights
 from raysurl.errors import InputError, storage_error
-from raysurl.evaluate import Division, divide
+from raysurl.evaluate import Division, detecting, divide, elsewhere
 from raysurl.evaluate.evaluator import check_views
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
@@ -118,26 +118,66 @@ def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | 
             for width in (samples.width(), eval_samples.width())
         )
         raise InputError(f"data.eval_path={recipe.data.eval_path} holds {there} and the training data {here}")
-    division = division_of(samples, eval_samples)
     asked = recipe.eval.protocols if "protocols" in recipe.eval.model_fields_set and not recipe.resume else ()
-    if needing := [name for name in asked if "labels" in evaluate.needs(name)]:
-        _check_labels(recipe, division, eval_samples, needing)
+    return check_judging(recipe, samples, eval_samples, asked)
+
+
+def check_judging(
+    recipe: Recipe, samples: Samples, eval_samples: Samples | None, asked: Sequence[str]
+) -> Division:
+    """How the data are divided. Raises InputError where the protocols cannot judge by them, or by those of elsewhere;
+    `asked`: the protocols that must not be left out for want of labels."""
+    division = division_of(samples, eval_samples)
+    check_targets(recipe, division, eval_samples, asked)
     evaluate.check(division, recipe.eval)
     check_views(recipe, samples)
+    detecting.check(recipe, samples, eval_samples)
+    for name, there, (train, test) in elsewhere.opened(recipe):
+        try:
+            check_judging(there, train, test, there.eval.protocols)
+        except InputError as error:
+            raise InputError(f"eval.elsewhere.{name}: {error}") from None
     return division
+
+
+def divisions_elsewhere(recipe: Recipe) -> dict[str, Division]:
+    """How the data of `eval.elsewhere` are divided, by name."""
+    return {name: division_of(train, test) for name, _, (train, test) in elsewhere.opened(recipe)}
 
 
 def division_of(samples: Samples, eval_samples: Samples | None) -> Division:
     """Which samples will be compared with which, if all can be read."""
     test = None if eval_samples is None else np.arange(len(eval_samples))
-    return divide(samples.labels, np.arange(len(samples)), samples.split, test)
+    return divide(samples.labels, np.arange(len(samples)), samples.split, test, tags=samples.tags)
+
+
+def check_targets(
+    recipe: Recipe, division: Division, eval_samples: Samples | None, protocols: Sequence[str]
+) -> None:
+    """Raises InputError where the data have no labels, or no tags, by which the protocols could judge."""
+    either = "tags" if division.num_tags else "labels"
+    wanted = {name: evaluate.needs(name) for name in protocols}
+    by = {
+        what: [
+            name for name, asked in wanted.items() if what in asked or ("targets" in asked and what == either)
+        ]
+        for what in ("labels", "tags")
+    }
+    if by["labels"]:
+        _check_labels(recipe, division, eval_samples, by["labels"])
+    if by["tags"] and not (division.num_tags and len(division.test)):
+        few = "no test set" if division.num_tags else "none"
+        raise InputError(
+            f"eval.protocols={','.join(by['tags'])} needs images of several classes each, as data.name=voc:2007 has,"
+            f" for training and for the test; {recipe.data.name} has {few}"
+        )
 
 
 def _check_labels(
     recipe: Recipe, division: Division, eval_samples: Samples | None, protocols: Sequence[str]
 ) -> None:
     named = f"eval.protocols={','.join(protocols)}"
-    if not len(division.test):
+    if not len(division.test) or division.num_tags:
         few = "none" if division.labels is None or not (division.labels >= 0).any() else "too few"
         raise InputError(
             f"{named} needs labels and {recipe.data.name} has {few}; use eval.protocols=[rankme] or data with labels"

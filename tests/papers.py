@@ -102,6 +102,28 @@ def light_backbones() -> Cells:
     return found
 
 
+TRANSFER = ("CIFAR-10", "CIFAR-100", "Food-101", "Cars", "DTD", "Pets", "Flowers", "Aircraft", "Caltech101")
+FEW = ("1 %, top 1", "1 %, top 5", "10 %, top 1", "10 %, top 5")
+SHOTS = ("k=4", "k=8", "k=16", "k=32", "k=64", "Full")
+
+
+def own(cells: Cells) -> Cells:
+    """The same under names without a paper's mark of its own rows."""
+    return {(name.removesuffix(" (Ours)"), *rest): value for (name, *rest), value in cells.items()}
+
+
+def light_and_few() -> Cells:
+    nets = {"ResNet-18": "resnet18", "ResNet-34": "resnet34", "EfficientNet-B0": "efficientnet_b0",
+            "EfficientNet-B1": "efficientnet_b1", "MobileNet-V3-Large": "mobilenet_v3_large"}  # fmt: skip
+    found: Cells = {}
+    net = ""
+    for row in rows("ReSSL", "TABLE 14", "5.2 Results on Lightweight"):
+        net = nets.get(row[0], net)
+        if row[0] == "ReSSL (Multi)":
+            found |= {(net, "1 %"): number(row[3]), (net, "10 %"): number(row[4])}
+    return found
+
+
 def queue_sizes() -> Cells:
     found: Cells = {}
     for row in rows("ReSSL", "TABLE 6", "5.1 Results"):
@@ -111,6 +133,15 @@ def queue_sizes() -> Cells:
 
 
 # -------------------------------------------------------------------- the others
+
+
+def genurl_stl() -> Cells:
+    """By epochs, and by epochs and what is done with the labels."""
+    found = named("GenURL", "TABLE I ", "TABLE II", GENURL_STL)
+    for (name, column), value in list(found.items()):
+        semi = column.startswith("semi ")
+        found[name, column.removeprefix("semi ").removesuffix("ep"), "semi" if semi else "linear"] = value
+    return found
 
 
 def genurl_loss() -> Cells:
@@ -193,7 +224,10 @@ def rcl_rows() -> Cells:
     for row in rows("RCL", "Table 1.", "5.2 "):
         for half in (row[:5], row[5:]):
             if len(half) == 5 and number(half[3]) is not None:
-                found[half[0].replace(" (Ours)", ""), half[2]] = number(half[3])
+                name = half[0].replace(" (Ours)", "")
+                found[name, half[2]] = found[f"{name}, {half[2]}", "top 1"] = number(half[3])
+                if number(half[4]) is not None:
+                    found[f"{name}, {half[2]}", "top 5"] = number(half[4])
     return found
 
 
@@ -267,6 +301,11 @@ def tables() -> dict[str, dict[str, Cells]]:
             "Table 4": ticked("ReSSL", "TABLE 4", "Fig. 2.", TEACHER_VIEW, DATASETS, all_of="all"),
             "Table 6": queue_sizes(),
             "Table 7": last_column("ReSSL", "TABLE 7", "Linear Evaluation."),
+            "Table 9": own(named("ReSSL", "Method\tEpochs\tCIFAR-10", "icantly", [None, *TRANSFER])),
+            "Table 10": own(named("ReSSL", "TABLE 10", "Semi-Supervised Learning.", [None, *FEW])),
+            "Table 11": own(named("ReSSL", "TABLE 11", "Transfer Learning on Low-shot", [None, *SHOTS])),
+            "Table 12": own(named("ReSSL", " TABLE 12", "setting in [36]", ["AP box", "AP mask"])),
+            "Table 14": light_and_few(),
             "Table 8": last_column("ReSSL", "TABLE 8", "Working with Multi-Crops and")
             | {new: last_column("ReSSL", "TABLE 7", "Linear Evaluation.")[old] for old, new in crops.items()}
             | {
@@ -277,14 +316,21 @@ def tables() -> dict[str, dict[str, Cells]]:
         },
         "RCL": {
             "Table 1": rcl_rows(),
+            "Table 2": own(named("RCL", "Table 2. Comparison", "e.g., SwAV", FEW)),
             "Table 3": rcl_levels(),
             "Table 4": rcl_clusterings(3),
             "Table 4, seconds": rcl_clusterings(4),
         },
         "Super-AND": {"Table 1": superand_coarse(), **superand_small(), "Table 5": superand_init()},
         "MV-MR": {
-            "Table 1": named("MV-MR", "VICReg [9]\t", "Table 1:", ["top 1", "top 5"]),
+            "Table 1": named(
+                "MV-MR",
+                "Method\tLinear\t\tSemi",
+                "Table 1:",
+                ["top 1", "top 5", "1 %, top 1", "10 %, top 1", "1 %, top 5", "10 %, top 5"],
+            ),
             "Table 2": named("MV-MR", "Method\tSTL10", "Table 2:", [""]),
+            "Table 3": named("MV-MR", "Linear Classification\t", "Table 3:", [""]),
             "Table 4": named("MV-MR", "Approach\tParam", "Table 4:", [None, "STL10", "ImageNet-1K"]),
             "Table 5": mvmr_losses(),
             "Table 6": ticked("MV-MR", "1 feature", "Table 6:", FEATURES, ("",)),
@@ -292,7 +338,7 @@ def tables() -> dict[str, dict[str, Cells]]:
             "Table 8": mvmr_projectors(),
         },
         "GenURL": {
-            "Table I": named("GenURL", "TABLE I ", "TABLE II", GENURL_STL),
+            "Table I": genurl_stl(),
             "Table II": named(
                 "GenURL", "TABLE II ", "## B.", [*GENURL_CIFAR, "ImageNet resnet18", "ImageNet resnet50"]
             ),

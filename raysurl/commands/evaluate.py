@@ -9,9 +9,11 @@ from raysurl import intervals
 from raysurl.classifier import write_classifiers
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
-from raysurl.evaluate.evaluator import Evaluator, check_views
+from raysurl.evaluate.elsewhere import judged
+from raysurl.evaluate.evaluator import Evaluator
 from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
+from raysurl.run import check_judging
 from raysurl.runtime import LocalRuntime, default_device
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
@@ -22,16 +24,17 @@ RECIPE = ("data", "eval")  # its other arguments, and all others of a recipe
 
 def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
-    found = named_encoder(take(arguments)[1])
+    given = take(arguments)[1]
+    found = named_encoder(given)
     recipe, device = found.recipe, default_device()
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
-    check_views(recipe, samples)
+    check_judging(recipe, samples, eval_samples, recipe.eval.protocols if "eval.protocols" in given else ())
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
     networks, said = stored.networks(found.where, recipe, found.encoder, source)
-    evaluated = evaluator.final(networks.to(device), stored.untrained_embedder(recipe, source))
+    evaluated = judged(evaluator, networks.to(device), stored.untrained_embedder(recipe, source))
     metrics, between = evaluated.metrics, intervals.of_metrics(evaluated.metrics)
     written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))

@@ -46,7 +46,8 @@ class Samples:
     `note`: a remark on the listing for the log. `missing`: what could not be opened when the data were listed, and is
     no sample. `flatten`: images become vectors. `depth`: the range of pixels wider than a byte. `split` (N,): the data
     set's own division of its labelled samples, where it has one (raysurl.data.planetoid.TRAIN, VALIDATION, TEST;
-    0 = in none).
+    0 = in none). `tags` (N, T) int8, of samples that show several classes at once: 1 = shown, 0 = not, −1 = not to be
+    judged; `tag_names` (T,).
     """
 
     listing: Listing
@@ -60,6 +61,8 @@ class Samples:
     text_labels: bool = False
     missing: tuple[Unreadable, ...] = ()
     depth: Depth | None = None
+    tags: NDArray[np.int8] | None = None
+    tag_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -103,7 +106,8 @@ class Samples:
         """These samples alone, renumbered in the given order."""
         labels = None if self.labels is None else self.labels[index]
         split = None if self.split is None else self.split[index]
-        return replace(self, listing=self.listing.select(index), labels=labels, split=split)
+        tags = None if self.tags is None else self.tags[index]
+        return replace(self, listing=self.listing.select(index), labels=labels, split=split, tags=tags)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Encoded]:
         """Encoded samples in the order asked for: bytes, an array, or a DecodeError where fetching failed.

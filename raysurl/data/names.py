@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from raysurl import streams
-from raysurl.data import folders, listings, planetoid, storage, tables, torchvision_data
+from raysurl.data import coco, folders, listings, planetoid, storage, tables, torchvision_data, voc
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
 from raysurl.data.depth import Depth
@@ -34,6 +34,8 @@ KINDS = {  # data.name -> what it reads
     "npz": ".npy or .npz arrays in data.path",
     "torchvision:<class>": "a data set of torchvision, CIFAR10 for example, with data.path as its root",
     "planetoid:<graph>": "a citation graph, Cora, CiteSeer or PubMed, with data.path as its root",
+    "voc:<year>": "PASCAL VOC, 2007 for example, with data.path as the folder that holds VOCdevkit",
+    "coco:<year>": "COCO, 2017 for example, with data.path as the folder that holds annotations and images",
 }
 
 
@@ -105,7 +107,9 @@ def _open(data: Data, split: Split) -> Samples | None:
             f"data.labels={data.labels}: data.name={data.name} has its own labels; valid is none"
         )
     samples = _of_its_own(data, split)
-    return replace(samples, labels=None) if samples is not None and data.labels == "none" else samples
+    if samples is None or data.labels != "none":
+        return samples
+    return replace(samples, labels=None, tags=None)
 
 
 def _of_its_own(data: Data, split: Split) -> Samples | None:
@@ -116,6 +120,10 @@ def _of_its_own(data: Data, split: Split) -> Samples | None:
         return torchvision_data.open_dataset(data, split)
     if data.name.startswith("planetoid:"):
         return _nodes(data, split)
+    if data.name.startswith("voc:"):
+        return voc.open_voc(data, split)
+    if data.name.startswith("coco:"):
+        return coco.open_coco(data, split)
     raise InputError(f"data.name={data.name} is not known; choose one of {', '.join(KINDS)}")
 
 

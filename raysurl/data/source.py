@@ -40,7 +40,7 @@ class SourceFacts:
 
     `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
     sentences for the log. `split` (N,), `label_values`: see `Samples`. `windows`: of samples that are read in groups as
-    they are asked for; None: all can be shuffled.
+    they are asked for; None: all can be shuffled. `tags` (N, T): see `Samples`.
     """
 
     readable: NDArray[np.bool_]
@@ -52,6 +52,7 @@ class SourceFacts:
     split: NDArray[np.uint8] | None = None
     label_values: tuple[int, ...] | None = None
     windows: Windows | None = None
+    tags: NDArray[np.int8] | None = None
 
 
 class Source:
@@ -63,7 +64,7 @@ class Source:
         self.labels, self.class_names = facts.labels, facts.class_names
         self.label_values = facts.label_values
         self.mode, self.split = facts.mode, facts.split
-        self.windows = facts.windows
+        self.windows, self.tags = facts.windows, facts.tags
 
     def __len__(self) -> int:
         return len(self.readable)
@@ -247,6 +248,7 @@ def checked_facts(
         samples.split,
         samples.label_values,
         windows,
+        samples.tags,
     )
 
 

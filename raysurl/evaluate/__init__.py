@@ -2,7 +2,8 @@
 
 `run(features, settings, *, seed)` yields (metric name, value); accuracies are in percent and carry their interval
 (raysurl.intervals.Measured). `names(settings, division)` lists the metrics. NEEDS names what it asks of the data:
-labels; inputs, the raw values of some samples; nodes, all labelled samples, which it divides itself; augmented, random
+labels; tags, of samples that show several classes at once; targets, labels or tags; inputs, the raw values of some
+samples; nodes, all labelled samples, which it divides itself; instances, the objects in each image; augmented, random
 views of the train images where its settings say so. OF_PIXELS says whether raw pixels are its baseline.
 `check(division, settings)`, where a module has one, raises InputError for what it could not do with the data. A further
 protocol is a further module and its name in the recipe.
@@ -11,7 +12,7 @@ protocol is a further module and its name in the recipe.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from raysurl import intervals
@@ -36,7 +37,11 @@ __all__ = [
     "of_pixels",
     "pixel_features",
     "prefixed",
+    "serves",
 ]
+
+
+TARGETS = {"labels", "tags", "targets"}  # what a protocol may judge by
 
 
 def needs(*protocols: str) -> frozenset[str]:
@@ -49,10 +54,17 @@ def of_pixels(protocols: Sequence[str]) -> list[str]:
     return [name for name in protocols if _module(name).OF_PIXELS]
 
 
+def serves(division: Division, asked: Collection[str]) -> bool:
+    """Whether data divided so have the labels or tags that a protocol asks for."""
+    if not TARGETS & set(asked):
+        return True
+    return len(division.test) > 0 and ("labels" if division.num_tags else "tags") not in asked
+
+
 def names(protocols: Sequence[str], settings: Evaluation, division: Division) -> set[str]:
     """The metrics that protocols yield on data divided so: `names` of each of their modules."""
     modules = [_module(p) for p in protocols]
-    served = [m for m in modules if len(division.test) or "labels" not in m.NEEDS]
+    served = [m for m in modules if serves(division, m.NEEDS)]
     return {name for module in served for name in module.names(settings, division)}
 
 
@@ -64,7 +76,7 @@ def check(division: Division, settings: Evaluation) -> None:
     """Raises InputError for a protocol of the settings that cannot be run on data divided so."""
     for protocol in settings.protocols:
         module = _module(protocol)
-        if hasattr(module, "check") and (len(division.test) or "labels" not in module.NEEDS):
+        if hasattr(module, "check") and serves(division, module.NEEDS):
             module.check(division, settings)
 
 
@@ -79,18 +91,26 @@ def evaluate(
     """Run protocols, `settings.protocols` unless given, and collect metric name -> value.
 
     With `prefix="untrained"` the metric `eval/knn_top1` becomes `eval/untrained_knn_top1`. Protocols that
-    need labels see the labelled samples only, and are left out if the train or the test part has none.
+    need labels see the labelled samples only, and are left out if the train or the test part has none; tags likewise.
     """
     metrics: dict[str, float] = {}
     labelled = features.labelled() if features.has_labels else None
     for protocol in settings.protocols if protocols is None else protocols:
         module = _module(protocol)
-        given = labelled if "labels" in module.NEEDS else features
+        given = _given(features, labelled, module.NEEDS)
         if given is not None:
             metrics.update(
                 (prefixed(name, prefix), value) for name, value in module.run(given, settings, seed=seed)
             )
     return metrics
+
+
+def _given(features: Features, labelled: Features | None, asked: Collection[str]) -> Features | None:
+    if not TARGETS & set(asked):
+        return features
+    if features.tags and "labels" not in asked:
+        return features
+    return None if "tags" in asked else labelled
 
 
 Gains = dict[str, dict[str, list[float]]]

@@ -22,7 +22,8 @@ Index = NDArray[np.int64]
 class Division:
     """`bank` and `test`: sample indices, the latter of the test set where there is one, and empty without labels.
 
-    `labels` (N,) and `split` (N,) of all samples, where known; `note` says what was done.
+    `labels` (N,) and `split` (N,) of all samples, where known; `note` says what was done; `num_tags`: classes of
+    samples that show several at once, and have no labels.
     """
 
     bank: Index
@@ -30,6 +31,7 @@ class Division:
     note: str
     labels: NDArray[np.int64] | None
     split: NDArray[np.uint8] | None
+    num_tags: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -42,8 +44,13 @@ def divide(
     usable: Index,
     split: NDArray[np.uint8] | None = None,
     test: Index | None = None,
+    *,
+    tags: NDArray[np.int8] | None = None,
 ) -> Division:
-    """Divide the `usable` samples. `test`: those of a test set of its own."""
+    """Divide the `usable` samples. `test`: those of a test set of its own. `tags` (N, T): what they have for labels."""
+    if tags is not None:
+        note = "" if test is not None else "no test set, by which tags could be judged"
+        return Division(usable, usable[:0] if test is None else test, note, None, split, tags.shape[1])
     known = usable[:0] if labels is None else usable[labels[usable] >= 0]
     if test is not None and len(known) > 1:
         return Division(known, test, "", labels, split)

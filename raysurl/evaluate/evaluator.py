@@ -34,7 +34,9 @@ from raysurl.evaluate import (
     needs,
     of_pixels,
     pixel_features,
+    serves,
 )
+from raysurl.evaluate.detecting import detected
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.tuning import Task, tune
 from raysurl.functional import evenly_spaced
@@ -91,12 +93,13 @@ class Evaluator:
         self.source, self.test_source = source, eval_source or source
         self.notes: list[str] = []
         test = None if eval_source is None else np.flatnonzero(eval_source.readable)
-        division = divide(source.labels, np.flatnonzero(source.readable), source.split, test)
+        usable = np.flatnonzero(source.readable)
+        self.division = division = divide(source.labels, usable, source.split, test, tags=source.tags)
         self.bank, self.test = division.bank, division.test
         if division.note:
             self.notes.append(division.note)
         self.num_classes = 0
-        if not len(self.test):
+        if not len(self.test) or division.num_tags:
             return
         labels, test_labels = source.labels, self.test_source.labels
         assert labels is not None
@@ -116,9 +119,7 @@ class Evaluator:
             embed(encoder, self.source, self.recipe, device, bank) if remembered is None else remembered[bank]
         )
         test = (
-            embed(encoder, self.test_source, self.recipe, device, self.test)
-            if self.num_classes
-            else train[:0]
+            embed(encoder, self.test_source, self.recipe, device, self.test) if len(self.test) else train[:0]
         )
         if self.runtime.rank:
             return None
@@ -150,16 +151,18 @@ class Evaluator:
         judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
         views = [self._augmented(encoder) for encoder in judged]
         tuned = [self._tuned(encoder) for encoder in judged]
+        found_boxes = [self._detected(encoder) for encoder in judged]
         if features is None:
             self._help(views)
             return Evaluated({}, None, self.bank, {})
         features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0], tuned=tuned[0])
+        features = replace(features, detected=found_boxes[0])
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
         if untrained is not None:
-            untrained = replace(untrained, augmented=views[1], tuned=tuned[1])
+            untrained = replace(untrained, augmented=views[1], tuned=tuned[1], detected=found_boxes[1])
             found = evaluate(untrained, settings, prefix="untrained", seed=seed)
             metrics |= _of_the_backbone(found) if headline else found
         if untrained_headline is not None:
@@ -186,7 +189,7 @@ class Evaluator:
         if (
             self.recipe.eval.linear_probe.augment is None
             or "augmented" not in self._needs
-            or not self.num_classes
+            or not len(self.test)
         ):
             return None
         policy = _policy(self.recipe, self.recipe.eval.linear_probe.augment).model_copy(update={"size": None})
@@ -208,6 +211,11 @@ class Evaluator:
             task = Task(*given, self.bank, self.test, self.num_classes, policy)
             found[name] = tune(encoder, task, tuning)
         return found
+
+    def _detected(self, encoder: nn.Module) -> dict[str, float]:
+        if "instances" not in self._needs or not len(self.test):
+            return {}
+        return detected(encoder, self.recipe, self.runtime, self.source, self.test_source)
 
     def _help(self, views: Sequence[Callable[[int], Tensor] | None]) -> None:
         """Embed on this rank what rank 0 asks for while it runs the protocols."""
@@ -243,7 +251,9 @@ class Evaluator:
 
     @property
     def _needs(self) -> frozenset[str]:
-        return needs(*self.recipe.eval.protocols)
+        """What those protocols ask for that are run on these data."""
+        asked = self.recipe.eval.protocols
+        return needs(*(name for name in asked if serves(self.division, needs(name))))
 
     @property
     def _all_labelled(self) -> NDArray[np.int64]:
@@ -257,21 +267,21 @@ class Evaluator:
         return NodeFeatures(features.cpu(), torch.from_numpy(self.source.labels[which]), parts)
 
     def _labelled(self, bank: NDArray[np.int64], train: Tensor, test: Tensor) -> Features:
-        if not self.num_classes:
+        if not len(self.test):
             return Features.unlabelled(train)
-        train_labels, test_labels = self._labels(bank, train.device)
+        labels, tags = self._labels(bank, train.device), None
         split, validation = self.source.split, None
         if split is not None and (split[bank] == VALIDATION).any():
             validation = torch.from_numpy(split[bank] == VALIDATION).to(train.device)
-        name = self.recipe.data.name
-        return Features(
-            train, train_labels, test, test_labels, self.num_classes, of=name, validation=validation
-        )
+        if self.source.tags is not None and self.test_source.tags is not None:
+            both = self.source.tags[bank], self.test_source.tags[self.test]
+            tags = torch.from_numpy(both[0]).to(train.device), torch.from_numpy(both[1]).to(train.device)
+        given = (train, labels[0], test, labels[1], self.num_classes)
+        return Features(*given, of=self.recipe.data.name, validation=validation, tags=tags)
 
     def _labels(self, index: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
-        assert self.source.labels is not None
-        assert self.test_source.labels is not None
-        bank, test = self.source.labels[index], self.test_source.labels[self.test]
+        parts = (self.source.labels, index), (self.test_source.labels, self.test)
+        bank, test = (np.full(len(at), -1) if all_ is None else all_[at] for all_, at in parts)
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)
 
 

@@ -42,7 +42,9 @@ class Features:
     What only some protocols ask for: `inputs` (M, D′), the raw values of M evenly spaced train samples; `nodes`, all
     labelled samples with their division; `augmented`, from an epoch to features (N, D) of random views of the train
     images, to be called once for each epoch, in order, as all workers take part; `tuned`, what came of each
-    fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split.
+    fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split;
+    `tags`, of samples that show several classes at once, (N, T) and (Q, T) int8: 1 = shown, 0 = not, −1 = not judged;
+    `detected`, what came of a detector.
 
     `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
     where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
@@ -60,6 +62,8 @@ class Features:
     tuned: Mapping[str, Tuned] | None = None
     of: str = ""
     validation: Tensor | None = None
+    tags: tuple[Tensor, Tensor] | None = None
+    detected: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name, rows, labels in (

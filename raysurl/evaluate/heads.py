@@ -2,7 +2,7 @@
 
 They have the same initial weights and see the same batches, and differ in learning rate and weight decay. What one of
 them does is what it would do alone: SGD as torch has it, Adam, or LARS as raysurl.train.optim has it (biases and their
-decay left out). The gradient of softmax cross-entropy is written out, which costs less than recording it.
+decay left out). The gradients of the losses are written out, which costs less than recording them.
 
 Letters: K heads, B batch, D features, C classes.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.recipe.probes import Probe
@@ -24,11 +25,17 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 MILESTONES = (0.6, 0.8)  # shares of the epochs after which the learning rate falls to a tenth
 
 
+Errors = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of logits (K, C, B) and what is known of the batch: gradients by the logits of each image, and mean losses (K,)."""
+
+
 class Heads:
     """K heads on features (…, D): `weight` (K, C, D) begins as `start` (C, D), `bias` (K, C) as zero."""
 
-    def __init__(self, start: Tensor, probe: Probe, lrs: Sequence[float], decays: Sequence[float]) -> None:
-        self.probe = probe
+    def __init__(
+        self, start: Tensor, probe: Probe, lrs: Sequence[float], decays: Sequence[float], errors: Errors
+    ) -> None:
+        self.probe, self.errors = probe, errors
         self.pairs = list(product(lrs, decays))
         k, (classes, dim) = len(self.pairs), start.shape
         self.weight = start.expand(k, classes, dim).contiguous()
@@ -45,19 +52,12 @@ class Heads:
         return len(self.pairs)
 
     def step(self, rows: Tensor, labels: Tensor, factor: float) -> None:
-        """One step on rows (B, D) and labels (B,), at `factor` times the learning rates."""
+        """One step on rows (B, D) and labels (B,), or tags (B, C), at `factor` times the learning rates."""
         k, classes, dim = self.weight.shape
         # batch last, so that what is done over classes is done to whole rows of the batch at once
         logits = torch.addmm(self.bias.view(-1, 1), self.weight.view(-1, dim), rows.T).view(k, classes, -1)
-        chosen = labels.expand(k, 1, -1)
-        # no number so small that a CPU takes a hundred times as long over it
-        logits = logits.sub_(logits.amax(1, keepdim=True)).clamp_min_(LEAST)
-        own = logits.gather(1, chosen)
-        error = logits.exp_()
-        total = error.sum(1, keepdim=True)
-        error /= total
-        self.loss += (total.log_() - own).mean((1, 2))
-        error.scatter_add_(1, chosen, error.new_full((1, 1, 1), -1.0).expand(k, 1, len(rows)))
+        error, loss = self.errors(logits, labels)
+        self.loss += loss
         error = error.view(-1, len(rows)).div_(len(rows))
         self.steps += 1
         update = _UPDATES[self.probe.optimizer]
@@ -80,6 +80,30 @@ class Heads:
         """Which heads have diverged neither in weights nor in loss."""
         sums = self.weight.sum((1, 2)) + self.bias.sum(1) + self.loss
         return torch.isfinite(sums).tolist()
+
+
+def of_labels(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax cross-entropy of labels (B,): its gradient by each image's logits (K, C, B), which are written over, and
+    its mean (K,)."""
+    chosen = labels.expand(len(logits), 1, -1)
+    # no number so small that a CPU takes a hundred times as long over it
+    logits = logits.sub_(logits.amax(1, keepdim=True)).clamp_min_(LEAST)
+    own = logits.gather(1, chosen)
+    error = logits.exp_()
+    total = error.sum(1, keepdim=True)
+    error /= total
+    loss = (total.log_() - own).mean((1, 2))
+    minus_one = error.new_full((1, 1, 1), -1.0).expand(len(error), 1, len(labels))
+    return error.scatter_add_(1, chosen, minus_one), loss
+
+
+def of_tags(logits: Tensor, tags: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of binary cross-entropy, summed over classes, of tags (B, C) in {1, 0, −1 = no part in it}."""
+    present, judged = (tags.T == 1).to(logits), (tags.T >= 0).to(logits)
+    loss = (
+        F.binary_cross_entropy_with_logits(logits, present.expand_as(logits), reduction="none") * judged
+    ).sum(1)
+    return logits.sigmoid_().sub_(present).mul_(judged), loss.mean(1)
 
 
 def _momentum(heads: Heads, gradient: Tensor, state: list[Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ from raysurl import streams
 from raysurl.errors import RunError
 from raysurl.evaluate.division import Division, hold_out
 from raysurl.evaluate.features import Features
-from raysurl.evaluate.heads import Heads, factor_of
+from raysurl.evaluate.heads import Errors, Heads, factor_of, of_labels
 from raysurl.evaluate.scores import top, top1, top_names
 from raysurl.recipe import Evaluation
 from raysurl.recipe.probes import Probe
@@ -59,13 +59,14 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
 
 def trained(of_epoch: Rows, features: Features, probe: Probe, seed: int) -> tuple[Heads, int, bool]:
     """The heads, which of them is the one to test, and whether the learning rates had to be made smaller."""
-    labels, given = features.train_labels, {"num_classes": features.num_classes, "seed": seed}
+    labels = features.train_labels
     choosing = len(probe.lr) * len(probe.weight_decay) > 1
     held_out, kept = hold_out(len(labels), HELD_OUT, seed, "held out") if choosing else (None, None)
     restarts = 0 if features.augmented else RESTARTS
     for attempt in range(restarts + 1):
         tried = probe.model_copy(update={"lr": tuple(lr / 10**attempt for lr in probe.lr)})
-        heads = fit(of_epoch, labels, tried, index=kept, stop=not features.augmented, **given)
+        stop, classes = not features.augmented, features.num_classes
+        heads = fit(of_epoch, labels, tried, num_classes=classes, seed=seed, index=kept, stop=stop)
         alive = [head for head, finite in enumerate(heads.finite()) if finite]
         if alive:
             break
@@ -99,8 +100,10 @@ def fit(
     seed: int,
     index: Tensor | None = None,
     stop: bool = True,
+    errors: Errors = of_labels,
 ) -> Heads:
-    """Train a head for each learning rate and weight decay of the probe on labels (N,), of samples `index` if given.
+    """Train a head for each learning rate and weight decay of the probe on labels (N,), of samples `index` if given; on
+    what `errors` takes.
 
     The initial weights and the order of each epoch are drawn from `seed` on the CPU, alike for each device. `stop`:
     when all have diverged; workers that embed each epoch's views go on to the end.
@@ -108,7 +111,7 @@ def fit(
     generator = streams.torch_stream(seed, "linear probe")
     train = of_epoch(0)
     start = (0.01 * torch.randn(num_classes, train.shape[1], generator=generator)).to(labels.device)
-    heads = Heads(start, probe, probe.lr, probe.weight_decay)
+    heads = Heads(start, probe, probe.lr, probe.weight_decay, errors)
     count = len(labels) if index is None else len(index)
     per_epoch = -(-count // probe.batch_size)
     for epoch in range(probe.epochs):

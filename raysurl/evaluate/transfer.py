@@ -3,7 +3,9 @@
 Logistic regression by L-BFGS on features of centre crops. The L2 penalty is one of 45 values from 10⁻⁶ to 10⁵, evenly
 spaced in the logarithm, of the summed cross-entropy; each fit begins at the one before. The best on the data set's own
 validation split, or on a seeded fifth where it has none, is fitted again to all train samples. What is best, and
-reported, is the accuracy that is usual for the data set: of all samples, or the mean over classes.
+reported, is the accuracy that is usual for the data set: of all samples, or the mean over classes. Where images show
+several classes (VOC07), each class has a logistic regression of its own, and the measure is the mean average precision
+of eleven points.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import InputError
 from raysurl.evaluate import logistic
 from raysurl.evaluate.division import Division, hold_out
 from raysurl.evaluate.features import Features
+from raysurl.evaluate.precision import Ranking, precision_names, precisions
 from raysurl.evaluate.scores import per_class, top, top_names
 from raysurl.recipe import Evaluation
 
-NEEDS = frozenset({"labels"})
+NEEDS = frozenset({"targets"})
 OF_PIXELS = False
 PENALTIES = tuple(np.logspace(5, -6, 45).tolist())  # strong to weak
 HELD_OUT = 0.2
@@ -29,7 +33,11 @@ BY_CLASS = frozenset({"FGVCAircraft", "OxfordIIITPet", "Caltech101", "Flowers102
 
 
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
-    """`eval/transfer_top1` (and `_top5`) or `eval/transfer_per_class`, in percent, and the penalty that was chosen."""
+    """`eval/transfer_top1` (and `_top5`), `eval/transfer_per_class` or `eval/transfer_map11` (and `_map`), in percent,
+    and the penalty that was chosen."""
+    if features.tags is not None:
+        yield from _of_tags(features, features.tags, seed)
+        return
     train, labels, classes = features.train, features.train_labels, features.num_classes
     by_class = features.of.partition(":")[2] in BY_CLASS
     penalty = choose(train, labels, held_out(features, seed), num_classes=classes, by_class=by_class)
@@ -42,6 +50,34 @@ def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[
     else:
         yield from top("eval/transfer", scores, features.test_labels)
     yield "eval/transfer_penalty", penalty
+
+
+def _of_tags(features: Features, tags: tuple[Tensor, Tensor], seed: int) -> Iterator[tuple[str, float]]:
+    train, known = features.train, tags[0]
+    chosen = held_out(features, seed)
+    kept, rows, truth = (~chosen).nonzero()[:, 0], train[chosen], known[chosen]
+    scale = logistic.Scaling.of(train, kept)
+
+    def judge(solution: Tensor) -> float:
+        return Ranking(logistic.predict(rows, solution, scale), truth).mean("map11")
+
+    penalties = [penalty / len(kept) for penalty in PENALTIES]
+    best = logistic.path(
+        train, known, penalties, judge, num_classes=known.shape[1], scale=scale, index=kept, loss=tag_loss
+    )
+    penalty = PENALTIES[penalties.index(best.penalty)]
+    scale, start = logistic.Scaling.of(train), train.new_zeros(known.shape[1], train.shape[1] + 1)
+    solution = logistic.fit(train, known, start, penalty=penalty / len(train), scale=scale, loss=tag_loss)
+    yield from precisions(
+        "eval/transfer", logistic.predict(features.test, solution, scale), tags[1], seed=seed
+    )
+    yield "eval/transfer_penalty", penalty
+
+
+def tag_loss(logits: Tensor, tags: Tensor) -> Tensor:
+    """Sum of binary cross-entropy over tags (n, T) in {1, 0, −1 = no part in it}."""
+    present, judged = (tags == 1).to(logits), (tags >= 0).to(logits)
+    return F.binary_cross_entropy_with_logits(logits, present, weight=judged, reduction="sum")
 
 
 def held_out(features: Features, seed: int) -> Tensor:
@@ -74,6 +110,8 @@ def choose(train: Tensor, labels: Tensor, chosen: Tensor, *, num_classes: int, b
 
 def names(settings: Evaluation, division: Division) -> list[str]:
     """Of data that are judged by all samples and of data that are judged by class: it depends on their name."""
+    if division.num_tags:
+        return [*precision_names("eval/transfer"), "eval/transfer_penalty"]
     return [
         "eval/transfer_per_class",
         *top_names("eval/transfer", division.num_classes),

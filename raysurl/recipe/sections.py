@@ -7,16 +7,19 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from raysurl.errors import InputError
-from raysurl.recipe.probes import PROBES, Probe
+from raysurl.recipe.detections import Detection
+from raysurl.recipe.probes import PROBES, Positive, Probe
 from raysurl.recipe.schema import Section, sentence
 from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES, Policy
 
+TAKEN = ("untrained", "pixels", "backbone")  # what metrics of the run's own data may begin with
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
 
 
 class Data(Section):
-    """What to read. Names: digits | torchvision:<class> | folder | parquet | npz | planetoid:<graph>."""
+    """What to read. Names: digits | torchvision:<class> | folder | parquet | npz | planetoid:<graph> | voc:<year> |
+    coco:<year>."""
 
     name: str = "folder"  # what kind of data; `raysurl recipes` lists them
     path: str | None = None  # a folder, file, root or URI, as data.name has it
@@ -157,18 +160,29 @@ class Checkpoint(Section):
     keep: int = Field(2, ge=1)  # newest ones kept, besides the best
 
 
+Protocol = Literal[
+    "knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes", "svm", "multilabel", "detection"
+]  # fmt: skip
+
+
+class Elsewhere(Section):
+    """Other data by which the backbone is judged at the end, besides those that it trained on."""
+
+    data: Data
+    protocols: tuple[Protocol, ...] = Field(min_length=1)
+    size: int | None = Field(None, ge=4)  # pixels of an image there; None: views.size
+
+
 class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
-    protocols: tuple[
-        Literal["knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes"], ...
-    ] = (  # how features are judged at the end
+    protocols: tuple[Protocol, ...] = (
         "knn",
         "linear",
         "lbfgs",
         "rankme",
-    )
+    )  # how features are judged at the end
     knn_k: tuple[int, ...] = (200, 20)  # neighbours that vote; the headline is 200
     knn_tau: float = Field(0.1, gt=0)  # temperature of their weights
     probe: str = (
@@ -188,6 +202,18 @@ class Evaluation(Section):
     finetune_head_times: float | tuple[float, ...] | None = None  # the head's rate over the encoder's
     finetune_batch_size: int | None = None  # of fine-tuning
     finetune_augment: str | None = None  # as linear_augment
+    svm_shots: tuple[Annotated[int, Field(ge=1)], ...] = (4, 8, 16, 32, 64)  # images of a class, besides all
+    svm_draws: int = Field(5, ge=1)  # of so many images
+    svm_costs: tuple[Positive, ...] = Field(
+        (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0, 10.0, 100.0, 0.0625, 0.03125, 0.015625, 0.0078125,
+         0.00390625, 0.001953125, 0.0009765625, 0.00048828125, 0.000244140625, 0.0001220703125,
+         6.103515625e-05, 3.0517578125e-05, 1.52587890625e-05, 7.62939453125e-06,
+         3.814697265625e-06, 1.9073486328125e-06), min_length=1
+    )  # of which cross-validation chooses: Goyal et al.'s, powers of ten and of a half  # fmt: skip
+    detection: Detection = Detection()  # how a detector is trained
+    elsewhere: dict[Annotated[str, Field(pattern="^[a-z0-9]+$")], Elsewhere] = Field(
+        {}
+    )  # by what their metrics are called
     margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
@@ -226,6 +252,8 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Evaluation:
+        if taken := [name for name in self.elsewhere if name in TAKEN]:
+            raise ValueError(f"elsewhere.{taken[0]} is no name for other data; metrics are called so already")
         if self.probe not in PROBES:
             raise ValueError(f"probe={self.probe} is none; choose one of {', '.join(PROBES)}")
         named = self.finetune

@@ -116,7 +116,7 @@ def prepare_split(
     saved = manifest.restore(samples.listing, manifest_path) if manifest_path else None
     samples = as_saved(samples, saved)
     mode, why = choose_mode(data, samples, max(store_bytes() - taken, 0), saved)
-    unlabelled = ray.put(replace(samples, labels=None, class_names=None, label_values=None))
+    unlabelled = ray.put(replace(samples, labels=None, class_names=None, label_values=None, tags=None))
     tables: list[Any] = []
     if mode == "resident":
         tables, skipped = resident_shards(samples, unlabelled, progress)

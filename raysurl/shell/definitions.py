@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parent.parent
 
 _PLAIN = {
     "Policy": "policy",
+    "Elsewhere": "data and protocols",
     "int": "whole number",
     "float": "number",
     "bool": "true | false",

@@ -149,12 +149,13 @@ def _method_files() -> list[Path]:
     return sorted([*loose, *root.glob("*/method.py")], key=_name_of)
 
 
-def _inside(key: str, section: str) -> Iterator[Setting]:
+def _inside(key: str, section: str, path: Path = SECTIONS) -> Iterator[Setting]:
     """A section's settings under its key, deeper sections and the policies of views included."""
-    for setting in fields(SECTIONS, section):
+    for setting in fields(path, section):
         named = replace(setting, key=f"{key}.{setting.key}")
-        if setting.type in classes(SECTIONS):
-            yield from _inside(named.key, setting.type)
+        inside = path if setting.type in classes(path) else imported(path, setting.type)
+        if setting.type in classes(inside):
+            yield from _inside(named.key, setting.type, inside)
             continue
         yield replace(named, choices=named.choices or _listed(named.key))
         if named.key == "views.policies":

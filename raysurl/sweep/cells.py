@@ -195,17 +195,26 @@ def recipe_of(space: Space, cell: Cell, seed: int, overrides: Mapping[str, str],
     """The whole recipe of a trial. Raises InputError where the recipe refuses it or `data_root=` is missing."""
     tree = tree_of(space, cell.settings, overrides)
     for section, key in PATHS:
-        inside = tree.get(section)
-        if isinstance(inside, dict) and isinstance(inside.get(key), str) and ROOT in inside[key]:
-            if root is None:
-                raise MissingDataError(f"its {section} is looked for under data_root=, which is not given")
-            inside[key] = inside[key].replace(ROOT, root)
+        _rooted(tree.get(section), key, section, root)
+    others = tree["eval"].get("elsewhere") if isinstance(tree.get("eval"), dict) else None
+    for name, place in others.items() if isinstance(others, dict) else ():
+        if isinstance(place, dict):
+            for key in ("path", "eval_path"):
+                _rooted(place.get("data"), key, f"eval.elsewhere.{name}", root)
     if tree.get("preset") is not None:
         raise InputError(
             f"preset={tree['preset']} cuts each run by its own speed, and a sweep compares runs of one length; set"
             " train.epochs= and data.limit= instead"
         )
     return recipe_from({**tree, "seed": seed})
+
+
+def _rooted(inside: Any, key: str, named: str, root: str | None) -> None:
+    """Put `root` for ROOT in a path of a section."""
+    if isinstance(inside, dict) and isinstance(inside.get(key), str) and ROOT in inside[key]:
+        if root is None:
+            raise MissingDataError(f"its {named} is looked for under data_root=, which is not given")
+        inside[key] = inside[key].replace(ROOT, root)
 
 
 class MissingDataError(InputError):

@@ -28,7 +28,10 @@ from raysurl.train import lock
 from raysurl.train.run_directory import NOTHING, commit, is_taken, refusing, write_atomic
 
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
-FREE = {"title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "shown", "group", "cpu"}
+FREE = {
+    *("title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "shown", "group", "cpu"),
+    "measures",
+}
 FILE = "sweep.json"
 
 

@@ -12,6 +12,7 @@ from raysurl.data.known import known_of
 from raysurl.data.names import Samples, open_samples
 from raysurl.errors import InputError
 from raysurl.evaluate import Division
+from raysurl.evaluate.elsewhere import final_names_at
 from raysurl.evaluate.expected import final_names, online_names
 from raysurl.recipe import Recipe, nearest
 from raysurl.sweep import cells as cells_
@@ -157,8 +158,13 @@ def _check_prune(space: Space, overrides: Mapping[str, str]) -> None:
 
 def check_metrics(space: Space, recipe: Recipe, division: Division) -> None:
     """Raises InputError for an objective, or a signal to prune by, that no run of the recipe has on its data."""
-    known = {SECONDS, *final_names(recipe, division)}
-    for name in space.objectives:
+    known = {
+        SECONDS,
+        *final_names(recipe, division),
+        *final_names_at(recipe, run.divisions_elsewhere(recipe)),
+    }
+    measures = [metric for metrics in space.measures.values() for metric in metrics.values()]
+    for name in [*space.objectives, *measures]:
         if name not in known:
             at_hand = nearest(name, sorted(known), "it can be")
             asked = ", ".join(recipe.eval.protocols) or "none"

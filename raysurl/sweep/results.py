@@ -149,14 +149,15 @@ class Sweep:
 
     def best(self) -> tuple[str, CellResult] | None:
         """The id of a trial of the best cell, and the cell."""
-        ranked = [e for e in self.entries if e.mean is not None]
+        ranked = [e for e in self.entries if e.mean is not None and e.metric == self.space.metric]
         if not ranked:
             return None
         sign = 1 if self.higher_is_better else -1
         best = max(ranked, key=lambda e: sign * (e.mean or 0.0))
         wanted = dict(zip(self.axes, best.labels, strict=True))
         for name, what, outcome in self.trials:
-            if what["labels"] == wanted and outcome and outcome.state == "finished":
+            alike = {a: label for a, label in what["labels"].items() if a not in self.space.measures}
+            if alike.items() <= wanted.items() and outcome and outcome.state == "finished":
                 return name, best
         return None
 
@@ -184,7 +185,7 @@ def read_sweep(directory: Path) -> Sweep:
         entries = [
             CellResult(
                 tuple(cell["labels"]),
-                space.metric,
+                space.metric_of(cell["labels"]),
                 tuple(o for i in cell["ids"] if (o := by_id.get(i))),
                 len(cell["ids"]),
                 paper.get(tuple(cell["labels"])),

@@ -94,9 +94,10 @@ def show_plan(plan: SweepPlan) -> None:
         return
     paper = paper_numbers(plan.request.space)
     table = Table(Column("trial", no_wrap=True), *space.axes, *COLUMNS, "seed", "paper", box=None)
-    for trial in plan.trials:
-        value = paper.get(trial.cell.key)
-        labels = [label if label != INACTIVE else "" for label in trial.cell.key]
+    of_id = {trial.id: trial for trial in plan.trials}
+    for key, trial in ((key, of_id[name]) for key, names in plan.ids.items() for name in names):
+        value = paper.get(key)
+        labels = [label if label != INACTIVE else "" for label in key]
         printed = "" if value is None else f"{'≈' if space.read_from_figure else ''}{value:g}"
         table.add_row(trial.id, *labels, *_settings(plan, trial.recipe), str(trial.seed), printed)
     console.print(table)

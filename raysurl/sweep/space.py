@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +109,9 @@ class Space(Section):
     )  # the first: the headline
     columns: str | None = None  # the axis that makes a table's columns; None: the last
     shown: dict[str, str] = Field({})  # heading -> metric, of a table of one axis; {}: the headline alone
+    measures: dict[str, dict[str, str]] = Field(
+        {}
+    )  # axis -> label -> metric: its cells are of the same runs, each read by another metric
     group: str = "dataset"  # cells are ranked within each label of this axis, where the space has it
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     trials: int = Field(24, ge=1)  # optuna only
@@ -128,6 +131,13 @@ class Space(Section):
     def metric(self) -> str:
         return next(iter(self.objectives))
 
+    def metric_of(self, labels: Sequence[str]) -> str:
+        """What a cell is judged by, its labels in the order of the axes."""
+        for axis, label in zip(self.axes, labels, strict=True):
+            if (found := self.measures.get(axis, {}).get(label)) is not None:
+                return found
+        return self.metric
+
     @model_validator(mode="after")
     def _check(self) -> Space:
         if not self.axes:
@@ -146,6 +156,12 @@ class Space(Section):
             raise ValueError(f"epoch_seconds.to={timed.to} must be a label of the only axis")
         if self.columns is not None and self.columns not in self.axes:
             raise ValueError(f"columns={self.columns} is not an axis; the axes are {', '.join(self.axes)}")
+        for name, metrics in self.measures.items():
+            known = labels_of(self.axes[name]) if name in self.axes else []
+            if self.search != "grid" or sorted(metrics) != sorted(known):
+                raise ValueError(
+                    f"measures.{name} must be of a grid's axis, and name a metric for each of its values"
+                )
         return self
 
 
@@ -233,6 +249,9 @@ def space_from(tree: Mapping[str, Any]) -> Space:
     if not isinstance(axes, dict):
         raise InputError("axes must be a mapping of axis names to values")
     shorthand = {k: {"grid": v} if isinstance(v, list) or v is None else v for k, v in axes.items()}
+    for name, metrics in (tree.get("measures") or {}).items():
+        if isinstance(metrics, dict):
+            shorthand.setdefault(name, {"grid": {label: {} for label in metrics}})
     shorthand = {k: {"grid": []} if v == {"grid": None} else v for k, v in shorthand.items()}
     try:
         return Space.model_validate({**tree, "axes": shorthand})

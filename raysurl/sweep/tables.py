@@ -96,9 +96,11 @@ def facts(sweep: Sweep) -> list[str]:
         f" {hours(sweep.seconds)} of training and evaluation in all.",
     ]
     if sweep.space.search == "grid":
-        found.append(
-            f"Each cell: ours, {sweep.space.metric}, mean ± standard deviation (seeds) / the paper's number."
-        )
+        by = [
+            f"{axis}={k} {name}" for axis, names in sweep.space.measures.items() for k, name in names.items()
+        ]
+        metric = ", ".join(by) or sweep.space.metric
+        found.append(f"Each cell: ours, {metric}, mean ± standard deviation (seeds) / the paper's number.")
     if sweep.scale == "cpu":
         found.append(
             f"A small version, whose numbers are no reproduction: {sweep.stands_in or 'no stand-ins'}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raysurl.encoder import write_encoder
+from raysurl.evaluate.elsewhere import judged
 from raysurl.evaluate.evaluator import Networks
 from raysurl.report import confusion, pictures
 from raysurl.train import run_directory, stored
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def finish(run: Run) -> None:
     """The final evaluation, and what is left of the run."""
     recipe, run_dir, source = run.recipe, run.run_dir, run.loader.source
-    evaluated = run.evaluator.final(trained(run), stored.untrained_embedder(recipe, source))
+    evaluated = judged(run.evaluator, trained(run), stored.untrained_embedder(recipe, source))
     if run.record and evaluated.features is not None:
         pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
         confusion.save(run_dir, evaluated.features)

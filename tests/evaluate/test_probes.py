@@ -13,6 +13,7 @@ from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.evaluate.evaluator import Evaluator, Networks, check_views
 from raysurl.recipe import load_recipe
+from raysurl.recipe.detections import Detection
 from raysurl.recipe.probes import PROBES
 from raysurl.recipe.tunings import TUNINGS
 from raysurl.runtime import LocalRuntime
@@ -53,6 +54,25 @@ def test_the_page_quotes_the_papers(table, name):
     assert parts or name == "ressl_conference"
     for part in parts:
         assert _letters(part) in text, part
+
+
+@pytest.mark.skipif(not (SHARED / "papers").is_dir(), reason="the papers are not at hand")
+@pytest.mark.parametrize("table", ["## Images that", "## Detection"])
+def test_other_protocols_quote_the_papers_too(table):
+    part = PAGE.read_text().partition(table)[2].partition("\n## ")[0]
+    cells = [
+        line.split(" | ")[1] for line in part.splitlines() if line.startswith("| `") or "the default" in line
+    ]
+    quoted = [cell for cell in cells if "“" in cell]
+    assert quoted
+    for cell in quoted:
+        text = _letters((SHARED / "papers" / f"{PAPERS[cell.partition(',')[0]]}.txt").read_text())
+        for quote in (piece for found in re.findall("“(.*?)”", cell) for piece in found.split("…")):
+            assert _letters(quote) in text, quote
+
+
+def test_the_page_says_how_a_detector_is_trained():
+    assert f"| {Detection().words()} |" in PAGE.read_text()
 
 
 def _letters(text):

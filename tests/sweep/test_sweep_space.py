@@ -294,7 +294,10 @@ def test_every_space_can_run_at_its_small_scale_and_is_whole_at_full_scale(path)
             with pytest.raises(InputError, match="no cell can be run here"):
                 plan(made, scale="cpu", seeds=(0,), data_root="/nonexistent")
         else:
-            assert plan(made, scale="cpu", seeds=(0,), overrides=taught).total > 0
+            small = plan(made, scale="cpu", seeds=(0,), overrides=taught)
+            assert small.total > 0
+            # a row that the small version forgot would look for the data of the full one
+            assert all("has no small version" in why for why in small.not_run.values())
 
 
 @pytest.mark.slow
@@ -371,3 +374,47 @@ def test_a_trial_is_pruned_by_what_it_has_while_it_trains():
         prune={"signal": "eval/linear_top1"},
     )
     assert plan(space(**asked, prune={"signal": "eval/knn_top1"}))
+
+
+# -------------------------------------------------------------------- cells that are read by several metrics
+
+MEASURED = {
+    "axes": {"method.tau_student": [0.1, 0.2]},
+    "measures": {"k": {"200": "eval/knn_top1", "20": "eval/knn20_top1"}},
+    "objectives": {"eval/knn_top1": "max"},
+    "paper": {0.1: [1, 2], 0.2: [3, 4]},
+    "seeds": [0],
+}
+
+
+def test_cells_of_a_measure_are_of_one_run_and_each_has_its_metric():
+    given = space(**MEASURED)
+    made = plan(given)
+    assert list(given.axes) == ["method.tau_student", "k"]
+    assert len(made.trials) == 2
+    assert made.ids["0.1", "200"] == made.ids["0.1", "20"] != made.ids["0.2", "20"]
+    assert [given.metric_of(key) for key in made.ids] == ["eval/knn_top1", "eval/knn20_top1"] * 2
+    assert paper_numbers(given)["0.2", "20"] == 4
+    small = space(**MEASURED, cpu={"axes": {"k": {"20": None}}})
+    assert len(plan(small, scale="cpu").not_run) == 2
+    assert plan(given, only={"k": ("20",)}).ids.keys() == {("0.1", "20"), ("0.2", "20")}
+
+
+def test_measures_that_no_run_has_or_no_axis_are_refused():
+    refused("objective eval/knn30_top1 comes of no protocol here",
+            **{**MEASURED, "measures": {"k": {"200": "eval/knn_top1", "20": "eval/knn30_top1"}}})  # fmt: skip
+    wrong = {
+        "axes": {"k": {"grid": {"200": {}, "20": {}}}},
+        "measures": {"k": {"200": "eval/knn_top1"}},
+        "paper": {},
+    }
+    refused(r"measures\.k must be of a grid's axis, and name a metric for each", **{**MEASURED, **wrong})
+
+
+def test_each_cell_is_printed_with_its_own_number(capsys):
+    sweep.main(["space=mvmr_table4", "scale=full", "--print"])
+    said = capsys.readouterr().out
+    lines = [line.split() for line in said.splitlines() if "MV-MR ResNet50" in line]
+    assert [line[-1] for line in lines] == ["95.6", "75.3"]
+    assert len({line[0] for line in lines}) == 1
+    assert "1 trials of 2 cells" in said

@@ -354,3 +354,31 @@ def test_a_table_says_which_rule_made_which_cell(tmp_path):
 def claim(directory, plan):
     with sweep_directory.claim(directory, plan):
         pass
+
+
+def test_a_measures_cells_show_their_own_metrics_of_the_same_runs(tmp_path):
+    given = {
+        **BASE,
+        "axes": {"method.tau_student": [0.1, 0.2]},
+        "measures": {"k": {"200": "eval/knn_top1", "20": "eval/knn20_top1"}},
+        "paper": {0.1: [50, 61], 0.2: [52, 63]},
+        "group": "k",
+        "seeds": [0],
+    }
+    plan = make_plan(SweepRequest(space=space_from(given), scale="full"))
+    fill(
+        tmp_path / "sweep", plan,
+        lambda trial: Outcome("finished", "", {
+            "eval/knn_top1": 50 + 10 * trial.recipe.method.tau_student, "eval/knn20_top1": 60.0
+        }),
+    )  # fmt: skip
+    found = read_sweep(tmp_path / "sweep")
+    assert {e.labels: e.mean for e in found.entries} == {
+        ("0.1", "200"): 51, ("0.1", "20"): 60, ("0.2", "200"): 52, ("0.2", "20"): 60,
+    }  # fmt: skip
+    assert [a.cells for a in found.agreements()] == [2, 2]
+    assert found.best()[1].labels == ("0.2", "200")  # of the headline alone
+    write_report(tmp_path / "sweep")
+    text = (tmp_path / "sweep" / "table.md").read_text()
+    assert "| 0.2 | 52.00 (1) / 52 | 60.00 (1) / 63 |" in text
+    assert "Each cell: ours, k=200 eval/knn_top1, k=20 eval/knn20_top1, mean" in text
