@@ -138,7 +138,7 @@ def _epoch(model: Any, optimizer: torch.optim.Optimizer, loader: Any, recipe: Re
 
 
 def _their_optimizer(recipe: Recipe) -> Any:
-    """Our rates and decays; for BYOL, whose loss is a quarter of the paper's there, four times and a quarter of them."""
+    """Our rates and decays; for BYOL, whose loss is a quarter of the paper's, four times and a quarter."""
     settings = recipe.train.optimizer
     if recipe.method.name != "byol":
         return settings
