@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightly import loss as losses
 from lightly.models import modules, utils
+from lightly.models.modules import heads
 from torch import Tensor, nn
 
 
@@ -42,7 +43,7 @@ class Barlow(Contrastive):
 class VICReg(Contrastive):
     def __init__(self, encoder: Any, config: Any) -> None:
         super().__init__(encoder, _Sizes(config))
-        self.head = modules.VICRegProjectionHead(encoder.dim, config.hidden, config.dim)
+        self.head = heads.VICRegProjectionHead(encoder.dim, config.hidden, config.dim)
         self.criterion = losses.VICRegLoss(config.invariance, config.variance, config.covariance)
 
 
