@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import health
-from raysurl.data.dataset import Samples
 from raysurl.data.planetoid import VALIDATION
 from raysurl.data.source import Source
 from raysurl.embed import Augmented, embed, pixels
@@ -28,6 +27,7 @@ from raysurl.evaluate import (
     Features,
     Gains,
     NodeFeatures,
+    distances,
     divide,
     evaluate,
     gains_of,
@@ -35,13 +35,12 @@ from raysurl.evaluate import (
     of_pixels,
     pixel_features,
 )
+from raysurl.evaluate.augmenting import disturbing, policy_of
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.tuning import Task, tune
 from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
-from raysurl.views import POLICIES
-from raysurl.views.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,12 @@ class Networks:
     encoder: nn.Module
     embedder: nn.Module | None = None
     remembered: Tensor | None = None  # (N, D) of the training samples
+    texts: Tensor | None = None  # (C, D) of the class names, by a teacher's text tower
 
     def to(self, device: torch.device) -> Networks:
         embedder = self.embedder and self.embedder.to(device)
         remembered = None if self.remembered is None else self.remembered.to(device)
-        return Networks(self.encoder.to(device), embedder, remembered)
+        return Networks(self.encoder.to(device), embedder, remembered, self.texts)
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Evaluated:
     bank: NDArray[np.int64]
     gains: Gains  # over the baselines
     classifiers: Mapping[str, nn.Module] = field(default_factory=dict)  # that were fine-tuned, by name
+    histograms: Mapping[str, NDArray[np.int64]] = field(
+        default_factory=dict
+    )  # of distances, see that protocol
 
 
 def labels_to_learn(source: Source, eval_source: Source | None) -> NDArray[np.int64] | None:
@@ -150,28 +153,39 @@ class Evaluator:
         judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
         views = [self._augmented(encoder) for encoder in judged]
         tuned = [self._tuned(encoder) for encoder in judged]
+        disturbed = [self._disturbed(encoder) for encoder in judged]
         if features is None:
             self._help(views)
             return Evaluated({}, None, self.bank, {})
-        features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0], tuned=tuned[0])
+        features = replace(
+            features,
+            inputs=self._inputs(),
+            nodes=nodes,
+            augmented=views[0],
+            tuned=tuned[0],
+            disturbed=disturbed[0],
+            texts=trained.texts,
+        )
         metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
         if untrained is not None:
-            untrained = replace(untrained, augmented=views[1], tuned=tuned[1])
+            untrained = replace(untrained, augmented=views[1], tuned=tuned[1], disturbed=disturbed[1])
             found = evaluate(untrained, settings, prefix="untrained", seed=seed)
             metrics |= _of_the_backbone(found) if headline else found
         if untrained_headline is not None:
             metrics |= evaluate(
                 untrained_headline, settings, protocols=["knn"], prefix="untrained", seed=seed
             )
+        histograms = {"encoder": distances.histograms(features)} if "distances" in settings.protocols else {}
         if settings.baselines and self.num_classes:
             raw = self._pixels()
+            histograms |= {"pixels": distances.histograms(raw)} if histograms else {}
             asked = of_pixels(settings.protocols)
             metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
         classifiers = {name: found.classifier for name, found in tuned[0].items()}
-        return Evaluated(metrics, features, self.bank, gains_of(metrics), classifiers)
+        return Evaluated(metrics, features, self.bank, gains_of(metrics), classifiers, histograms)
 
     def _headline(self, trained: Networks, bank: NDArray[np.int64]) -> dict[str, float]:
         """kNN of what `eval.features` names, where that is not the backbone."""
@@ -189,7 +203,9 @@ class Evaluator:
             or not self.num_classes
         ):
             return None
-        policy = _policy(self.recipe, self.recipe.eval.linear_probe.augment).model_copy(update={"size": None})
+        policy = policy_of(self.recipe, self.recipe.eval.linear_probe.augment).model_copy(
+            update={"size": None}
+        )
 
         def of_epoch(epoch: int) -> Tensor:
             view, device = Augmented(policy, epoch), self.runtime.device
@@ -203,11 +219,19 @@ class Evaluator:
             return {}
         found = {}
         for name, tuning in self.recipe.eval.tunings.items():
-            policy = _policy(self.recipe, tuning.augment).model_copy(update={"size": None})
+            policy = policy_of(self.recipe, tuning.augment).model_copy(update={"size": None})
             given = (self.recipe, self.runtime, self.source, self.test_source)
             task = Task(*given, self.bank, self.test, self.num_classes, policy)
             found[name] = tune(encoder, task, tuning)
         return found
+
+    def _disturbed(self, encoder: nn.Module) -> dict[str, Tensor] | None:
+        """Features (Q, D) of the test images augmented by each policy. All ranks call it."""
+        if "disturbed" not in self._needs or not self.num_classes:
+            return None
+        device, given = self.runtime.device, (self.test_source, self.recipe, self.runtime.device, self.test)
+        views = {name: disturbing(self.recipe, name) for name in self.recipe.eval.neighbours_views}
+        return {name: embed(encoder, *given, view).to(device) for name, view in views.items()}
 
     def _help(self, views: Sequence[Callable[[int], Tensor] | None]) -> None:
         """Embed on this rank what rank 0 asks for while it runs the protocols."""
@@ -273,30 +297,6 @@ class Evaluator:
         assert self.test_source.labels is not None
         bank, test = self.source.labels[index], self.test_source.labels[self.test]
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)
-
-
-def check_views(recipe: Recipe, samples: Samples) -> None:
-    """Raises InputError for vectors under a probe or a fine-tuning that augments."""
-    settings = recipe.eval
-    asked: dict[str, list[str | None]] = {
-        "linear": [settings.linear_probe.augment],
-        "finetune": [t.augment for t in settings.tunings.values()],
-    }
-    for protocol, policies in asked.items():
-        random = any(not _policy(recipe, name).is_identity for name in policies)
-        if protocol in settings.protocols and random and samples.width():
-            raise InputError(
-                f"the protocol {protocol} trains on augmented views here, and {recipe.data.name} holds vectors, which"
-                f" cannot be augmented; use eval.{protocol}_augment=plain"
-            )
-
-
-def _policy(recipe: Recipe, name: str | None) -> Policy:
-    """That of `augment` of a probe; `views` is the first of the run's own that crops at random."""
-    if name != "views":
-        return POLICIES[name or "plain"]
-    own = [policy for policy in recipe.view_policies().values() if policy.crop]
-    return own[0] if own else POLICIES["plain"]
 
 
 def _of_the_backbone(untrained: dict[str, float]) -> dict[str, float]:

@@ -42,7 +42,8 @@ class Features:
     What only some protocols ask for: `inputs` (M, D′), the raw values of M evenly spaced train samples; `nodes`, all
     labelled samples with their division; `augmented`, from an epoch to features (N, D) of random views of the train
     images, to be called once for each epoch, in order, as all workers take part; `tuned`, what came of each
-    fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split.
+    fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split;
+    `disturbed`, policy -> features (Q, D) of augmented test images; `texts` (C, D), unit embeddings of the class names.
 
     `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
     where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
@@ -60,6 +61,8 @@ class Features:
     tuned: Mapping[str, Tuned] | None = None
     of: str = ""
     validation: Tensor | None = None
+    disturbed: Mapping[str, Tensor] | None = None
+    texts: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, rows, labels in (
@@ -112,6 +115,8 @@ class Features:
             of=self.of,
             validation=None if self.validation is None else self.validation[train],
             tuned=self.tuned and {n: replace(t, scores=t.scores[test]) for n, t in self.tuned.items()},
+            disturbed=self.disturbed and {policy: rows[test] for policy, rows in self.disturbed.items()},
+            texts=self.texts,
         )
 
 

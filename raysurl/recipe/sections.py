@@ -13,6 +13,21 @@ from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES, Policy
 
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
+Protocol = Literal[
+    "knn",
+    "linear",
+    "lbfgs",
+    "transfer",
+    "finetune",
+    "rankme",
+    "embedding",
+    "nodes",
+    "retrieval",
+    "clustering",
+    "neighbours",
+    "distances",
+    "zeroshot",
+]
 
 
 class Data(Section):
@@ -161,9 +176,7 @@ class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
     online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
-    protocols: tuple[
-        Literal["knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes"], ...
-    ] = (  # how features are judged at the end
+    protocols: tuple[Protocol, ...] = (  # how features are judged at the end
         "knn",
         "linear",
         "lbfgs",
@@ -192,6 +205,18 @@ class Evaluation(Section):
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
     random_splits: int = Field(10, ge=1)  # of nodes
+    retrieval_k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (1, 5, 10), min_length=1
+    )  # of recall: how many of the nearest are looked at
+    clustering_restarts: int = Field(10, ge=1)  # of k-means, the one of least inertia is judged
+    clustering_points: int = Field(50_000, ge=2)  # evenly spaced train samples that it is fitted to, at most
+    neighbours_k: int = Field(10, ge=1)  # of a test image, which may change when it is augmented
+    neighbours_views: tuple[str, ...] = Field(
+        ("weak", "contrastive"), min_length=1
+    )  # policies that augment it; views: the first of the run's
+    zeroshot_prompts: tuple[str, ...] = Field(
+        ("a photo of a {}.",), min_length=1
+    )  # with {} for the name of a class; several are averaged
     batch_size: int = Field(512, ge=1)  # embedding
     baselines: bool = True  # the same numbers for the untrained encoder, and kNN of raw pixels
 
@@ -231,9 +256,12 @@ class Evaluation(Section):
         named = self.finetune
         if wrong := [name for name in named if name not in TUNINGS] or ([] if named else [""]):
             raise ValueError(f"finetune={wrong[0]} is none; choose one or more of {', '.join(TUNINGS)}")
-        for key in ("linear_augment", "finetune_augment"):
-            if (name := getattr(self, key)) not in (None, "views", *POLICIES):
+        chosen = [(key, getattr(self, key)) for key in ("linear_augment", "finetune_augment")]
+        for key, name in [*chosen, *(("neighbours_views", name) for name in self.neighbours_views)]:
+            if name not in (None, "views", *POLICIES):
                 raise ValueError(f"{key}={name} is no policy; choose views or one of {', '.join(POLICIES)}")
+        if without := [prompt for prompt in self.zeroshot_prompts if "{}" not in prompt]:
+            raise ValueError(f"zeroshot_prompts={without[0]!r} has no {{}} for the name of a class")
         try:
             self.linear_probe  # noqa: B018
         except ValidationError as error:

@@ -22,13 +22,16 @@ from raysurl.report.terminal import THE, between
 __all__ = ["write_report"]
 
 HEADLINE = "eval/knn_top1"
+DISTANCES_NOTE = (
+    "Pairs of a test and a train image: the less the two curves overlap, the better classes are told apart."
+)
 
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run directory and return its path.
 
-    Reads recipe.yaml, metrics.jsonl, results.json, samples/views.npz, samples/neighbours.npz,
-    samples/embedding.png and samples/clusters.npz, as far as they are there. Raises InputError if `run_dir` is no
+    Reads recipe.yaml, metrics.jsonl, results.json and samples/ (views, neighbours, disturbed, distances, confusion and
+    clusters .npz, embedding.png), as far as they are there. Raises InputError if `run_dir` is no
     run directory.
     """
     run = read_run(Path(run_dir))
@@ -47,6 +50,8 @@ def write_report(run_dir: Path) -> Path:
             "Embedding", figures.embedding(run), "Each point is a training sample, coloured by its class."
         )
         + page.section("Nearest neighbours", figures.neighbours(run))
+        + page.section("Neighbours of augmented images", figures.disturbed(run))
+        + page.section("Distances", figures.distances(run), DISTANCES_NOTE)
         + page.section("Confused classes", confusion.section(run), confusion.NOTE)
         + page.section("Clusters", tree.numbers(run) + tree.charts(run) + tree.sheets(run), tree.NOTE)
         + page.section("Recipe", recipe_section(run), "What differs from the defaults.")
