@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from raysurl import health
 from raysurl.data.dataset import Samples
-from raysurl.embed import Augmented
+from raysurl.data.source import Source
+from raysurl.embed import Augmented, embed
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe
 from raysurl.views import POLICIES
 from raysurl.views.policies import Policy
 
+ALIGNED = 512  # samples of whose views the distance is measured
 SETTING = {"neighbours": "neighbours_views"}  # of other protocols: linear_augment, finetune_augment
 
 
 def disturbing(recipe: Recipe, name: str) -> Augmented:
     """The views of test images by which their neighbours are disturbed."""
     return Augmented(policy_of(recipe, name).model_copy(update={"size": None}), 0)
+
+
+def alignment(
+    encoder: nn.Module, recipe: Recipe, source: Source, device: torch.device, bank: NDArray[np.int64]
+) -> dict[str, float]:
+    """`health/alignment` of two of the run's own views, on rank 0; empty where none is random. All ranks call it."""
+    views = [disturbing(recipe, "views"), replace(disturbing(recipe, "views"), epoch=1)]
+    if views[0].policy.is_identity:
+        return {}
+    count = min(ALIGNED, len(bank))
+    some = bank[np.arange(count) * len(bank) // count]
+    first, second = (embed(encoder, source, recipe, device, some, view) for view in views)
+    return {"health/alignment": health.alignment(first, second)} if len(first) else {}
 
 
 def check_views(recipe: Recipe, samples: Samples) -> None:

@@ -35,7 +35,7 @@ from raysurl.evaluate import (
     of_pixels,
     pixel_features,
 )
-from raysurl.evaluate.augmenting import disturbing, policy_of
+from raysurl.evaluate.augmenting import alignment, disturbing, policy_of
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.tuning import Task, tune
 from raysurl.functional import evenly_spaced
@@ -132,10 +132,11 @@ class Evaluator:
         count = min(self.recipe.eval.online_bank, len(self.bank))
         bank = self.bank[np.arange(count) * len(self.bank) // count]
         features, headline = self.features(trained.encoder, bank), self._headline(trained, bank)
+        aligned = self._aligned(trained)
         if features is None:
             return {}
         metrics = evaluate(features, self.recipe.eval, protocols=["knn"])
-        return metrics | headline | health.signals(features.train)
+        return metrics | headline | health.signals(features.train) | aligned
 
     def final(self, trained: Networks, untrained_embedder: nn.Module | None = None) -> Evaluated:
         """All protocols, beside the untrained encoder and raw pixels.
@@ -149,7 +150,7 @@ class Evaluator:
         untrained_headline = None
         if fresh and trained.embedder is not None and untrained_embedder is not None:
             untrained_headline = self.features(untrained_embedder.to(self.runtime.device), self.bank)
-        nodes = self._nodes(trained.encoder)
+        nodes, aligned = self._nodes(trained.encoder), self._aligned(trained)
         judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
         views = [self._augmented(encoder) for encoder in judged]
         tuned = [self._tuned(encoder) for encoder in judged]
@@ -166,7 +167,7 @@ class Evaluator:
             disturbed=disturbed[0],
             texts=trained.texts,
         )
-        metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
+        metrics = evaluate(features, settings, seed=seed) | health.signals(features.train) | aligned
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
@@ -186,6 +187,9 @@ class Evaluator:
             metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
         classifiers = {name: found.classifier for name, found in tuned[0].items()}
         return Evaluated(metrics, features, self.bank, gains_of(metrics), classifiers, histograms)
+
+    def _aligned(self, trained: Networks) -> dict[str, float]:
+        return alignment(trained.encoder, self.recipe, self.source, self.runtime.device, self.bank)
 
     def _headline(self, trained: Networks, bank: NDArray[np.int64]) -> dict[str, float]:
         """kNN of what `eval.features` names, where that is not the backbone."""

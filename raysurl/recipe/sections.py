@@ -292,6 +292,9 @@ class Scale(Section):
 class Log(Section):
     every_steps: int = Field(10, ge=1)  # how often step lines are written (a line per step all the same)
     memory_every_steps: int = Field(0, ge=0)  # signals of memory besides each epoch's; 0: never
+    on_finding: Literal["say", "stop", "prune"] = (
+        "say"  # of raysurl.health, once it lasts: only say it, stop the run, or end it where it is a trial of a sweep
+    )
     tensorboard: bool = True  # write tensorboard/ in the run directory
     wandb: bool = False  # log to Weights & Biases
     mlflow: bool = False  # log to MLflow

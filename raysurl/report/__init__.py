@@ -157,7 +157,8 @@ def _health(run: StoredRun) -> str:
     measured = health.combined({n: v for n, v in run.final.items() if n.startswith("health/")}, latest)
     findings = run.results.get("health")
     if not isinstance(findings, list):
-        findings = health.diagnose({**latest, **run.final, **measured}, run.result("gains"))
+        largest = {n: max(v) for n in health.LARGEST if (v := [y for _, y in run.points(run.evaluations, n)])}
+        findings = health.diagnose({**latest, **run.final, **measured, **largest}, run.result("gains"))
     if findings:
         items = []
         for finding in map(str, findings):

@@ -38,6 +38,7 @@ def finish(run: Run) -> None:
             run.tally,
             run.spent,
             steps=run.step,
+            signals=run.examiner.found,
         )
 
 
