@@ -39,13 +39,8 @@ from raysurl import functional
 from raysurl.errors import InputError
 from raysurl.functional import evenly_spaced, rankme
 
-SIGNALS = tuple(
-    f"health/{name}"
-    for name in (
-        *("std", "mean_cosine", "uniformity", "rankme", "rank_share"),
-        *("duplicate_share", "dead_dimensions"),
-    )
-)
+_NAMES = ("std", "mean_cosine", "uniformity", "rankme", "rank_share", "duplicate_share", "dead_dimensions")
+SIGNALS = tuple(f"health/{name}" for name in _NAMES)
 LARGEST = ("health/update_share", "health/teacher_motion")  # judged by the largest value of all epochs
 SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly spaced
 
@@ -53,6 +48,8 @@ SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly space
 # (an untrained ResNet about 0.1 to 0.3), so the bounds are far below what trained encoders show.
 COLLAPSED_STD = 0.05
 COLLAPSED_TRAINING_COSINE = 0.9  # between head outputs of different images; spread² = 1 − mean cosine
+SURELY_COLLAPSED_COSINE = 0.98  # healthy BYOL passes .974 in its first hundred steps; the dead stay above .99
+RISEN = 1.1  # of the spread since it was lowest: such a run comes out of it, unless its target is flat
 LOW_RANK_SHARE = 0.05
 LOW_RANK = 3.0
 FLAT_ENTROPY = 0.95
@@ -66,11 +63,8 @@ STEEP_UPDATE = 0.1  # of the weights' length in one step
 STILL_TEACHER = 1e-4  # of the student's way; a momentum of 0.9999 makes it 1e-3 in an epoch of 20 steps
 STALE_QUEUE = 1.5  # times of the steps that renew a queue; one that is fed cannot come above 1
 SORTED_BATCHES = 0.75  # of the classes of a full shuffle; two classes, sorted, leave half of them
-FAR_MEAN, LOW_STD, HIGH_STD = (
-    3.0,
-    0.3,
-    3.3,
-)  # of normalised pixels: black images under ImageNet's mean are at −2.1
+FAR_MEAN = 3.0  # of normalised pixels: black images under ImageNet's mean are at −2.1
+LOW_STD, HIGH_STD = 0.3, 3.3  # of the same: pixels in 0 … 1 as they are have .25
 GAIN = 0.5  # points of kNN accuracy that count as better than a baseline, where no interval says what chance does
 
 
@@ -187,6 +181,9 @@ def _training(metrics: Mapping[str, float]) -> list[str]:
     std = metrics.get("health/training_std")
     if std is None or 1 - std**2 < COLLAPSED_TRAINING_COSINE:
         return []
+    recovers = metrics.get("health/spread_risen", 1.0) > RISEN and 1 - std**2 < SURELY_COLLAPSED_COSINE
+    if recovers and metrics.get("health/teacher_entropy", 0.0) <= FLAT_ENTROPY:
+        return []
     return [
         f"collapsed in training: the embeddings that the loss sees are nearly the same for all images (mean cosine"
         f" {1 - std**2:.2f}, above {COLLAPSED_TRAINING_COSINE}; spread {std:.3f}, 1 is uniform); {_OF_COLLAPSE}."
@@ -213,15 +210,14 @@ def _updates(metrics: Mapping[str, float]) -> list[str]:
 
 def _memory(metrics: Mapping[str, float]) -> list[str]:
     """Of what is remembered, unless keys that are all the same hide whether it is fed."""
-    lag, age = metrics.get("health/queue_lag"), metrics.get("health/queue_age")
+    lag, age = metrics.get("health/queue_lag"), metrics.get("health/queue_age", math.nan)
     spreads = [metrics[name] for name in ("health/std", "health/training_std") if name in metrics]
     if lag is None or lag <= STALE_QUEUE or min(spreads, default=1.0) < SAME_STD:
         return []
-    steps = "" if age is None else f", {age:.0f} steps"
     return [
-        f"dead queue: what memory holds is {lag:.1f} times as old as it would be if each step's keys reached it{steps}"
-        f" (above {STALE_QUEUE}); likely cause: the keys are not pushed, or pushed elsewhere; look at the method's"
-        " Output.push, and try a smaller method.queue_size."
+        f"dead queue: what memory holds is {lag:.1f} times as old as it would be if each step's keys reached it,"
+        f" {age:.0f} steps (above {STALE_QUEUE}); likely cause: the keys are not pushed, or pushed elsewhere;"
+        " look at the method's Output.push, and try a smaller method.queue_size."
     ]
 
 

@@ -1,5 +1,6 @@
 """Retrieval, clustering, neighbours, distances and zero-shot beside independent implementations."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from raysurl.errors import InputError
 from raysurl.evaluate import Division, check, clustering, distances, evaluate, names, neighbours, retrieval
 from raysurl.evaluate.features import Features
 from raysurl.evaluate.nearest import RANKED, ranked_blocks
-from raysurl.recipe import Evaluation
+from raysurl.recipe import Evaluation, load_recipe
+from raysurl.report import write_report
+from raysurl.run import pretrain
 
 PROTOCOLS = ("retrieval", "clustering", "neighbours", "distances")
 SETTINGS = Evaluation(protocols=PROTOCOLS, clustering_restarts=3, neighbours_views=("weak",), neighbours_k=4)
@@ -199,3 +202,54 @@ def test_data_that_a_protocol_cannot_be_run_on_are_refused(protocol, labels, sai
     division = Division(np.arange(3), np.arange(3), "", np.array(labels), None)
     with pytest.raises(InputError, match=said):
         check(division, Evaluation(protocols=(protocol,)))
+
+
+# -------------------------------------------------------------------- a whole run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("retrieval") / "run"
+    settings = (
+        *(
+            "recipe=ressl/digits",
+            "runtime=local",
+            "data.limit=120",
+            "encoder.name=convnet",
+            "encoder.channels=[8]",
+        ),
+        *("train.batch_size=40", "train.epochs=1", "method.hidden=8", "method.dim=4", "method.queue_size=40"),
+        *("log.tensorboard=false", "scale.threads=1", "eval.every_epochs=0", "eval.clustering_restarts=2"),
+        f"eval.protocols=[{', '.join(PROTOCOLS)}]",
+    )
+    return pretrain(load_recipe([*settings, f"output={folder}"]))
+
+
+def test_a_run_is_judged_beside_its_baselines_and_its_report_shows_neighbours_and_distances(run_dir):
+    results = json.loads((run_dir / "results.json").read_text())
+    found = results["metrics"]
+    for name in ("retrieval_map", "clustering_nmi", "distance_auc"):
+        assert {f"eval/{name}", f"eval/untrained_{name}", f"eval/pixels_{name}"} <= set(found)
+        low, high = results["intervals"][f"eval/{name}"]
+        assert low <= found[f"eval/{name}"] <= high
+    assert {"eval/neighbours_kept_weak", "eval/untrained_neighbours_kept_contrastive"} <= set(found)
+    assert len(results["gains"]["eval/retrieval_recall1"]["pixels"]) == 3
+    with np.load(run_dir / "samples" / "disturbed.npz") as shown:
+        assert shown["images"].shape[:2] == (9, 11)
+        assert shown["rows"].tolist() == ["plain", "weak", "contrastive"] * 3
+        assert not np.array_equal(shown["images"][0, 0], shown["images"][2, 0])
+    with np.load(run_dir / "samples" / "distances.npz") as shown:
+        assert shown["encoder"].sum() == shown["pixels"].sum() == 360 * 120
+    text = write_report(run_dir).read_text()
+    for said in ("Neighbours of augmented images", "Distances", "k-means, NMI", "Retrieval, recall at 5"):
+        assert said in text
+
+
+def test_evaluate_says_of_the_run_what_the_run_said(run_dir, capsys):
+    from raysurl.commands import evaluate as command
+
+    command.main([f"run={run_dir}"])
+    again = json.loads((run_dir / "evaluation.json").read_text())
+    first = json.loads((run_dir / "results.json").read_text())
+    assert again["metrics"] == {k: v for k, v in first["metrics"].items() if k != "train/loss"}
+    assert again["intervals"] == first["intervals"]
