@@ -27,13 +27,18 @@ def disturbing(recipe: Recipe, name: str) -> Augmented:
     return Augmented(policy_of(recipe, name).model_copy(update={"size": None}), 0)
 
 
+def aligned_names(recipe: Recipe) -> set[str]:
+    """What `alignment` will yield."""
+    return set() if disturbing(recipe, "views").policy.is_identity else {"health/alignment"}
+
+
 def alignment(
     encoder: nn.Module, recipe: Recipe, source: Source, device: torch.device, bank: NDArray[np.int64]
 ) -> dict[str, float]:
     """`health/alignment` of two of the run's own views, on rank 0; empty where none is random. All ranks call it."""
-    views = [disturbing(recipe, "views"), replace(disturbing(recipe, "views"), epoch=1)]
-    if views[0].policy.is_identity:
+    if not aligned_names(recipe):
         return {}
+    views = [disturbing(recipe, "views"), replace(disturbing(recipe, "views"), epoch=1)]
     count = min(ALIGNED, len(bank))
     some = bank[np.arange(count) * len(bank) // count]
     first, second = (embed(encoder, source, recipe, device, some, view) for view in views)
