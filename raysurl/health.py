@@ -48,8 +48,12 @@ SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly space
 # (an untrained ResNet about 0.1 to 0.3), so the bounds are far below what trained encoders show.
 COLLAPSED_STD = 0.05
 COLLAPSED_TRAINING_COSINE = 0.9  # between head outputs of different images; spread² = 1 − mean cosine
-SURELY_COLLAPSED_COSINE = 0.98  # healthy BYOL passes .974 in its first hundred steps; the dead stay above .99
-RISEN = 1.1  # of the spread since it was lowest: such a run comes out of it, unless its target is flat
+SURELY_COLLAPSED_COSINE = (
+    0.98  # healthy BYOL passes .974 in its first hundred steps; dead runs stay above .99
+)
+LIVE_STD = (
+    0.3  # of the features: below SURELY_COLLAPSED_COSINE such a run is alive, unless its target is flat
+)
 LOW_RANK_SHARE = 0.05
 LOW_RANK = 3.0
 FLAT_ENTROPY = 0.95
@@ -181,8 +185,10 @@ def _training(metrics: Mapping[str, float]) -> list[str]:
     std = metrics.get("health/training_std")
     if std is None or 1 - std**2 < COLLAPSED_TRAINING_COSINE:
         return []
-    recovers = metrics.get("health/spread_risen", 1.0) > RISEN and 1 - std**2 < SURELY_COLLAPSED_COSINE
-    if recovers and metrics.get("health/teacher_entropy", 0.0) <= FLAT_ENTROPY:
+    alive = (
+        metrics.get("health/std", 0.0) > LIVE_STD and metrics.get("health/teacher_entropy", 0) <= FLAT_ENTROPY
+    )
+    if alive and 1 - std**2 < SURELY_COLLAPSED_COSINE:
         return []
     return [
         f"collapsed in training: the embeddings that the loss sees are nearly the same for all images (mean cosine"

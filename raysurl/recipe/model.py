@@ -129,6 +129,13 @@ def recipe_from(tree: dict[str, Any]) -> Recipe:
     """Validate a tree of differences from the defaults. Opens no file; raises InputError, one sentence."""
     _check_text(tree, "")
     try:
+        return _validated(tree)
+    except UnicodeEncodeError as error:  # a validator's sentence, which quotes text that is no UTF-8
+        raise InputError(str(error.object)) from None
+
+
+def _validated(tree: dict[str, Any]) -> Recipe:
+    try:
         # all but the method first: its module brings torch, which a mistake elsewhere need not wait for
         recipe = Recipe.model_validate({**tree, "method": MethodConfig()})
     except ValidationError as error:

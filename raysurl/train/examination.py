@@ -4,7 +4,6 @@ health/update_share    how far the weights move in one step, as a share of their
                        middle and at the end of an epoch, and of the first, second, fourth, eighth … of the run
 health/teacher_motion  how far a moving-average teacher moved in an epoch over how far the student did, each as a share
                        of its length
-health/spread_risen    the spread of what the loss sees (`health/std`), in times of its lowest at the end of an epoch
 health/queue_age       mean age of memory's vectors, in steps since they changed
 health/queue_lag       the same in times of the steps that write all of them anew: below 1 where memory is fed
 health/batch_mix       classes in a batch, as a share of those that a full shuffle has; without labels the spread of the
@@ -64,7 +63,6 @@ class Examiner:
     _rows: Tensor | None = None  # sums of memory's rows at the last look
     _age: Tensor | None = None  # steps since each changed
     _step: int = 0  # of the last look
-    _least: float = 2.0  # spread of what the loss sees, at the end of an epoch; 1 is uniform
     _moved: Tensor | None = None  # by the watched steps of this epoch, a share
 
     def begin(self, run: Run) -> None:
@@ -92,9 +90,6 @@ class Examiner:
     def look(self, run: Run) -> dict[str, float]:
         """At the end of an epoch, on rank 0."""
         found = self._weights_moved(run.method)
-        if spread := run.tally.latest.get("health/std"):
-            self._least = min(self._least, spread)
-            found["health/spread_risen"] = spread / self._least
         found |= self._memory_fed(run.memory, run.step - self._step, run.plan.batch_size)
         if "health/batch_mix" not in self.found and run.plan.graph is None:
             found |= batches(run.plan, run.loader.source, run.epochs_done)
@@ -123,7 +118,9 @@ class Examiner:
         """What has been wrong for PATIENCE epochs in a row, and which of it had not been before this one."""
         if run.epochs_done < SETTLED * run.recipe.total_epochs:
             return [], []
-        signals = {**run.tally.memory, **self.found, **health.combined(evaluated, run.tally.latest)}
+        alive = {"health/std": 1.0}  # as long as no evaluation says otherwise
+        of_epoch = alive | health.combined(evaluated, run.tally.latest)
+        signals = {**run.tally.memory, **self.found, **of_epoch}
         found = {said.partition(":")[0]: said for said in health.diagnose(signals)}
         waiting = {} if evaluated else {k: n for k, n in self.standing.items() if k in health.OF_EVALUATION}
         self.standing = waiting | {kind: self.standing.get(kind, 0) + 1 for kind in found}
@@ -145,13 +142,12 @@ class Examiner:
         return {"health/queue_age": mean, "health/queue_lag": mean / max(anew, 1.0)}
 
     def state_dict(self) -> dict[str, Any]:
-        known = {"found": dict(self.found), "standing": dict(self.standing)}
-        known |= {"step": self._step, "least": self._least}
+        known = {"found": dict(self.found), "standing": dict(self.standing), "step": self._step}
         return known | {"weights": self._weights, "rows": self._rows, "age": self._age, "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.found, self._weights, self._step = dict(state["found"]), state["weights"], int(state["step"])
-        self.standing, self._least = dict(state["standing"]), float(state["least"])
+        self.standing = dict(state["standing"])
         self._rows, self._age, self._moved = state["rows"], state["age"], state["moved"]
 
 
