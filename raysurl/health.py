@@ -63,7 +63,9 @@ SAME_LENGTH = 1e-4  # and of their lengths, relative: points of a plane may shar
 SAME_SHARE = 1e-3  # of the largest deviation of a dimension, below which another counts as dead
 SAME_STD = 1e-3  # spread of embeddings that are one and the same
 DUPLICATES = 0.5  # of the samples: some data hold copies, but no data are copies for the most part
-STEEP_UPDATE = 0.1  # of the weights' length in one step
+STEEP_UPDATE = (
+    0.05  # of the weights' length in one step: .001 to .032 in health, .067 to 1.5 at 100 times the rate
+)
 STILL_TEACHER = 1e-4  # of the student's way; a momentum of 0.9999 makes it 1e-3 in an epoch of 20 steps
 STALE_QUEUE = 1.5  # times of the steps that renew a queue; one that is fed cannot come above 1
 SORTED_BATCHES = 0.75  # of the classes of a full shuffle; two classes, sorted, leave half of them
@@ -209,8 +211,8 @@ def _updates(metrics: Mapping[str, float]) -> list[str]:
         return []
     return [
         f"steps too large: one step moved the weights by {moved:.1%} of their length (above {STEEP_UPDATE:.0%}); likely"
-        " cause: a learning rate that is ten times too high, or more; try a tenth of train.optimizer.lr, or"
-        " train.clip=1."
+        " cause: a learning rate that is ten times too high, or a warm-up that is too short; try a tenth of"
+        " train.optimizer.lr, a longer train.schedule.warmup_epochs, or train.clip=1."
     ]
 
 
