@@ -26,9 +26,8 @@ from torch import Tensor
 
 from raysurl import intervals, streams
 from raysurl.errors import InputError
-from raysurl.evaluate.division import Division
+from raysurl.evaluate.division import Division, some
 from raysurl.evaluate.features import Features
-from raysurl.functional import evenly_spaced
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"labels"})
@@ -40,7 +39,8 @@ Counts = NDArray[np.int64]
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
     """`eval/clustering_accuracy` in percent, `eval/clustering_nmi` and `eval/clustering_ari`, of the best restart;
     `eval/clustering_accuracy_std` over the restarts."""
-    train = evenly_spaced(features.train, settings.clustering_points)
+    those = some(len(features.train), settings.clustering_points, seed, "clustering points")
+    train = features.train[those.to(features.train.device)]
     labels, classes = features.test_labels.cpu().numpy(), features.num_classes
     restarts = clusters(train, features.test, classes, restarts=settings.clustering_restarts, seed=seed)
     right = [matched(found, labels, classes) for _, found in restarts]

@@ -20,14 +20,13 @@ from scipy.stats import rankdata
 
 from raysurl import intervals
 from raysurl.errors import InputError
-from raysurl.evaluate.division import Division
+from raysurl.evaluate.division import Division, some
 from raysurl.evaluate.features import Features
-from raysurl.functional import evenly_spaced
 from raysurl.recipe import Evaluation
 
 NEEDS = frozenset({"labels"})
 OF_PIXELS = True
-QUERIES, GALLERY = 2000, 5000  # evenly spaced samples whose pairs are looked at, at most
+QUERIES, GALLERY = 2000, 5000  # samples whose pairs are looked at, at most
 BLOCK = 200  # of the test samples
 BINS = 100  # of cosine distances from 0 to 2
 
@@ -48,7 +47,7 @@ class Pairs:
 
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
     """`eval/distance_auc`, `_overlap` in [0, 1], `_same` and `_different` in [0, 2]."""
-    found = pairs(features)
+    found = pairs(features, seed)
     for name, values in (("auc", found.chance), ("same", found.same), ("different", found.different)):
         yield f"eval/distance_{name}", intervals.bootstrap_mean(values, seed=seed, name=f"distance {name}")
 
@@ -78,19 +77,20 @@ def overlap(same: NDArray[np.int64], different: NDArray[np.int64]) -> float:
     return float(np.minimum(same / same.sum(), different / different.sum()).sum())
 
 
-def histograms(features: Features) -> NDArray[np.int64]:
+def histograms(features: Features, seed: int) -> NDArray[np.int64]:
     """(2, B): pairs of one class and of different classes by their distance; zeros where there are none."""
     if not features.has_labels:
         return np.zeros((2, BINS), np.int64)
-    found = pairs(features.labelled())
+    found = pairs(features.labelled(), seed)
     return np.stack([found.same_counts.sum(0), found.different_counts.sum(0)])
 
 
-def pairs(features: Features) -> Pairs:
+def pairs(features: Features, seed: int = 0) -> Pairs:
     """Raises InputError where no test sample has train samples of its class and of another."""
-    train, test = evenly_spaced(features.train, GALLERY), evenly_spaced(features.test, QUERIES)
-    train_labels = evenly_spaced(features.train_labels, GALLERY).cpu().numpy()
-    test_labels = evenly_spaced(features.test_labels, QUERIES).cpu().numpy()
+    those = some(len(features.train), GALLERY, seed, "distances gallery").to(features.train.device)
+    queries_at = some(len(features.test), QUERIES, seed, "distances queries").to(features.test.device)
+    train, train_labels = features.train[those], features.train_labels[those].cpu().numpy()
+    test, test_labels = features.test[queries_at], features.test_labels[queries_at].cpu().numpy()
     gallery = F.normalize(train.float(), dim=1)
     parts = []
     for start in range(0, len(test), BLOCK):

@@ -179,10 +179,12 @@ class Evaluator:
             metrics |= evaluate(
                 untrained_headline, settings, protocols=["knn"], prefix="untrained", seed=seed
             )
-        histograms = {"encoder": distances.histograms(features)} if "distances" in settings.protocols else {}
+        histograms = (
+            {"encoder": distances.histograms(features, seed)} if "distances" in settings.protocols else {}
+        )
         if settings.baselines and self.num_classes:
             raw = self._pixels()
-            histograms |= {"pixels": distances.histograms(raw)} if histograms else {}
+            histograms |= {"pixels": distances.histograms(raw, seed)} if histograms else {}
             asked = of_pixels(settings.protocols)
             metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
         classifiers = {name: found.classifier for name, found in tuned[0].items()}

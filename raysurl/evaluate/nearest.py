@@ -22,7 +22,7 @@ QUERY_BLOCK = 2048  # queries and
 BANK_BLOCK = 2048  # bank rows whose similarities are held at once: 16 MiB
 QUERIES_KEPT = 4096  # queries whose candidates are held at once: 13 MiB at k = 200
 TOPK_BANK_BLOCK = 16384  # rows of which one call of `topk` takes the best
-RANKED = 2**23  # cosines sorted at once, which takes 200 MiB
+RANKED = 2**21  # cosines sorted at once, which takes 100 MiB
 COMPILED_FROM = 2**25  # similarities on a CPU: fewer take less time than loading compiled code
 
 

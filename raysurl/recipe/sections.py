@@ -209,7 +209,7 @@ class Evaluation(Section):
         (1, 5, 10), min_length=1
     )  # of recall: how many of the nearest are looked at
     clustering_restarts: int = Field(10, ge=1)  # of k-means, the one of least inertia is judged
-    clustering_points: int = Field(50_000, ge=2)  # evenly spaced train samples that it is fitted to, at most
+    clustering_points: int = Field(50_000, ge=2)  # train samples that it is fitted to, at most
     neighbours_k: int = Field(10, ge=1)  # of a test image, which may change when it is augmented
     neighbours_views: tuple[str, ...] = Field(
         ("weak", "contrastive"), min_length=1

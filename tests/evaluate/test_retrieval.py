@@ -177,6 +177,15 @@ def test_distances_are_those_of_a_slow_loop_and_the_chance_is_the_area_under_the
     assert found["eval/distance_overlap"] == pytest.approx(expected, abs=2e-3)
 
 
+def test_a_part_of_many_samples_has_all_classes_where_these_come_in_turns(judged, monkeypatch):
+    given, found = judged
+    monkeypatch.setattr(distances, "GALLERY", 30)
+    monkeypatch.setattr(distances, "QUERIES", 35)
+    part = evaluate(given, SETTINGS.model_copy(update={"clustering_points": 30}))
+    assert part["eval/distance_auc"] == pytest.approx(found["eval/distance_auc"], abs=0.1)
+    assert part["eval/clustering_nmi"] == pytest.approx(found["eval/clustering_nmi"], abs=0.3)
+
+
 def test_a_collapsed_encoder_is_at_chance_in_every_protocol():
     given = features()
     constant = replace(given, train=torch.ones(120, 8), test=torch.ones(70, 8), disturbed=None)
