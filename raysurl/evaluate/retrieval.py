@@ -45,14 +45,13 @@ def retrieve(
     `gallery` (N, D) and `queries` (Q, D) of any length; ties by the gallery's order, as in raysurl.evaluate.nearest.
     """
     places = torch.arange(1, len(gallery) + 1, device=gallery.device, dtype=torch.float64)
-    found: list[list[Tensor]] = [[] for _ in ks]
-    precision: list[Tensor] = []
+    found = np.zeros((len(ks), len(queries)), bool)
+    precision = np.zeros(len(queries))
     start = 0
     for _, order in ranked_blocks(gallery, queries):
-        same = gallery_labels[order] == labels[start : start + len(order), None]
-        start += len(order)
-        for rows, k in zip(found, ks, strict=True):
-            rows.append(same[:, :k].any(1))
+        rows = slice(start, start := start + len(order))
+        same = gallery_labels[order] == labels[rows, None]
+        found[:, rows] = torch.stack([same[:, :k].any(1) for k in ks]).cpu().numpy()
         of_place = same.cumsum(1) / places
-        precision.append(of_place.mul_(same).sum(1) / same.sum(1).clamp(min=1))
-    return [torch.cat(rows).cpu().numpy() for rows in found], torch.cat(precision).cpu().numpy()
+        precision[rows] = (of_place.mul_(same).sum(1) / same.sum(1).clamp(min=1)).cpu().numpy()
+    return list(found), precision
