@@ -45,6 +45,18 @@ def plain_images(recipe: Recipe, images: Images, device: torch.device) -> Tensor
     return apply(policy, images, draws, size=v.size, mean=v.mean, std=v.std, device=device)
 
 
+def augmented_images(
+    recipe: Recipe, images: Images, device: torch.device, augmented: Augmented, places: Tensor
+) -> Tensor:
+    """The views of `embed` of the images that stand at `places` (b,) of its index."""
+    draws = _draws(recipe, augmented, int(places.max()) + 1)
+    return _images(recipe, images, device, augmented, draws[places])
+
+
+def _draws(recipe: Recipe, augmented: Augmented, count: int) -> Draws:
+    return draw(augmented.policy, count, seed=recipe.stream_seed, step=augmented.epoch, view="linear")
+
+
 def _images(
     recipe: Recipe, images: Images, device: torch.device, augmented: Augmented | None, draws: Draws | None
 ) -> Tensor:
@@ -79,10 +91,7 @@ def embed(
     requests = [Request(0, i, padded[i : i + block]) for i in range(0, share, block)]
     draws = None
     if augmented:
-        places = draw(
-            augmented.policy, share * world, seed=recipe.stream_seed, step=augmented.epoch, view="linear"
-        )
-        draws = places[rank * share : (rank + 1) * share]
+        draws = _draws(recipe, augmented, share * world)[rank * share : (rank + 1) * share]
     rows = torch.empty(0)
     for request, images in zip(requests, source.batches(requests, images_alone), strict=True):
         place = slice(request.start, request.start + len(request.index))

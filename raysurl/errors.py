@@ -37,6 +37,10 @@ class DivergedError(RunError):
     """A loss became infinite or NaN; the message names the step and what can be done."""
 
 
+class UnhealthyError(RunError):
+    """A run was ended because of what was found wrong with it, as its recipe asks; the message says what."""
+
+
 class StorageError(RunError):
     """A place that the work writes to is full, read-only, gone, or broken; `reason`: the words of that alone."""
 

@@ -81,13 +81,23 @@ def paired(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Measured:
 
 
 def bootstrap(
-    count: int, statistic: Callable[[NDArray[np.int64]], float], *, seed: int, name: str
+    count: int,
+    statistic: Callable[[NDArray[np.int64]], float],
+    *,
+    seed: int,
+    name: str,
+    shifted: bool = False,
 ) -> Measured:
-    """`statistic` of `count` samples, given how often each is taken, (count,); percentiles over RESAMPLES draws."""
+    """`statistic` of `count` samples, given how often each is taken, (count,); percentiles over RESAMPLES draws.
+
+    `shifted`: of a statistic that repeated samples raise or lower, such as mutual information, by the mean difference
+    that they make, so that the interval lies about the value.
+    """
     stream = numpy_stream(seed, "bootstrap", name)
     chances = np.full(count, 1 / count)
-    drawn = [statistic(stream.multinomial(count, chances)) for _ in range(RESAMPLES)]
-    return Measured(statistic(np.ones(count, np.int64)), percentiles(drawn))
+    drawn = np.array([statistic(stream.multinomial(count, chances)) for _ in range(RESAMPLES)])
+    value = statistic(np.ones(count, np.int64))
+    return Measured(value, percentiles(drawn + (value - drawn.mean()) if shifted else drawn))
 
 
 def bootstrap_mean(values: NDArray[np.floating[Any]], *, seed: int, name: str) -> Measured:

@@ -14,7 +14,7 @@ from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, initial_weights
 from raysurl.errors import InputError, storage_error
 from raysurl.evaluate import Division, detecting, divide, elsewhere
-from raysurl.evaluate.evaluator import check_views
+from raysurl.evaluate.augmenting import check_views
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.report import write_report

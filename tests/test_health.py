@@ -101,6 +101,25 @@ def test_a_collapse_is_said_once_and_names_its_value() -> None:
     assert "0.010" in sentence
 
 
+def test_a_low_spread_in_training_is_no_collapse_where_features_live_unless_the_target_is_flat() -> None:
+    low, live = {"health/training_std": 0.2}, {"health/std": 0.6}
+    assert health.diagnose(low) != []
+    assert health.diagnose(low | live) == []
+    assert health.diagnose({"health/training_std": 0.1} | live) != []
+    assert len(health.diagnose(low | live | {"health/teacher_entropy": 0.98})) == 2
+
+
+def test_copies_are_counted_and_points_of_a_plane_are_none() -> None:
+    rows = normal(100, 32)
+    found = health.signals(torch.cat([rows, rows[:80]]))
+    assert found["health/duplicate_share"] == pytest.approx(160 / 180)
+    (said,) = health.diagnose(found)
+    assert said.startswith("duplicates: 89%")
+    assert health.signals(normal(2000, 2))["health/duplicate_share"] < 0.05
+    dead = torch.cat([rows, torch.full((100, 8), 3.0)], 1)
+    assert health.signals(dead)["health/dead_dimensions"] == pytest.approx(0.2)
+
+
 def test_a_two_dimensional_embedding_is_no_dimensional_collapse() -> None:
     assert health.diagnose(health.signals(normal(200, 2))) == []
 

@@ -1,4 +1,4 @@
-"""Evaluate a finished run, or any encoder file, on labelled data."""
+"""Evaluate a finished run, any encoder file, or a teacher, on labelled data."""
 
 from __future__ import annotations
 
@@ -9,31 +9,46 @@ from raysurl import intervals
 from raysurl.classifier import write_classifiers
 from raysurl.data.names import open_samples
 from raysurl.encoder import named_encoder
+from raysurl.evaluate.augmenting import check_views
 from raysurl.evaluate.elsewhere import judged
-from raysurl.evaluate.evaluator import Evaluator
+from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.recipe import take
 from raysurl.report.terminal import show_metrics
 from raysurl.run import check_judging
 from raysurl.runtime import LocalRuntime, default_device
+from raysurl.teachers.judged import named_teacher
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
 
-SETTINGS = {"run": ("DIR | FILE", "", "a finished run, or an encoder.safetensors")}
-RECIPE = ("data", "eval")  # its other arguments, and all others of a recipe
+SETTINGS = {"run": ("DIR | FILE", "", "a finished run, or an encoder.safetensors; none: teacher.name")}
+RECIPE = ("data", "eval", "teacher")  # its other arguments, and all others of a recipe
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
+    """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it.
+
+    `teacher.name=` in place of `run=` judges a network of another library; its results go to `output=DIR`.
+    """
     given = take(arguments)[1]
-    found = named_encoder(given)
+    teacher, said = None, list[str]()
+    if given.get("teacher.name") and not given.get("run"):
+        teacher = named_teacher(given)
+    found = teacher.found if teacher else named_encoder(given)
     recipe, device = found.recipe, default_device()
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
-    check_judging(recipe, samples, eval_samples, recipe.eval.protocols if "eval.protocols" in given else ())
+    if teacher:
+        check_views(recipe, samples)
+    else:
+        asked = recipe.eval.protocols if "eval.protocols" in given else ()
+        check_judging(recipe, samples, eval_samples, asked)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
-    networks, said = stored.networks(found.where, recipe, found.encoder, source)
+    if teacher:
+        networks = Networks(found.encoder, texts=teacher.embed_names(source.class_names))
+    else:
+        networks, said = stored.networks(found.where, recipe, found.encoder, source)
     evaluated = judged(evaluator, networks.to(device), stored.untrained_embedder(recipe, source))
     metrics, between = evaluated.metrics, intervals.of_metrics(evaluated.metrics)
     written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}

@@ -71,3 +71,11 @@ def hold_out(count: int, share: float, seed: int, name: str) -> tuple[Tensor, Te
     order = torch.randperm(count, generator=streams.torch_stream(seed, name))
     held_out, kept = order.tensor_split([max(1, round(count * share))])
     return held_out, kept
+
+
+def some(count: int, limit: int, seed: int, name: str) -> Tensor:
+    """At most `limit` positions of `count` samples, rising: a seeded draw, for evenly spaced ones may all be of one
+    class where classes come in turns."""
+    if count <= limit:
+        return torch.arange(count)
+    return torch.randperm(count, generator=streams.torch_stream(seed, name))[:limit].sort().values

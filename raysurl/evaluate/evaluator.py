@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raysurl import health
-from raysurl.data.dataset import Samples
 from raysurl.data.planetoid import VALIDATION
 from raysurl.data.source import Source
 from raysurl.embed import Augmented, embed, pixels
@@ -28,6 +28,7 @@ from raysurl.evaluate import (
     Features,
     Gains,
     NodeFeatures,
+    distances,
     divide,
     evaluate,
     gains_of,
@@ -36,14 +37,13 @@ from raysurl.evaluate import (
     pixel_features,
     serves,
 )
+from raysurl.evaluate.augmenting import alignment, disturbing, policy_of
 from raysurl.evaluate.detecting import detected
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.tuning import Task, tune
 from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
-from raysurl.views import POLICIES
-from raysurl.views.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class Networks:
     encoder: nn.Module
     embedder: nn.Module | None = None
     remembered: Tensor | None = None  # (N, D) of the training samples
+    texts: Tensor | None = None  # (C, D) of the class names, by a teacher's text tower
 
     def to(self, device: torch.device) -> Networks:
         embedder = self.embedder and self.embedder.to(device)
         remembered = None if self.remembered is None else self.remembered.to(device)
-        return Networks(self.encoder.to(device), embedder, remembered)
+        return Networks(self.encoder.to(device), embedder, remembered, self.texts)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Evaluated:
     bank: NDArray[np.int64]
     gains: Gains  # over the baselines
     classifiers: Mapping[str, nn.Module] = field(default_factory=dict)  # that were fine-tuned, by name
+    # of distances, see that protocol
+    histograms: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def labels_to_learn(source: Source, eval_source: Source | None) -> NDArray[np.int64] | None:
@@ -130,10 +133,11 @@ class Evaluator:
         count = min(self.recipe.eval.online_bank, len(self.bank))
         bank = self.bank[np.arange(count) * len(self.bank) // count]
         features, headline = self.features(trained.encoder, bank), self._headline(trained, bank)
+        aligned = self._aligned(trained)
         if features is None:
             return {}
         metrics = evaluate(features, self.recipe.eval, protocols=["knn"])
-        return metrics | headline | health.signals(features.train)
+        return metrics | headline | health.signals(features.train) | aligned
 
     def final(self, trained: Networks, untrained_embedder: nn.Module | None = None) -> Evaluated:
         """All protocols, beside the untrained encoder and raw pixels.
@@ -147,34 +151,38 @@ class Evaluator:
         untrained_headline = None
         if fresh and trained.embedder is not None and untrained_embedder is not None:
             untrained_headline = self.features(untrained_embedder.to(self.runtime.device), self.bank)
-        nodes = self._nodes(trained.encoder)
+        nodes, aligned = self._nodes(trained.encoder), self._aligned(trained)
         judged = [encoder for encoder in (trained.encoder, fresh) if encoder]
-        views = [self._augmented(encoder) for encoder in judged]
-        tuned = [self._tuned(encoder) for encoder in judged]
-        found_boxes = [self._detected(encoder) for encoder in judged]
+        asked = [self._asked(encoder) for encoder in judged]
         if features is None:
-            self._help(views)
+            self._help([each["augmented"] for each in asked])
             return Evaluated({}, None, self.bank, {})
-        features = replace(features, inputs=self._inputs(), nodes=nodes, augmented=views[0], tuned=tuned[0])
-        features = replace(features, detected=found_boxes[0])
-        metrics = evaluate(features, settings, seed=seed) | health.signals(features.train)
+        features = replace(features, inputs=self._inputs(), nodes=nodes, texts=trained.texts, **asked[0])
+        metrics = evaluate(features, settings, seed=seed) | health.signals(features.train) | aligned
         if headline:
             backbone = evaluate(features, settings, protocols=["knn"], prefix="backbone", seed=seed)
             metrics |= backbone | headline
         if untrained is not None:
-            untrained = replace(untrained, augmented=views[1], tuned=tuned[1], detected=found_boxes[1])
+            untrained = replace(untrained, **asked[1])
             found = evaluate(untrained, settings, prefix="untrained", seed=seed)
             metrics |= _of_the_backbone(found) if headline else found
         if untrained_headline is not None:
             metrics |= evaluate(
                 untrained_headline, settings, protocols=["knn"], prefix="untrained", seed=seed
             )
+        histograms = (
+            {"encoder": distances.histograms(features, seed)} if "distances" in settings.protocols else {}
+        )
         if settings.baselines and self.num_classes:
             raw = self._pixels()
-            asked = of_pixels(settings.protocols)
-            metrics |= evaluate(raw, settings, protocols=asked, prefix="pixels", seed=seed)
-        classifiers = {name: found.classifier for name, found in tuned[0].items()}
-        return Evaluated(metrics, features, self.bank, gains_of(metrics), classifiers)
+            histograms |= {"pixels": distances.histograms(raw, seed)} if histograms else {}
+            judging = of_pixels(settings.protocols)
+            metrics |= evaluate(raw, settings, protocols=judging, prefix="pixels", seed=seed)
+        classifiers = {name: found.classifier for name, found in asked[0]["tuned"].items()}
+        return Evaluated(metrics, features, self.bank, gains_of(metrics), classifiers, histograms)
+
+    def _aligned(self, trained: Networks) -> dict[str, float]:
+        return alignment(trained.encoder, self.recipe, self.source, self.runtime.device, self.bank)
 
     def _headline(self, trained: Networks, bank: NDArray[np.int64]) -> dict[str, float]:
         """kNN of what `eval.features` names, where that is not the backbone."""
@@ -182,6 +190,15 @@ class Evaluator:
             return {}
         features = self.features(trained.embedder, bank, trained.remembered)
         return {} if features is None else evaluate(features, self.recipe.eval, protocols=["knn"])
+
+    def _asked(self, encoder: nn.Module) -> dict[str, Any]:
+        """What protocols ask of an encoder beyond its features, as `Features` names it. All ranks call it."""
+        return {
+            "augmented": self._augmented(encoder),
+            "tuned": self._tuned(encoder),
+            "detected": self._detected(encoder),
+            "disturbed": self._disturbed(encoder),
+        }
 
     def _augmented(self, encoder: nn.Module) -> Callable[[int], Tensor] | None:
         """Epoch -> features of random views of the bank, where a protocol is to be trained on such. All ranks call it,
@@ -192,7 +209,8 @@ class Evaluator:
             or not len(self.test)
         ):
             return None
-        policy = _policy(self.recipe, self.recipe.eval.linear_probe.augment).model_copy(update={"size": None})
+        seen = policy_of(self.recipe, self.recipe.eval.linear_probe.augment)
+        policy = seen.model_copy(update={"size": None})
 
         def of_epoch(epoch: int) -> Tensor:
             view, device = Augmented(policy, epoch), self.runtime.device
@@ -206,7 +224,7 @@ class Evaluator:
             return {}
         found = {}
         for name, tuning in self.recipe.eval.tunings.items():
-            policy = _policy(self.recipe, tuning.augment).model_copy(update={"size": None})
+            policy = policy_of(self.recipe, tuning.augment).model_copy(update={"size": None})
             given = (self.recipe, self.runtime, self.source, self.test_source)
             task = Task(*given, self.bank, self.test, self.num_classes, policy)
             found[name] = tune(encoder, task, tuning)
@@ -216,6 +234,14 @@ class Evaluator:
         if "instances" not in self._needs or not len(self.test):
             return {}
         return detected(encoder, self.recipe, self.runtime, self.source, self.test_source)
+
+    def _disturbed(self, encoder: nn.Module) -> dict[str, Tensor] | None:
+        """Features (Q, D) of the test images augmented by each policy. All ranks call it."""
+        if "disturbed" not in self._needs or not self.num_classes:
+            return None
+        device, given = self.runtime.device, (self.test_source, self.recipe, self.runtime.device, self.test)
+        views = {name: disturbing(self.recipe, name) for name in self.recipe.eval.neighbours_views}
+        return {name: embed(encoder, *given, view).to(device) for name, view in views.items()}
 
     def _help(self, views: Sequence[Callable[[int], Tensor] | None]) -> None:
         """Embed on this rank what rank 0 asks for while it runs the protocols."""
@@ -283,30 +309,6 @@ class Evaluator:
         parts = (self.source.labels, index), (self.test_source.labels, self.test)
         bank, test = (np.full(len(at), -1) if all_ is None else all_[at] for all_, at in parts)
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)
-
-
-def check_views(recipe: Recipe, samples: Samples) -> None:
-    """Raises InputError for vectors under a probe or a fine-tuning that augments."""
-    settings = recipe.eval
-    asked: dict[str, list[str | None]] = {
-        "linear": [settings.linear_probe.augment],
-        "finetune": [t.augment for t in settings.tunings.values()],
-    }
-    for protocol, policies in asked.items():
-        random = any(not _policy(recipe, name).is_identity for name in policies)
-        if protocol in settings.protocols and random and samples.width():
-            raise InputError(
-                f"the protocol {protocol} trains on augmented views here, and {recipe.data.name} holds vectors, which"
-                f" cannot be augmented; use eval.{protocol}_augment=plain"
-            )
-
-
-def _policy(recipe: Recipe, name: str | None) -> Policy:
-    """That of `augment` of a probe; `views` is the first of the run's own that crops at random."""
-    if name != "views":
-        return POLICIES[name or "plain"]
-    own = [policy for policy in recipe.view_policies().values() if policy.crop]
-    return own[0] if own else POLICIES["plain"]
 
 
 def _of_the_backbone(untrained: dict[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raysurl import health
 from raysurl.evaluate import Division, names, of_pixels, prefixed
+from raysurl.evaluate.augmenting import aligned_names
 from raysurl.recipe import Recipe
 
 
@@ -11,6 +12,7 @@ def final_names(recipe: Recipe, division: Division) -> set[str]:
     """The metrics of a finished run on data divided so."""
     settings, labelled = recipe.eval, bool(len(division.test))
     found = {"train/loss", *health.SIGNALS, *names(settings.protocols, settings, division)}
+    found |= aligned_names(recipe)
     if recipe.eval.features != "backbone" and labelled:
         knn = names(["knn"], settings, division)
         found |= knn | {prefixed(name, "backbone") for name in knn}
@@ -24,4 +26,4 @@ def final_names(recipe: Recipe, division: Division) -> set[str]:
 
 def online_names(recipe: Recipe, division: Division) -> set[str]:
     """The metrics of an evaluation during training."""
-    return {"train/loss", *health.SIGNALS, *names(["knn"], recipe.eval, division)}
+    return {"train/loss", *health.SIGNALS, *aligned_names(recipe), *names(["knn"], recipe.eval, division)}

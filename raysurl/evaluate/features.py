@@ -45,6 +45,7 @@ class Features:
     fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split;
     `tags`, of samples that show several classes at once, (N, T) and (Q, T) int8: 1 = shown, 0 = not, −1 = not judged;
     `detected`, what came of a detector.
+    `disturbed`, policy -> features (Q, D) of augmented test images; `texts` (C, D), unit embeddings of the class names.
 
     `train` (N, D) and `test` (Q, D) float; `train_labels` (N,) and `test_labels` (Q,) int64 in [0, C), −1
     where a label is unknown. All on one device. Raises InputError if shapes disagree, if a label is outside
@@ -64,6 +65,8 @@ class Features:
     validation: Tensor | None = None
     tags: tuple[Tensor, Tensor] | None = None
     detected: Mapping[str, float] | None = None
+    disturbed: Mapping[str, Tensor] | None = None
+    texts: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, rows, labels in (
@@ -116,6 +119,8 @@ class Features:
             of=self.of,
             validation=None if self.validation is None else self.validation[train],
             tuned=self.tuned and {n: replace(t, scores=t.scores[test]) for n, t in self.tuned.items()},
+            disturbed=self.disturbed and {policy: rows[test] for policy, rows in self.disturbed.items()},
+            texts=self.texts,
         )
 
 

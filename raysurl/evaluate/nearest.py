@@ -22,6 +22,7 @@ QUERY_BLOCK = 2048  # queries and
 BANK_BLOCK = 2048  # bank rows whose similarities are held at once: 16 MiB
 QUERIES_KEPT = 4096  # queries whose candidates are held at once: 13 MiB at k = 200
 TOPK_BANK_BLOCK = 16384  # rows of which one call of `topk` takes the best
+RANKED = 2**21  # cosines sorted at once, which takes 100 MiB
 COMPILED_FROM = 2**25  # similarities on a CPU: fewer take less time than loading compiled code
 
 
@@ -44,6 +45,16 @@ def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     similarity, index = search(bank, _unit(queries), k)
     order = similarity.argsort(dim=1, descending=True, stable=True)
     return similarity.gather(1, order), index.gather(1, order)
+
+
+@torch.no_grad()
+def ranked_blocks(bank: Tensor, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """All rows of bank (N, D) by falling cosine with each query: cosines (q, N) and indices (q, N) of a block of
+    queries after the other. Ties, rows of zeros and errors as in `nearest`."""
+    for block in _unit(queries).split(max(1, RANKED // max(len(bank), 1))):
+        width = _width(len(bank), TOPK_BANK_BLOCK)
+        parts = [_products(block, _unit(rows), width) for rows in bank.split(width)]
+        yield torch.cat(parts, 1).sort(dim=1, descending=True, stable=True)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ class MemoryLink:
         self.mirror, self.record = mirror, record
         self.staleness, self.plan = staleness, plan
         self.version = 0
+        self.keys_of_a_step = 0  # as the latest step pushed them
         self._pending: deque[tuple[Tensor, Tensor]] = deque()  # updates that the mirror has yet to see
         self._answers: deque[Answer] = deque()  # for step `version` and the ones after it
         self._in_flight = False
@@ -107,6 +108,7 @@ class MemoryLink:
         """The update of this step: keys (V·B, D) and indices (V·B,) of the global batch, by (view, position)."""
         ask = None
         self.version += 1
+        self.keys_of_a_step = len(keys)
         if self.asks:
             self._answers.popleft()
             self.drain()
@@ -133,6 +135,7 @@ class MemoryLink:
     def state_dict(self) -> dict[str, Any]:
         """Everything, after `drain`: the record's own state where there is one, else the mirror is the record."""
         state: dict[str, Any] = {"version": self.version, "answers": list(self._answers)}
+        state["keys"] = self.keys_of_a_step
         state["record"] = self.record.state(self.version) if self.record else self.mirror.state_dict()
         if self.record or self._pending:
             state["mirror"] = self.mirror.state_dict()
@@ -140,7 +143,7 @@ class MemoryLink:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.version = int(state["version"])
+        self.version, self.keys_of_a_step = int(state["version"]), int(state.get("keys", 0))
         self.mirror.load_state_dict(state.get("mirror", state["record"]))
         self._pending, self._answers = deque(state.get("pending", [])), deque(state["answers"])
         if self.record:

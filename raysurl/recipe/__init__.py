@@ -1,5 +1,6 @@
 """A recipe: one validated, typed description of a run. Nothing here imports torch or opens anything but YAML."""
 
+from raysurl.recipe.evaluation import Evaluation
 from raysurl.recipe.files import (
     merge,
     packaged_recipes,
@@ -12,7 +13,7 @@ from raysurl.recipe.method_config import MethodConfig
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_from
 from raysurl.recipe.reading import dump, load_recipe, overridden, split_argument, take, typed, yaml_argument
 from raysurl.recipe.schema import Section, nearest
-from raysurl.recipe.sections import Data, Evaluation, Optimizer, Schedule, Train, Views
+from raysurl.recipe.sections import Data, Optimizer, Schedule, Train, Views
 from raysurl.recipe.warmup import shortened
 
 __all__ = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
 from raysurl.errors import InputError
+from raysurl.recipe.evaluation import Evaluation
 from raysurl.recipe.method_config import MethodConfig, config_class
 from raysurl.recipe.schema import Section, sentence
 from raysurl.recipe.sections import (
@@ -14,7 +15,6 @@ from raysurl.recipe.sections import (
     Checkpoint,
     Data,
     Encoder,
-    Evaluation,
     Log,
     MemorySettings,
     Scale,
@@ -128,6 +128,13 @@ def method_config(settings: Any) -> MethodConfig:
 def recipe_from(tree: dict[str, Any]) -> Recipe:
     """Validate a tree of differences from the defaults. Opens no file; raises InputError, one sentence."""
     _check_text(tree, "")
+    try:
+        return _validated(tree)
+    except UnicodeEncodeError as error:  # a validator's sentence, which quotes text that is no UTF-8
+        raise InputError(str(error.object)) from None
+
+
+def _validated(tree: dict[str, Any]) -> Recipe:
     try:
         # all but the method first: its module brings torch, which a mistake elsewhere need not wait for
         recipe = Recipe.model_validate({**tree, "method": MethodConfig()})

@@ -22,13 +22,16 @@ from raysurl.report.terminal import THE, between
 __all__ = ["write_report"]
 
 HEADLINE = "eval/knn_top1"
+DISTANCES_NOTE = (
+    "Pairs of a test and a train image: the less the two curves overlap, the better classes are told apart."
+)
 
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run directory and return its path.
 
-    Reads recipe.yaml, metrics.jsonl, results.json, samples/views.npz, samples/neighbours.npz,
-    samples/embedding.png and samples/clusters.npz, as far as they are there. Raises InputError if `run_dir` is no
+    Reads recipe.yaml, metrics.jsonl, results.json and samples/ (views, neighbours, disturbed, distances, confusion and
+    clusters .npz, embedding.png), as far as they are there. Raises InputError if `run_dir` is no
     run directory.
     """
     run = read_run(Path(run_dir))
@@ -47,6 +50,8 @@ def write_report(run_dir: Path) -> Path:
             "Embedding", figures.embedding(run), "Each point is a training sample, coloured by its class."
         )
         + page.section("Nearest neighbours", figures.neighbours(run))
+        + page.section("Neighbours of augmented images", figures.disturbed(run))
+        + page.section("Distances", figures.distances(run), DISTANCES_NOTE)
         + page.section("Confused classes", confusion.section(run), confusion.NOTE)
         + page.section("Clusters", tree.numbers(run) + tree.charts(run) + tree.sheets(run), tree.NOTE)
         + page.section("Recipe", recipe_section(run), "What differs from the defaults.")
@@ -152,7 +157,8 @@ def _health(run: StoredRun) -> str:
     measured = health.combined({n: v for n, v in run.final.items() if n.startswith("health/")}, latest)
     findings = run.results.get("health")
     if not isinstance(findings, list):
-        findings = health.diagnose({**latest, **run.final, **measured}, run.result("gains"))
+        largest = {n: max(v) for n in health.LARGEST if (v := [y for _, y in run.points(run.evaluations, n)])}
+        findings = health.diagnose({**latest, **run.final, **measured, **largest}, run.result("gains"))
     if findings:
         items = []
         for finding in map(str, findings):

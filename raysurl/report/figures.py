@@ -133,25 +133,57 @@ def embedding(run: StoredRun) -> str:
 
 def neighbours(run: StoredRun) -> str:
     """Rows of an image and its nearest neighbours, framed by whether the label agrees."""
-    arrays = load(run.directory / "samples" / "neighbours.npz")
+    return _near(
+        run, load(run.directory / "samples" / "neighbours.npz"), "Each row: an image, then the images"
+    )
+
+
+def disturbed(run: StoredRun) -> str:
+    """The same of test images, plain and augmented."""
+    arrays = load(run.directory / "samples" / "disturbed.npz")
+    return _near(run, arrays, "Each row: a test image, plain or augmented, then the training images")
+
+
+def _near(run: StoredRun, arrays: Arrays, note: str) -> str:
     images, labels, similarity = (arrays.get(n) for n in ("images", "labels", "similarity"))
     if images is None or images.ndim != 5 or images.dtype != np.uint8 or images.shape[1] < 2:
         return ""
-    shape = images.shape[:2]
+    shape, names = images.shape[:2], arrays.get("rows")
     if labels is None or labels.shape != shape:
         labels = np.full(shape, -1)
+    if names is None or names.shape != shape[:1] or names.dtype.kind != "U":
+        names = np.full(shape[0], "")
     cosines = similarity if similarity is not None and similarity.shape == shape else np.full(shape, np.nan)
     rows = "".join(
-        "<tr>"
+        f"<tr>{f'<th>{escape(str(names[r]))}</th>' if names.any() else ''}"
         + "".join(_neighbour(run, images[r], labels[r], cosines[r], c) for c in range(shape[1]))
         + "</tr>"
         for r in range(shape[0])
     )
-    head = f"<tr><td></td>{''.join(f'<td class=soft>{i}</td>' for i in range(1, shape[1]))}</tr>"
-    note = "Each row: an image, then the images most like it, with their cosine."
+    empty = "<td></td>" * (2 if names.any() else 1)
+    head = f"<tr>{empty}{''.join(f'<td class=soft>{i}</td>' for i in range(1, shape[1]))}</tr>"
+    note += " most like it, with their cosine."
     if (labels >= 0).any():
         note += " ✓ and a solid green frame: the same label; ✗ and a dashed red one: another."
     return f'<p class="soft">{note}</p><div class="card scroll"><table class="images near">{head}{rows}</table></div>'
+
+
+def distances(run: StoredRun) -> str:
+    """Histograms of the distances of pairs of one class and of different classes, in each space."""
+    arrays = load(run.directory / "samples" / "distances.npz")
+    charts = ""
+    for name, words in (("encoder", "The encoder's features"), ("pixels", "Raw pixels")):
+        counts = arrays.get(name)
+        if counts is None or counts.ndim != 2 or len(counts) != 2 or counts.dtype.kind not in "iu":
+            continue
+        places = (np.arange(counts.shape[1]) + 0.5) * 2 / max(counts.shape[1], 1)
+        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        series = [
+            Series.of(kind, list(zip(places.tolist(), row.tolist(), strict=True)))
+            for kind, row in zip(("same class", "different classes"), shares, strict=True)
+        ]
+        charts += line_chart(words, series, x_name="cosine distance", unit=" %", note="share of the pairs")
+    return _grid("", charts, "charts two")
 
 
 def _neighbour(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysurl.data.source import Source
-from raysurl.embed import images_alone, plain_images
+from raysurl.embed import augmented_images, images_alone, plain_images
 from raysurl.evaluate import Features
+from raysurl.evaluate.augmenting import disturbing
+from raysurl.evaluate.evaluator import Evaluator
+from raysurl.evaluate.nearest import nearest
 from raysurl.recipe import Recipe
 from raysurl.report import scatter
 from raysurl.report.contact_sheet import sheet
 from raysurl.sampler import Plan, Request
 from raysurl.views.augmenter import Augment
 
-SHOWN_VIEWS, SHOWN_ROWS, SHOWN_NEIGHBOURS = 8, 10, 10
+SHOWN_VIEWS, SHOWN_ROWS, SHOWN_NEIGHBOURS, SHOWN_QUERIES = 8, 10, 10, 3
 BANK_LIMIT = 20_000  # neighbours for the report are looked for among so many samples
 CPU = torch.device("cpu")
 
@@ -59,6 +62,42 @@ def save_neighbours(
         "similarity": similarity.clamp(max=1).cpu().numpy(),
     }
     _save(run_dir, "neighbours", arrays)
+
+
+def save_disturbed(run_dir: Path, recipe: Recipe, features: Features, evaluator: Evaluator) -> None:
+    """`samples/disturbed.npz`: nearest bank images of some test images, plain and augmented by each policy."""
+    count, bank, test = len(features.test), evaluator.bank, evaluator.test
+    if not features.disturbed or len(features.train) < SHOWN_NEIGHBOURS:
+        return
+    chosen = torch.linspace(0, count - 1, min(SHOWN_QUERIES, count)).long()
+    views = {"plain": features.test, **features.disturbed}
+    queries = torch.stack([rows[chosen.to(rows.device)] for rows in views.values()], 1).flatten(0, 1)
+    similarity, found = (x.cpu() for x in nearest(features.train, queries, SHOWN_NEIGHBOURS))
+    (own,) = evaluator.test_source.batches([Request(0, 0, test[chosen.numpy()])], images_alone)
+    if isinstance(own, Tensor) and own.dim() == 2:
+        return  # vectors have no picture
+    seen = [plain_images(recipe, own, CPU)]
+    seen += [
+        augmented_images(recipe, own, CPU, disturbing(recipe, name), chosen) for name in features.disturbed
+    ]
+    first = torch.stack(seen, 1).flatten(0, 1)[:, None]
+    (images,) = evaluator.source.batches([Request(0, 0, bank[found.numpy()].ravel())], images_alone)
+    others = plain_images(recipe, images, CPU)
+    shown = torch.cat([first, others.view(*found.shape, *others.shape[1:])], 1)
+    labels = features.test_labels.cpu()[chosen].repeat_interleave(len(views))[:, None]
+    arrays = {
+        "images": _to_uint8(shown.flatten(0, 1), recipe).reshape(*shown.shape[:2], *shown.shape[3:], 3),
+        "labels": torch.cat([labels, features.train_labels.cpu()[found]], 1).numpy(),
+        "similarity": torch.cat([torch.ones(len(shown), 1), similarity.clamp(max=1)], 1).numpy(),
+        "rows": np.array(list(views) * len(chosen)),
+    }
+    _save(run_dir, "disturbed", arrays)
+
+
+def save_distances(run_dir: Path, histograms: Mapping[str, NDArray[np.int64]]) -> None:
+    """`samples/distances.npz`: histograms (2, B) of raysurl.evaluate.distances, by the space that they are of."""
+    if histograms:
+        _save(run_dir, "distances", dict(histograms))
 
 
 def save_scatter(run_dir: Path, features: Features, class_names: Sequence[str] | None) -> None:

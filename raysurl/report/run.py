@@ -190,9 +190,17 @@ def label(name: str) -> str:
     group, _, rest = name.partition("/")
     if group == "eval" and rest.startswith("knn") and rest.endswith("_top1"):
         return f"kNN, k = {rest[3:-5] or 200}"
+    for family, words in _FAMILIES.items():
+        if name.startswith(family):
+            return f"{words} {name.removeprefix(family)}"
     return _LABELS.get(name, name)
 
 
+_FAMILIES = {
+    "eval/retrieval_recall": "Retrieval, recall at",
+    "eval/neighbours_kept_": "Neighbours kept under the view",
+    "eval/neighbours_class_": "Neighbours of the same class under the view",
+}
 _LABELS = {
     "eval/linear_top1": "Linear probe",
     "eval/linear_top5": "Linear probe, top 5",
@@ -204,6 +212,18 @@ _LABELS = {
     "eval/finetune10_top1": "Fine-tuned on 10 % of the labels",
     "eval/lbfgs_top1": "Linear probe, L-BFGS",
     "eval/lbfgs_top5": "Linear probe, L-BFGS, top 5",
+    "eval/retrieval_map": "Retrieval, mAP",
+    "eval/clustering_accuracy": "k-means, accuracy by the best matching",
+    "eval/clustering_accuracy_std": "k-means, deviation of that over restarts",
+    "eval/clustering_nmi": "k-means, NMI",
+    "eval/clustering_ari": "k-means, ARI",
+    "eval/neighbours_class": "Neighbours of the same class",
+    "eval/distance_auc": "Chance that a pair of one class is nearer than another",
+    "eval/distance_overlap": "Shared area of the distances' histograms",
+    "eval/distance_same": "Cosine distance within a class",
+    "eval/distance_different": "Cosine distance between classes",
+    "eval/zeroshot_top1": "Zero-shot",
+    "eval/zeroshot_top5": "Zero-shot, top 5",
     "health/rankme": "RankMe, effective dimensions",
     "health/rank_share": "RankMe, share of all dimensions",
     "health/std": "Spread of the embeddings",
@@ -211,6 +231,16 @@ _LABELS = {
     "health/uniformity": "Uniformity",
     "health/alignment": "Alignment of two views",
     "health/teacher_entropy": "Entropy of the teacher's target",
+    "health/duplicate_share": "Samples with the same embedding as another",
+    "health/dead_dimensions": "Dimensions that hardly differ, a share",
+    "health/grad_norm": "Norm of the gradient",
+    "health/update_share": "Way of the weights in one step, a share of their length",
+    "health/teacher_motion": "Way of the teacher over that of the student",
+    "health/queue_age": "Age of what memory holds, in steps",
+    "health/queue_lag": "The same over the steps that renew it",
+    "health/batch_mix": "Variety of a batch over that of a full shuffle",
+    "health/input_mean": "Mean of the pixels that the encoder sees",
+    "health/input_std": "Deviation of the pixels that the encoder sees",
     "train/loss": "Training loss, mean of the last epoch",
     "train/lr": "Learning rate",
     "speed/images_per_s": "Images per second",
@@ -234,7 +264,7 @@ def is_of_clusters(name: str) -> bool:
 
 
 def is_percent(name: str) -> bool:
-    return name.endswith(("_top1", "_top5"))
+    return name.endswith(("_top1", "_top5", "clustering_accuracy")) or "retrieval_" in name
 
 
 def is_share(name: str) -> bool:

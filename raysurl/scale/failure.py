@@ -11,9 +11,9 @@ import json
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
-from raysurl.errors import DivergedError, InputError, RunError, StorageError
+from raysurl.errors import DivergedError, InputError, RunError, StorageError, UnhealthyError
 
-_KINDS = (InputError, DivergedError, StorageError, RunError)
+_KINDS = (InputError, DivergedError, StorageError, UnhealthyError, RunError)
 _NAMESPACE = "raysurl"
 
 

@@ -19,6 +19,7 @@ from raysurl.shell.definitions import PACKAGE, Setting, classes, constant, field
 MODEL, SECTIONS, POLICIES = (
     PACKAGE / "recipe" / "model.py",
     PACKAGE / "recipe" / "sections.py",
+    PACKAGE / "recipe" / "evaluation.py",
     PACKAGE / "views" / "policies.py",
 )
 WORDS = {  # what means the same in every method that has it

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from raysurl import health, plain, stopping
 from raysurl.data.source import Source
-from raysurl.errors import DivergedError, InputError, RunError
+from raysurl.errors import DivergedError, InputError, RunError, UnhealthyError
 from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import latest_step
 from raysurl.recipe import Recipe, dump, read_stored
@@ -57,6 +57,10 @@ class CollapsedError(Exception):
     """Raised out of the trainer to end a collapsed trial early."""
 
 
+class PrunedError(Exception):
+    """The same of a trial with a finding that lasts, where its recipe asks for that (log.on_finding=prune)."""
+
+
 def run_trial(
     recipe: Recipe, directory: Path, train: Train, *, stop: Stop, report: Report | None = None
 ) -> Outcome:
@@ -72,7 +76,7 @@ def run_trial(
         if known and known.state in FINAL:
             return known
         (directory / OUTCOME).unlink(missing_ok=True)
-        watch = Watch(recipe.total_epochs, stop, report)
+        watch = Watch(recipe.total_epochs, stop, report, prunes=recipe.log.on_finding == "prune")
         outcome = _attempt(recipe, directory, train, watch)
         overhead = time.perf_counter() - began - watch.trained_s
         outcome = Outcome(**{**asdict(outcome), "overhead": overhead, "epochs": watch.epochs})
@@ -98,6 +102,8 @@ def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Out
         return replace(found, epoch_s=results.get("epoch_s"), rule=results.get("rule", ""))
     except CollapsedError as error:
         return Outcome("collapsed", str(error), watch.metrics, watch.trained_s)
+    except (PrunedError, UnhealthyError) as error:
+        return Outcome("pruned", str(error), watch.metrics, watch.trained_s)
     except DivergedError as error:
         return Outcome("diverged", str(error), watch.metrics, watch.trained_s)
     except (InputError, RunError) as error:
@@ -165,11 +171,12 @@ class TrialRuntime:
 
 @dataclass
 class Watch:
-    """Looks at each epoch's signals: ends the trial when it has collapsed, and passes them on."""
+    """Looks at each epoch's signals: ends the trial when it has collapsed, or is to be pruned, and passes them on."""
 
     total_epochs: int
     stop: Stop
     report: Report | None
+    prunes: bool = False  # a trial with a finding that lasts
     began: float = 0.0
     trained_s: float = 0.0
     epochs: int = 0
@@ -189,7 +196,7 @@ class Watch:
         """`metrics`: the trainer's report of an epoch; `latest`: its last step. Raises CollapsedError."""
         self.look_at_clock()
         self.epochs = int(metrics["epoch"])
-        evaluated = {k: float(v) for k, v in metrics.items() if k not in ("epoch", "step")}
+        evaluated = {k: float(v) for k, v in metrics.items() if k not in ("epoch", "step", "finding")}
         self.metrics |= evaluated
         if "train/loss" in latest:
             self.metrics["train/loss"] = latest["train/loss"]
@@ -201,6 +208,8 @@ class Watch:
             return  # the final evaluation says the rest
         if self.epochs >= self.stop.after * self.total_epochs and self._is_stuck():
             raise CollapsedError(f"ended after epoch {self.epochs} of {self.total_epochs}: {said}")
+        if self.prunes and (lasting := metrics.get("finding")):
+            raise PrunedError(f"ended after epoch {self.epochs} of {self.total_epochs}: {lasting}")
         if self.report:
             more = {"epoch": self.epochs, "seconds": self.trained_s, "evaluated": bool(evaluated)}
             self.report({**self.metrics, **more})

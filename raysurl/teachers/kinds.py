@@ -172,6 +172,11 @@ def open_teacher(
     return teacher if found.vectors else replace(teacher, dim=_probed(teacher, settings.name))
 
 
+def network_of(settings: Settings) -> networks.Network:
+    """The network that a recipe names, with its weights. Raises InputError for one that cannot be had."""
+    return _loader(settings)(True)
+
+
 def check_input(teacher: FrozenTeacher, name: str, width: int | None, size: int) -> None:
     """Raises InputError where a network does not take the samples: vectors of `width` values (None: images) of
     `size` pixels."""

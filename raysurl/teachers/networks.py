@@ -33,6 +33,11 @@ class Network:
     mean: Three
     std: Three
     vectors: bool = False  # the network flattens what it sees, so it takes vectors too
+    margin: float | None = None  # see eval.margin; None: as for ImageNet
+
+
+Texts = Callable[[Sequence[str]], Tensor]
+"""Texts -> their embeddings (T, dim)."""
 
 
 def torchvision_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
@@ -81,6 +86,29 @@ def timm_model(name: str, weights: Path | None, download: bool, loaded: bool) ->
 
 def open_clip_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
     """The image tower of an open_clip model NAME/TAG, its projection included."""
+    open_clip, model = _open_clip(name, weights, download, loaded)
+    return _image_tower(open_clip, model.visual)
+
+
+def open_clip_towers(name: str, weights: Path | None, download: bool) -> tuple[Network, Texts]:
+    """Both towers of an open_clip model NAME/TAG. Raises InputError where its tokenizer is not at hand."""
+    open_clip, model = _open_clip(name, weights, download, True)
+    try:
+        tokenize = open_clip.get_tokenizer(name.partition("/")[0])
+    except Exception as error:  # of a hub that cannot be reached
+        raise InputError(f"the tokenizer of open_clip:{name} is not at hand ({first_line(error)})") from None
+    model.eval().requires_grad_(False)
+    return _image_tower(open_clip, model.visual), lambda texts: model.encode_text(tokenize(list(texts)))
+
+
+def _image_tower(open_clip: Any, net: Any) -> Network:
+    size = net.image_size[0] if isinstance(net.image_size, tuple) else net.image_size
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return Network(net, int(net.output_dim), int(size), tuple(mean), tuple(std), margin=1.0)
+
+
+def _open_clip(name: str, weights: Path | None, download: bool, loaded: bool) -> tuple[Any, Any]:
+    """The library, and a model of it."""
     open_clip = _library("open_clip", f"open_clip:{name}")
     model, _, tag = name.partition("/")
     file = _open_clip_file(open_clip, model, tag)
@@ -88,16 +116,13 @@ def open_clip_model(name: str, weights: Path | None, download: bool, loaded: boo
         raise _no_weights(f"open_clip:{name}", file)
     try:
         source = (str(weights) if weights else tag) if loaded else None
-        net = open_clip.create_model(model, pretrained=source).visual
+        return open_clip, open_clip.create_model(model, pretrained=source)
     except Exception as error:
         if loaded and weights:
             raise InputError(
                 f"teacher.weights={weights} is not of open_clip:{name} ({first_line(error)})"
             ) from None
         raise _failed(f"open_clip:{name}", error, file) from None
-    size = net.image_size[0] if isinstance(net.image_size, tuple) else net.image_size
-    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-    return Network(net, int(net.output_dim), int(size), tuple(mean), tuple(std))
 
 
 def _timm_hub(timm: Any, name: str) -> str:

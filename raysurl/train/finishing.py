@@ -20,6 +20,8 @@ def finish(run: Run) -> None:
     evaluated = judged(run.evaluator, trained(run), stored.untrained_embedder(recipe, source))
     if run.record and evaluated.features is not None:
         pictures.save_neighbours(run_dir, recipe, evaluated.features, source, evaluated.bank)
+        pictures.save_disturbed(run_dir, recipe, evaluated.features, run.evaluator)
+        pictures.save_distances(run_dir, evaluated.histograms)
         confusion.save(run_dir, evaluated.features)
         pictures.save_scatter(run_dir, evaluated.features, source.class_names)
         if run.memory and run.memory.has_clusters:
@@ -37,6 +39,7 @@ def finish(run: Run) -> None:
             run.tally,
             run.spent,
             steps=run.step,
+            signals=run.examiner.found,
         )
 
 

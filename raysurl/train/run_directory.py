@@ -162,16 +162,17 @@ def write_results(
     spent: Spent,
     *,
     steps: int,
+    signals: dict[str, float],
 ) -> None:
     """`results.json`: final metrics (last epoch) with their intervals, gains over the baselines, the best online ones
     labelled so, and what the run was.
 
-    What the run has come to is the tally's, which a checkpoint carries; metrics.jsonl, which may be damaged, gives the
-    speeds alone.
+    `signals`: of raysurl.train.examination. What the run has come to is the tally's, which a checkpoint carries;
+    metrics.jsonl, which may be damaged, gives the speeds alone.
     """
     values, gains = tally.loss() | evaluated.metrics, evaluated.gains
     lines = metrics.read(run_dir / "metrics.jsonl")
-    found = health.diagnose({**tally.memory, **health.combined(values, tally.latest)}, gains)
+    found = health.diagnose({**tally.memory, **signals, **health.combined(values, tally.latest)}, gains)
     facts = gain.RunFacts(recipe, values, tally, steps, source.labels)
     results = {
         "metrics": values,
@@ -179,6 +180,7 @@ def write_results(
         "gains": gains,
         "best": tally.best,
         "health": gain.explained(found, facts),
+        "signals": signals,
         "rule": recipe.method.rule(),
         "seconds": spent.seconds,
         "epoch_s": spent.epoch_s,

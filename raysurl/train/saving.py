@@ -30,6 +30,7 @@ def save(run: Run, metric: float | None = None) -> None:
         "epochs_done": run.epochs_done,
         "refreshed_at": run.refreshed_at,
         "tally": run.tally.state_dict(),
+        "examined": run.examiner.state_dict(),
     }
     run.writer.write(state, run.step, metric)
     run.saved = run.position
@@ -56,6 +57,8 @@ def restore(run: Run, state: dict[str, Any]) -> None:
         run.method.load_state_dict(state["model"])
         optim.restore(run.optimizer, state["optimizer"])
         run.block.tally = Tally(**state.get("tally", {}))  # older checkpoints have none
+        if "examined" in state:
+            run.examiner.load_state_dict(state["examined"])
         if run.memory:
             run.memory.load_state_dict(state["memory"])
     except MemoryLostError:  # the memory actor's own trouble

@@ -50,9 +50,9 @@ class Step:
         """`parts` are this rank's `count` micro-batches, made as they are needed."""
         optim.set_lr(self.optimizer, lr)
         outputs = self.gradients(parts, count, progress)
-        self.update(progress)
+        norm = self.update(progress)
         self.method.after_step(progress)
-        return self.result(outputs)
+        return self.result(outputs, norm)
 
     def gradients(self, parts: Iterable[Part], count: int, moment: Moment) -> list[Output]:
         outputs = []
@@ -63,16 +63,22 @@ class Step:
             outputs.append(output)
         return outputs
 
-    def update(self, moment: Moment) -> None:
+    def update(self, moment: Moment) -> Tensor:
+        """Returns the norm of the gradient before clipping, on the device."""
         self.method.before_update(moment)
+        gradients = [p.grad for p in self.method.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
         if self.clip:
-            nn.utils.clip_grad_norm_(self.method.parameters(), self.clip)
+            nn.utils.clip_grads_with_norm_(self.method.parameters(), self.clip, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return norm
 
-    def result(self, outputs: list[Output]) -> Stepped:
+    def result(self, outputs: list[Output], norm: Tensor | None) -> Stepped:
         terms = [{"loss": o.loss.detach(), **o.logs} for o in outputs]
         logs = {name: torch.stack([t[name] for t in terms]).mean() for name in terms[0]}
+        if norm is not None:
+            logs["health/grad_norm"] = norm
         return Stepped(logs, gather_push(outputs) if any(o.push for o in outputs) else None)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -148,7 +154,7 @@ class RecordedStep:
         except NotRecordableError as error:
             self._give_up(error)
             self.step.method.after_step(progress)
-            return self.step.result(outputs)
+            return self.step.result(outputs, None)
 
     def _record(self) -> bool:
         graph = self.new_graph()
@@ -167,9 +173,9 @@ class RecordedStep:
         return self.step.gradients([self._part], 1, self._moment)
 
     def _finish(self, outputs: list[Output]) -> Stepped:
-        self.step.update(self._moment)
+        norm = self.step.update(self._moment)
         self.step.method.after_step(self._moment)
-        return self.step.result(outputs)
+        return self.step.result(outputs, norm)
 
     def _give_up(self, error: Exception) -> None:
         self.fails = True

@@ -33,6 +33,7 @@ from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan
 from raysurl.train import checkpoint, optim, run_directory
 from raysurl.train.device_views import DeviceViews, device_views
+from raysurl.train.examination import Examiner, examine, stop_if_unhealthy
 from raysurl.train.finishing import finish, trained
 from raysurl.train.loading import Loaded, Loader, plan_of
 from raysurl.train.saving import keep, restore, save
@@ -65,6 +66,7 @@ class Run:
     refreshed_at: int = -1  # the step before which memory was rebuilt
     saved: tuple[int, ...] = ()  # the `position` of the latest checkpoint
     spent: run_directory.Spent = field(default_factory=run_directory.Spent)
+    examiner: Examiner = field(default_factory=Examiner)  # of rank 0
 
     @property
     def total_steps(self) -> int:
@@ -223,11 +225,13 @@ def train_epoch(run: Run) -> None:
     every, look = run.recipe.checkpoint.every_steps, run.recipe.log.memory_every_steps
     if run.step % run.plan.steps_per_epoch == 0:
         run.tally.begin_epoch()
+    run.examiner.begin(run)
     run.model.train()
     run.block.begin()
     for micro_batches, waited in run.loader.steps(run.step, last):
         with stopping.held():
-            logs = train_step(run, micro_batches)
+            with run.examiner.watching(run):
+                logs = train_step(run, micro_batches)
             run.step += 1
             run.block.add(run.step - 1, (run.step - 1) / run.plan.steps_per_epoch, lr_of(run), logs, waited)
         if every and run.step % every == 0 and run.step < last:
@@ -281,10 +285,15 @@ def after_epoch(run: Run, epochs_done: int) -> None:
             run.record.write(run.step, evaluated)
         run.tally.evaluated(run.step, evaluated)
         run.epochs_done = epochs_done
+        said = examine(run, evaluated)
         best = metrics.get("eval/knn_top1")
         if done or (due and (best is not None or not run.writer.busy)):
             save(run, best)
-    run.runtime.report({"epoch": epochs_done, "step": run.step, **metrics})
+    run.runtime.report(
+        {"epoch": epochs_done, "step": run.step, **metrics, **({"finding": said} if said else {})}
+    )
+    if recipe.log.on_finding == "stop" and not done:
+        stop_if_unhealthy(run, said)
 
 
 # -------------------------------------------------------------------- around the step

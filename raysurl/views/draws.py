@@ -42,7 +42,7 @@ class Draws:
     def __len__(self) -> int:
         return len(self.flip)
 
-    def __getitem__(self, positions: slice) -> Draws:
+    def __getitem__(self, positions: slice | Tensor) -> Draws:
         return Draws(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
 
 

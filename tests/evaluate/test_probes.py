@@ -11,7 +11,8 @@ from ranks import on_ranks
 from raysurl.data.names import open_samples
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
-from raysurl.evaluate.evaluator import Evaluator, Networks, check_views
+from raysurl.evaluate.augmenting import check_views
+from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.recipe import load_recipe
 from raysurl.recipe.detections import Detection
 from raysurl.recipe.probes import PROBES
