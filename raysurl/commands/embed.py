@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
 
     found = named_encoder(rest)
     recipe, device = found.recipe, default_device()
-    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
+    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed, depth=found.depth)
     assert samples is not None
     source, _ = local.open_sources(recipe, samples, None)
     index = np.flatnonzero(source.readable)
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str]) -> None:
         pq.write_table, pa.table(columns).replace_schema_metadata({"raysurl": json.dumps(about)}), target
     )
     print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
+    if samples.depth_note:
+        print(samples.depth_note)
     if recipe.data.limit and "data.limit" not in rest:
         print(f"the run took data.limit={recipe.data.limit} of the samples; data.limit= embeds all")
     for skipped in source.skipped:

@@ -24,8 +24,10 @@ def main(arguments: Sequence[str]) -> None:
     """`evaluate.py run=DIR|FILE [data.… eval.… key=value]`: prints the table, writes `evaluation.json` beside it."""
     found = named_encoder(take(arguments)[1])
     recipe, device = found.recipe, default_device()
-    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
-    eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
+    samples, eval_samples = (
+        open_samples(recipe.data, split, seed=recipe.stream_seed, depth=found.depth)
+        for split in ("train", "eval")
+    )
     assert samples is not None
     check_views(recipe, samples)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
     write_classifiers(found.where, evaluated.classifiers, recipe, source)
-    for note in [*evaluator.notes, *said]:
+    ranges = [of.depth_note for of in (samples, eval_samples) if of is not None and of.depth_note]
+    for note in [*dict.fromkeys(ranges), *evaluator.notes, *said]:
         print(note)
     show_metrics(metrics, str(found.where), between, evaluated.gains)

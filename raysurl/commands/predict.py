@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     from raysurl.train import local
 
     found, device = load_classifier(mine["run"], rest), default_device()
-    samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed)
+    samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed, depth=found.depth)
     assert samples is not None
     source, _ = local.open_sources(found.recipe, samples, None)
     index = np.flatnonzero(source.readable)
@@ -56,5 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     write = pq.write_table if target.suffix == ".parquet" else pyarrow.csv.write_csv
     write_new(write, pa.table(columns), target)
     print(f"{len(index)} predictions: {target}")
+    if samples.depth_note:
+        print(samples.depth_note)
     for skipped in source.skipped:
         print(f"skipped {skipped}")

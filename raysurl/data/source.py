@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raysurl.data import grouping, manifest
 from raysurl.data.dataset import Samples, Unreadable, all_readable
 from raysurl.data.decode import Array
+from raysurl.data.depth import Depth
 from raysurl.data.gather import Gather, Images, stack
 from raysurl.data.prefetch import prefetch
 from raysurl.data.residency import Mode, available_memory, check_unreadable, choose_mode, same_readable
@@ -39,8 +40,8 @@ class SourceFacts:
     """What is known of the N samples of a source.
 
     `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
-    sentences for the log. `split` (N,), `label_values`: see `Samples`. `windows`: of samples that are read in groups as
-    they are asked for; None: all can be shuffled.
+    sentences for the log. `split` (N,), `label_values`, `depth`: see `Samples`. `windows`: of samples that are
+    read in groups as they are asked for; None: all can be shuffled.
     """
 
     readable: NDArray[np.bool_]
@@ -52,6 +53,7 @@ class SourceFacts:
     split: NDArray[np.uint8] | None = None
     label_values: tuple[int, ...] | None = None
     windows: Windows | None = None
+    depth: Depth | None = None
 
 
 class Source:
@@ -61,7 +63,7 @@ class Source:
         self.facts = facts
         self.readable, self.skipped = facts.readable, facts.skipped
         self.labels, self.class_names = facts.labels, facts.class_names
-        self.label_values = facts.label_values
+        self.label_values, self.depth = facts.label_values, facts.depth
         self.mode, self.split = facts.mode, facts.split
         self.windows = facts.windows
 
@@ -231,7 +233,7 @@ def checked_facts(
             class_names=samples.class_names,
             label_values=samples.label_values,
         )
-    remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note]
+    remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note, samples.depth_note]
     windows = None
     if mode == "streaming":
         windows = grouping.windows_of(samples, data)
@@ -247,6 +249,7 @@ def checked_facts(
         samples.split,
         samples.label_values,
         windows,
+        samples.depth,
     )
 
 
