@@ -65,6 +65,17 @@ def _encoder(recipe: Recipe) -> nn.Module:
     )
 
 
+def check_width(recipe: Recipe, width: int | None) -> None:
+    """Raises InputError where samples, vectors of `width` values (None: images), are none that the encoder sees."""
+    e = recipe.encoder
+    if width is not None and e.name != "mlp":
+        raise InputError(f"encoder.name={e.name} sees images, and the data are vectors; use encoder.name=mlp")
+    if width is not None and e.inputs not in (None, width):
+        raise InputError(
+            f"encoder.inputs={e.inputs} and the data have {width} values per sample; leave it out"
+        )
+
+
 def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe, depth: Depth | None = None) -> Path:
     """Parameter names as torchvision gives them. `depth`: the range of the training data's wide pixels."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}

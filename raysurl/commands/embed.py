@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     )  # at once: what follows imports torch and opens the data
     from raysurl.data.names import open_samples
     from raysurl.embed import embed
-    from raysurl.encoder import named_encoder
+    from raysurl.encoder import check_width, named_encoder
     from raysurl.runtime import default_device
     from raysurl.train import local
 
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     recipe, device = found.recipe, default_device()
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed, depth=found.depth)
     assert samples is not None
+    check_width(recipe, samples.width())
     source, _ = local.open_sources(recipe, samples, None)
     index = np.flatnonzero(source.readable)
     features = embed(found.encoder.to(device), source, recipe, device, index).numpy()

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from raysurl import intervals
 from raysurl.classifier import write_classifiers
+from raysurl.data import storage
 from raysurl.data.names import open_samples
-from raysurl.encoder import named_encoder
+from raysurl.encoder import TrainedEncoder, check_width, named_encoder
+from raysurl.evaluate.division import SEEN
 from raysurl.evaluate.evaluator import Evaluator, check_views
-from raysurl.recipe import take
+from raysurl.recipe import Data, read_stored, take
 from raysurl.report.terminal import show_metrics
 from raysurl.runtime import LocalRuntime, default_device
 from raysurl.train import local, stored
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str]) -> None:
         for split in ("train", "eval")
     )
     assert samples is not None
+    for each in (samples, eval_samples):
+        if each is not None:
+            check_width(recipe, each.width())
     check_views(recipe, samples)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
@@ -39,6 +44,16 @@ def main(arguments: Sequence[str]) -> None:
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
     write_classifiers(found.where, evaluated.classifiers, recipe, source)
     ranges = [of.depth_note for of in (samples, eval_samples) if of is not None and of.depth_note]
-    for note in [*dict.fromkeys(ranges), *evaluator.notes, *said]:
+    notes = evaluator.notes if of_the_run(found) else [n.removesuffix(f"; {SEEN}") for n in evaluator.notes]
+    for note in [*dict.fromkeys(ranges), *notes, *said]:
         print(note)
     show_metrics(metrics, str(found.where), between, evaluated.gains)
+
+
+def of_the_run(found: TrainedEncoder) -> bool:
+    """Whether the data are those that the run was trained on, by its recipe; not known of a file alone."""
+    if not (found.where / "recipe.yaml").is_file():
+        return False
+    then, now = Data(**read_stored(found.where).get("data", {})), found.recipe.data
+    paths = [data.path and storage.absolute(data.path) for data in (then, now)]
+    return then.name == now.name and paths[0] == paths[1]

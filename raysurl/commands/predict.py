@@ -37,12 +37,14 @@ def main(arguments: Sequence[str]) -> None:
     from raysurl.classifier import load_classifier
     from raysurl.data.names import open_samples
     from raysurl.embed import embed
+    from raysurl.encoder import check_width
     from raysurl.runtime import default_device
     from raysurl.train import local
 
     found, device = load_classifier(mine["run"], rest), default_device()
     samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed, depth=found.depth)
     assert samples is not None
+    check_width(found.recipe, samples.width())
     source, _ = local.open_sources(found.recipe, samples, None)
     index = np.flatnonzero(source.readable)
     scores = embed(found.network.to(device), source, found.recipe, device, index)

@@ -37,7 +37,7 @@ class Depth:
     beyond: float = FEW
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.low, int) and isinstance(self.bits, int)
+        whole = type(self.low) is int and type(self.bits) is int
         if not (
             whole and 1 <= self.bits <= MOST_BITS and INT64.min <= self.low <= INT64.max - 2**self.bits + 1
         ):

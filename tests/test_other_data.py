@@ -1,4 +1,4 @@
-"""Wide pixels of other data are scaled as those that a network was trained with, and what lies outside is said."""
+"""A trained network on other data: their pixels are scaled as those of its training, and what differs is said."""
 
 import csv
 import json
@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from small_run import SETTINGS
 
 from raysurl.commands import embed, evaluate, predict
+from raysurl.errors import InputError
+from raysurl.evaluate.division import SEEN
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
 
@@ -103,3 +105,28 @@ def test_an_encoder_of_an_earlier_version_has_the_range_of_its_runs_manifest(
     (tmp_path / "dark.npz").touch()
     there, here = embeddings(root, "run", "dark", "there"), embeddings(tmp_path, "run", "dark", "here")
     assert np.array_equal(there, here)
+
+
+def test_vectors_are_none_that_an_encoder_of_images_sees(root: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.ones((9, 7), np.float32))
+    data = ["data.name=npz", f"data.path={tmp_path / 'x.npz'}"]
+    for command, arguments in (
+        (embed, [f"run={root / 'run'}", f"to={tmp_path / 'x.parquet'}"]),
+        (predict, [f"run={root / 'run'}", f"to={tmp_path / 'x.csv'}"]),
+        (evaluate, [f"run={root / 'run'}", "eval.protocols=[rankme]"]),
+    ):
+        with pytest.raises(InputError, match=r"encoder.name=convnet sees images, and the data are vectors"):
+            command.main([*arguments, *data])
+
+
+def test_only_of_the_runs_own_data_the_test_images_are_said_to_be_trained_on(root: Path, capfd) -> None:
+    for run, data, said in (
+        ("run", "same", True),
+        ("run/encoder.safetensors", "same", True),
+        ("run", "dark", False),
+        ("alone/encoder.safetensors", "same", False),
+    ):
+        path = ["data.name=npz", f"data.path={root / data}.npz"]
+        evaluate.main([f"run={root / run}", *path, "eval.protocols=[knn]"])
+        notes = [line for line in capfd.readouterr().out.splitlines() if line.startswith("no test set")]
+        assert [SEEN in note for note in notes] == [said], (run, data)
