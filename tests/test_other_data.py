@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from image_files import image_folder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_run import SETTINGS
@@ -130,3 +131,21 @@ def test_only_of_the_runs_own_data_the_test_images_are_said_to_be_trained_on(roo
         evaluate.main([f"run={root / run}", *path, "eval.protocols=[knn]"])
         notes = [line for line in capfd.readouterr().out.splitlines() if line.startswith("no test set")]
         assert [SEEN in note for note in notes] == [said], (run, data)
+
+
+def test_what_is_taken_for_labels_and_what_cannot_be_read_is_said(root: Path, tmp_path: Path, capfd) -> None:
+    photos = image_folder(tmp_path / "photos", 8, classes=2)
+    (photos / "class0").rename(photos / "plate1")
+    (photos / "class1").rename(photos / "plate2")
+    (photos / "plate1" / "zz.png").write_bytes(b"no image")
+    data = ["data.name=folder", f"data.path={photos}", "data.max_unreadable=0.5"]
+    run = f"run={root / 'run'}"
+    for command, arguments in (
+        (embed, [run, f"to={tmp_path / 'x.parquet'}"]),
+        (predict, [run, f"to={tmp_path / 'x.csv'}"]),
+        (evaluate, [run, "eval.protocols=[rankme]"]),
+    ):
+        command.main([*arguments, *data])
+        said = capfd.readouterr().out
+        assert "no labels: the folders plate1, plate2 look like plates" in said
+        assert f"skipped {photos / 'plate1' / 'zz.png'} (it is not an image)" in said

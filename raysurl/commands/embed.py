@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     assert samples is not None
     check_width(recipe, samples.width())
     source, _ = local.open_sources(recipe, samples, None)
+    print(*source.sentences(), sep="\n")
     index = np.flatnonzero(source.readable)
     features = embed(found.encoder.to(device), source, recipe, device, index).numpy()
     listing = samples.listing
@@ -69,12 +70,8 @@ def main(arguments: Sequence[str]) -> None:
         pq.write_table, pa.table(columns).replace_schema_metadata({"raysurl": json.dumps(about)}), target
     )
     print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
-    if samples.depth_note:
-        print(samples.depth_note)
     if recipe.data.limit and "data.limit" not in rest:
         print(f"the run took data.limit={recipe.data.limit} of the samples; data.limit= embeds all")
-    for skipped in source.skipped:
-        print(f"skipped {skipped}")
 
 
 def new_file(given: str, *kinds: str) -> Path:

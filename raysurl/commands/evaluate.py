@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> None:
             check_width(recipe, each.width())
     check_views(recipe, samples)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
+    for opened in filter(None, (source, eval_source)):
+        print(*opened.sentences(), sep="\n")
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
     networks, said = stored.networks(found.where, recipe, found.encoder, source)
     evaluated = evaluator.final(networks.to(device), stored.untrained_embedder(recipe, source))
@@ -43,9 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
     write_classifiers(found.where, evaluated.classifiers, recipe, source)
-    ranges = [of.depth_note for of in (samples, eval_samples) if of is not None and of.depth_note]
     notes = evaluator.notes if of_the_run(found) else [n.removesuffix(f"; {SEEN}") for n in evaluator.notes]
-    for note in [*dict.fromkeys(ranges), *notes, *said]:
+    for note in [*notes, *said]:
         print(note)
     show_metrics(metrics, str(found.where), between, evaluated.gains)
 

@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     assert samples is not None
     check_width(found.recipe, samples.width())
     source, _ = local.open_sources(found.recipe, samples, None)
+    print(*source.sentences(), sep="\n")
     index = np.flatnonzero(source.readable)
     scores = embed(found.network.to(device), source, found.recipe, device, index)
     probability, chosen = torch.softmax(scores.double(), 1).max(1)
@@ -58,7 +59,3 @@ def main(arguments: Sequence[str]) -> None:
     write = pq.write_table if target.suffix == ".parquet" else pyarrow.csv.write_csv
     write_new(write, pa.table(columns), target)
     print(f"{len(index)} predictions: {target}")
-    if samples.depth_note:
-        print(samples.depth_note)
-    for skipped in source.skipped:
-        print(f"skipped {skipped}")

@@ -77,6 +77,10 @@ class Source:
         skipped = f"{count} unreadable samples skipped: {shown}" if self.skipped else ""
         return "; ".join(filter(None, [*self.facts.remarks, skipped]))
 
+    def sentences(self) -> list[str]:
+        """As `describe`, one by one, and every sample that was skipped."""
+        return [*self.facts.remarks, *(f"skipped {sample}" for sample in self.skipped)]
+
     def batches(self, requests: Iterable[Request], transform: Callable[[Request, Images], T]) -> Iterator[T]:
         """`transform(request, images)` of each request, in order.
 
