@@ -79,12 +79,14 @@ def divided(samples: Samples, data: Data, seed: int) -> Samples:
 def measured(samples: Samples, data: Data, split: Split, known: Depth | None = None) -> Samples:
     """The samples with the range of their pixels, where some are wider than a byte.
 
-    It is what `data.bits` says, else `known`, that of the run whose network sees them, else that of the training data.
+    It is what `data.bits` says, else `known`, that of the run whose network sees them (whose recipe may have the bits),
+    else that of the training data.
     """
     if not samples.has_wide():
         return samples
-    if data.bits is not None:
-        return ranged(samples, Depth(0, data.bits), "data.bits", _CUT)
+    said = None if data.bits is None else Depth(0, data.bits)
+    if said is not None and (known is None or said.tree() != known.tree()):
+        return ranged(samples, said, "data.bits", _CUT)
     found = samples.extent()
     if known is not None:
         # what the network cannot see is cut, for another scale would change all that it can

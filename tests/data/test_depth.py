@@ -306,3 +306,13 @@ def test_what_is_cut_is_cut_to_the_nearest_end(low: int, bits: int, dtype: type)
     depth = Depth(low, bits, beyond=1.0)
     wanted = [min(max(int(v), depth.low), depth.high) for v in array]
     assert depth.to_bytes(array).tolist() == depth.to_bytes(np.array(wanted, np.int64)).tolist()
+
+
+def test_the_range_of_a_run_holds_for_other_data_unless_other_bits_are_given(tmp_path: Path) -> None:
+    data = Data(**written(tmp_path, "npz", np.full((4, 8, 8), 9000, np.uint16)))
+    for bits, depth in ((None, Depth(0, 12, 1.0)), (12, Depth(0, 12, 1.0)), (14, Depth(0, 14))):
+        samples = open_samples(data.model_copy(update={"bits": bits}), "train", 0, depth=Depth(0, 12))
+        assert samples is not None
+        assert samples.depth == depth
+        assert ("from 0 to 9000, and those outside are taken" in samples.depth_note) == (bits != 14)
+        assert samples.load([0])[0].max() == (140 if bits == 14 else 255)  # type: ignore[union-attr]
