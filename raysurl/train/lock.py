@@ -176,7 +176,7 @@ def _is_dead(content: bytes, path: Path) -> bool:
     try:
         who = plain.mapping(content)
         host, process, began = who["host"], int(who["process"]), who["began"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         with contextlib.suppress(OSError):
             return time.time() - path.stat().st_mtime > LOCK_S
         return False

@@ -179,7 +179,7 @@ def test_a_claim_without_a_name_is_nobodys_after_a_while(tmp_path, monkeypatch):
     """Its process died between making it and saying its name, or is just about to say it."""
     refuse_locks(monkeypatch, errno.ENOLCK)
     path = claimed(tmp_path)
-    for content in (b"", b"{", b"[1]", b'{"host": 3}', b"\xff"):
+    for content in (b"", b"{", b"[1]", b'{"host": 3}', b'{"host": 3, "process": Infinity}', b"\xff"):
         path.write_bytes(content)
         with pytest.raises(InputError, match="has not said its name"):
             free(tmp_path)
