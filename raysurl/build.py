@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from raysurl import method as methods
 from raysurl import streams, teachers
-from raysurl.encoder import encoder_of
-from raysurl.errors import InputError
+from raysurl.encoder import check_width, encoder_of
 from raysurl.method import Build, FrozenTeacher, Method
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.ema import MomentumTeacher
@@ -37,12 +36,7 @@ def resolve(recipe: Recipe, width: int | None) -> Recipe:
     recipe = recipe.model_copy(update={"method": method})
     if width is None:
         return recipe
-    if e.name != "mlp":
-        raise InputError(f"encoder.name={e.name} sees images, and the data are vectors; use encoder.name=mlp")
-    if e.inputs not in (None, width):
-        raise InputError(
-            f"encoder.inputs={e.inputs} and the data have {width} values per sample; leave it out"
-        )
+    check_width(recipe, width)
     return recipe.model_copy(update={"encoder": e.model_copy(update={"inputs": width})})
 
 

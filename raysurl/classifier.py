@@ -1,6 +1,6 @@
 """`classifier-NAME.safetensors`: an encoder with its linear layer, as it was fine-tuned, and the classes that it knows.
 
-The metadata hold the sections of the recipe that say how to feed it, and the classes by number.
+The metadata hold the sections of the recipe and the range of pixels that say how to feed it, and the classes by number.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from raysurl import plain
+from raysurl.data.depth import Depth
 from raysurl.data.source import Source
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
@@ -25,12 +26,16 @@ from raysurl.recipe import Recipe, overridden, recipe_from
 
 @dataclass(frozen=True)
 class StoredClassifier:
-    """`network`: images (b, 3, S, S) -> scores (b, C). `values` and `names` (C,): what the data call the classes."""
+    """`network`: images (b, 3, S, S) -> scores (b, C). `values` and `names` (C,): what the data call the classes.
+
+    `depth`: the range of pixels wider than a byte that it was trained with.
+    """
 
     recipe: Recipe
     network: nn.Module
     values: list[int]
     names: list[str] | None
+    depth: Depth | None = None
 
 
 class Scores(nn.Module):
@@ -60,6 +65,7 @@ def write_classifiers(
             "views": recipe.views.model_dump_json(exclude={"policies"}),
             "norm": json.dumps(recipe.norm),
             "margin": json.dumps(recipe.eval.margin),
+            "depth": json.dumps(source.depth and source.depth.tree()),
             "classes": json.dumps(known),
             "values": json.dumps(list(values[:count]) if values else list(range(count))),
         }
@@ -82,6 +88,7 @@ def load_classifier(run: str, overrides: Mapping[str, str] | None = None) -> Sto
         classes, width = tensors["fc.weight"].shape
         values = TypeAdapter(list[int]).validate_python(said["values"], strict=True)
         names = TypeAdapter(list[str] | None).validate_python(said["classes"], strict=True)
+        depth = Depth.of_tree(said.get("depth"))
         if len(values) != classes:
             raise ValueError("its classes are not those of its layer")
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
@@ -94,7 +101,7 @@ def load_classifier(run: str, overrides: Mapping[str, str] | None = None) -> Sto
         raise InputError(
             f"run={path} does not fit encoder.name={recipe.encoder.name}; leave encoder.… out"
         ) from None
-    return StoredClassifier(recipe, network.eval(), values, names)
+    return StoredClassifier(recipe, network.eval(), values, names, depth)
 
 
 def _file(path: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from raysurl import __version__, commands, stopping
-from raysurl.errors import InputError, RunError, storage_error
+from raysurl.errors import InputError, RunError, first_line, out_of_memory, storage_error
 from raysurl.shell import completion, settings
 from raysurl.shell.definitions import Setting
 
@@ -139,6 +139,10 @@ def run(command: Command, arguments: Sequence[str] | None = None, name: str | No
             if said is None:
                 raise
             fail(str(said), code=1)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            fail(f"out of memory: {first_line(error)}; smaller batches or views take less", code=1)
 
 
 def _stopped_as_such(command: Command, arguments: Sequence[str]) -> None:

@@ -1,10 +1,12 @@
 """The encoder of a recipe: its untrained form, and `encoder.safetensors`, what is kept of a run.
 
-The file holds the backbone alone, and in its metadata the recipe's sections that say how to feed it.
+The file holds the backbone alone, and in its metadata the recipe's sections, and the range of pixels, that say how to
+feed it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from raysurl import plain, streams
+from raysurl.data import manifest
+from raysurl.data.depth import Depth
 from raysurl.errors import InputError
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
@@ -30,6 +34,7 @@ class TrainedEncoder:
     recipe: Recipe
     encoder: nn.Module
     where: Path  # the run directory, or the folder of the encoder file
+    depth: Depth | None = None  # the range of pixels wider than a byte that it was trained with
 
 
 def encoder_of(recipe: Recipe, draws: torch.Generator | None = None) -> nn.Module:
@@ -60,10 +65,22 @@ def _encoder(recipe: Recipe) -> nn.Module:
     )
 
 
-def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe) -> Path:
-    """Parameter names as torchvision gives them."""
+def check_width(recipe: Recipe, width: int | None) -> None:
+    """Raises InputError where samples, vectors of `width` values (None: images), are none that the encoder sees."""
+    e = recipe.encoder
+    if width is not None and e.name != "mlp":
+        raise InputError(f"encoder.name={e.name} sees images, and the data are vectors; use encoder.name=mlp")
+    if width is not None and e.inputs not in (None, width):
+        raise InputError(
+            f"encoder.inputs={e.inputs} and the data have {width} values per sample; leave it out"
+        )
+
+
+def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe, depth: Depth | None = None) -> Path:
+    """Parameter names as torchvision gives them. `depth`: the range of the training data's wide pixels."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     described = {"encoder": recipe.encoder.model_dump_json(), "views": recipe.views.model_dump_json()}
+    described["depth"] = json.dumps(depth and depth.tree())
     with whole(run_dir / NAME) as partial:
         save_file(tensors, partial, metadata=described)
     return run_dir / NAME
@@ -87,7 +104,7 @@ def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> Traine
     recipe = recipe_from(overridden(tree, overrides or {}))
     encoder = encoder_of(recipe)
     encoder.load_state_dict(read_weights(path, encoder))
-    return TrainedEncoder(recipe, encoder, path if path.is_dir() else path.parent)
+    return TrainedEncoder(recipe, encoder, path if path.is_dir() else path.parent, _depth(path))
 
 
 def named_encoder(given: Mapping[str, str]) -> TrainedEncoder:
@@ -130,6 +147,19 @@ def _described(path: Path) -> dict[str, Any]:
         raise InputError(f"run={path} is not a readable {NAME} file") from None
     tree.get("views", {}).pop("policies", None)
     return tree
+
+
+def _depth(path: Path) -> Depth | None:
+    """The range of wide pixels that an encoder file names, or that the manifest of a run without such a name does."""
+    file = path / NAME if path.is_dir() else path
+    try:
+        with safe_open(file, "pt") as opened:
+            said = (opened.metadata() or {}).get("depth")
+        if said is None:  # of an earlier version of this program
+            return manifest.depth_of(path / "manifest.parquet") if path.is_dir() else None
+        return Depth.of_tree(plain.parsed(said))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file} names no range of pixels that can be read") from None
 
 
 def _shape(tensor: torch.Tensor | None) -> str:

@@ -47,6 +47,12 @@ class StorageError(RunError):
     reason = ""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it is what Python, CUDA or torch's CPU allocator raise when memory runs out."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's own
+    return named or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
 # what a network raises too, or what says nothing of a file
 _NOT_OF_FILES = (ConnectionError, TimeoutError, InterruptedError, ChildProcessError)
 _NUMBER = re.compile(

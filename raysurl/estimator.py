@@ -40,6 +40,7 @@ from raysurl.train import trainer
 BLOCK = 8192  # rows transformed at once
 PASSES, LEAST_STEPS, MOST_STEPS = 100, 1000, 12_000  # where `epochs` is None
 FLOATS = (np.float64, np.float32)
+LEAST = 1e-140  # of a spread whose square fp64 holds with all its digits
 
 _WHOLE = Interval(Integral, 1, None, closed="left")
 _POSITIVE = Interval(Real, 0, np.inf, closed="neither")
@@ -125,8 +126,12 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         recipe = resolve(self._recipe(len(rows)), rows.shape[1])
         threads = torch.get_num_threads()
         centre, scale = self._standard(rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            standard = ((rows - centre) / scale).astype(np.float32)
+        if not np.isfinite(standard).all():
+            raise ValueError("X holds values too large for the network's float32; divide X by a number first")
         try:
-            self.encoder_, self.loss_ = self._train(recipe, ((rows - centre) / scale).astype(np.float32))
+            self.encoder_, self.loss_ = self._train(recipe, standard)
         finally:
             torch.set_num_threads(threads)
         self._centre, self._scale = centre, scale
@@ -229,9 +234,16 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _standard(self, rows: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
         """The mean of the rows, and one number that brings them to unit size: distances keep their order."""
-        centre = rows.mean(axis=0, dtype=np.float64)
-        spread = float(np.sqrt(np.mean(np.var(rows, axis=0, dtype=np.float64))))
-        return centre, (spread or 1.0) if self.sigma_x is None else 1.0
+        with np.errstate(over="ignore", invalid="ignore"):  # what it comes to is looked at by `fit`
+            centre = rows.mean(axis=0, dtype=np.float64)
+            if self.sigma_x is not None:
+                return centre, 1.0
+            spread = float(np.sqrt(np.mean(np.var(rows, axis=0, dtype=np.float64))))
+            if not np.isfinite(spread) or spread < LEAST:
+                most = float(np.abs(rows).max())
+                unit = 2.0 ** np.floor(np.log2(most)) if most else 1.0  # a power of two changes no digit
+                spread = unit * float(np.sqrt(np.mean(np.var(rows / unit, axis=0, dtype=np.float64))))
+        return centre, spread or 1.0
 
     def _train(self, recipe: Recipe, rows: NDArray[np.float32]) -> tuple[torch.nn.Module, float]:
         facts = SourceFacts(np.ones(len(rows), bool), (), None, None, "resident")

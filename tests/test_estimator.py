@@ -241,6 +241,17 @@ def test_inverse_transform_is_not_offered(fitted):
     assert not hasattr(make_pipeline(StandardScaler(), fitted), "inverse_transform")
 
 
+def test_rows_of_any_size_are_told_apart_or_refused(digits):
+    """A power of two changes no digit, so that the points are the same; beyond what is held it is an error."""
+    rows = digits[0].astype(np.float64)
+    plain = small().fit(rows)
+    for power in (2.0**900, 2.0**-900):
+        assert np.array_equal(small().fit(rows * power).embedding_, plain.embedding_)
+    for estimator, power in ((small(sigma_x=1.0), 2.0**900), (small(), 2.0**1018)):
+        with pytest.raises(ValueError, match="too large for the network's float32"):
+            estimator.fit(rows * power)
+
+
 def test_duplicates_and_few_points_are_fine():
     same = np.ones((30, 3))
     assert np.isfinite(small().fit_transform(same)).all()

@@ -7,8 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from PIL import Image
 from small_run import SETTINGS, finished_run
 
 from raysurl import cli, stopping
@@ -30,6 +34,7 @@ WORK = {
     "reproduce": (["ressl_table2", *SWEEP[1:]], "raysurl.sweep.plan.make_plan"),
 }
 NEEDS_RAY = ("shuffle",)  # to its end
+OF_THE_RUN = ("recipe", "runtime", "eval.protocols", "encoder.channels", "eval.knn_k")
 WRONG = {
     "pretrain": ["train.epochs=none"],
     "evaluate": ["run=nowhere"],
@@ -84,6 +89,44 @@ def test_done_is_0(name, called):
     assert called(name, WORK[name][0])[0] == 0
 
 
+SPACE = {
+    "title": "Small and quick",
+    "recipe": "ressl/digits",
+    "fixed": {
+        **dict(argument.split("=") for argument in SETTINGS if argument.partition("=")[0] not in OF_THE_RUN),
+        "eval.protocols": ["knn"],
+        "encoder.channels": [4],
+        "eval.knn_k": [5],
+    },
+    "axes": {"method.tau_teacher": [0.03, 0.05]},
+    "objectives": {"eval/knn_top1": "max"},
+    "paper": [50.0, 50.0],
+    "band": {"points": 100.0},
+    "seeds": [0],
+}
+
+
+def test_what_needs_ray_is_0_when_done_and_1_where_it_came_out_otherwise(called, ray_session):
+    """A table that is outside its band, and one that has no finished trial, are failures."""
+    for i in range(4):
+        Image.new("RGB", (8, 8), (i * 40, 0, 0)).save(f"images/{i}.png")
+    assert called("shuffle", WORK["shuffle"][0])[0] == 0
+    assert len(list(Path("mixed").glob("part-*.parquet"))) == 1
+    space, where = Path("small.yaml"), ["scale=full", "output=s"]
+    space.write_text(yaml.safe_dump(SPACE))
+    assert called("sweep", [f"space={space}", *where])[0] == 0
+    assert len(list(Path("s/trials").glob("*/trial.json"))) == 2
+    assert called("reproduce", [str(space), *where])[0] == 0
+    space.write_text(yaml.safe_dump({**SPACE, "paper": [-50.0, -50.0], "band": {"points": 1.0}}))
+    assert called("reproduce", [str(space), *where]) == (
+        1,
+        "raysurl: Small and quick: outside the stated band\n",
+    )
+    lost = ["max_trials=1", "train.optimizer.lr=1e30", "scale=full", "output=lost"]
+    code, said = called("sweep", [f"space={space}", *lost])
+    assert (code, len(said.splitlines())) == (1, 1), said
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_mistake_is_2_and_one_sentence(name, called, tmp_path):
     before = sorted(tmp_path.rglob("*"))
@@ -102,6 +145,27 @@ def test_a_full_disk_is_1_and_one_sentence(name, called, monkeypatch):
     assert code == 1
     assert [line for line in said.splitlines() if line.startswith("raysurl: ")] == said.splitlines()
     assert "disk full" in said
+
+
+NO_MEMORY = (
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 1 TB\nframe 0"
+    ),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", ["pretrain", "embed", "predict", "evaluate"])
+def test_too_little_memory_is_1_and_one_sentence(name, error, called, monkeypatch):
+    def full(*args, **kwargs):
+        raise error
+
+    raising_at(monkeypatch, WORK[name][1], full)
+    code, said = called(name, WORK[name][0])
+    assert (code, len(said.splitlines())) == (1, 1), said
+    assert said.startswith("raysurl: out of memory: ")
 
 
 @pytest.mark.slow

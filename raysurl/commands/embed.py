@@ -40,15 +40,17 @@ def main(arguments: Sequence[str]) -> None:
     )  # at once: what follows imports torch and opens the data
     from raysurl.data.names import open_samples
     from raysurl.embed import embed
-    from raysurl.encoder import named_encoder
+    from raysurl.encoder import check_width, named_encoder
     from raysurl.runtime import default_device
     from raysurl.train import local
 
     found = named_encoder(rest)
     recipe, device = found.recipe, default_device()
-    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
+    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed, depth=found.depth)
     assert samples is not None
+    check_width(recipe, samples.width())
     source, _ = local.open_sources(recipe, samples, None)
+    print(*source.sentences(), sep="\n")
     index = np.flatnonzero(source.readable)
     features = embed(found.encoder.to(device), source, recipe, device, index).numpy()
     listing = samples.listing
@@ -70,8 +72,6 @@ def main(arguments: Sequence[str]) -> None:
     print(f"{len(index)} embeddings of {features.shape[1]} dimensions: {target}")
     if recipe.data.limit and "data.limit" not in rest:
         print(f"the run took data.limit={recipe.data.limit} of the samples; data.limit= embeds all")
-    for skipped in source.skipped:
-        print(f"skipped {skipped}")
 
 
 def new_file(given: str, *kinds: str) -> Path:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from raysurl import intervals
 from raysurl.classifier import write_classifiers
+from raysurl.data import storage
 from raysurl.data.names import open_samples
-from raysurl.encoder import named_encoder
+from raysurl.encoder import TrainedEncoder, check_width, named_encoder
 from raysurl.evaluate.augmenting import check_views
+from raysurl.evaluate.division import SEEN
 from raysurl.evaluate.elsewhere import judged
 from raysurl.evaluate.evaluator import Evaluator, Networks
-from raysurl.recipe import take
+from raysurl.recipe import Data, read_stored, take
 from raysurl.report.terminal import show_metrics
 from raysurl.run import check_judging
 from raysurl.runtime import LocalRuntime, default_device
@@ -35,15 +37,22 @@ def main(arguments: Sequence[str]) -> None:
         teacher = named_teacher(given)
     found = teacher.found if teacher else named_encoder(given)
     recipe, device = found.recipe, default_device()
-    samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
-    eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
+    samples, eval_samples = (
+        open_samples(recipe.data, split, seed=recipe.stream_seed, depth=found.depth)
+        for split in ("train", "eval")
+    )
     assert samples is not None
+    for each in (samples, eval_samples):
+        if each is not None:
+            check_width(recipe, each.width())
     if teacher:
         check_views(recipe, samples)
     else:
         asked = recipe.eval.protocols if "eval.protocols" in given else ()
         check_judging(recipe, samples, eval_samples, asked)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
+    for opened in filter(None, (source, eval_source)):
+        print(*opened.sentences(), sep="\n")
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
     if teacher:
         networks = Networks(found.encoder, texts=teacher.embed_names(source.class_names))
@@ -54,6 +63,16 @@ def main(arguments: Sequence[str]) -> None:
     written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
     write_classifiers(found.where, evaluated.classifiers, recipe, source)
-    for note in [*evaluator.notes, *said]:
+    notes = evaluator.notes if of_the_run(found) else [n.removesuffix(f"; {SEEN}") for n in evaluator.notes]
+    for note in [*notes, *said]:
         print(note)
     show_metrics(metrics, str(found.where), between, evaluated.gains)
+
+
+def of_the_run(found: TrainedEncoder) -> bool:
+    """Whether the data are those that the run was trained on, by its recipe; not known of a file alone."""
+    if not (found.where / "recipe.yaml").is_file():
+        return False
+    then, now = Data(**read_stored(found.where).get("data", {})), found.recipe.data
+    paths = [data.path and storage.absolute(data.path) for data in (then, now)]
+    return then.name == now.name and paths[0] == paths[1]

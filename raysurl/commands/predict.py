@@ -37,13 +37,16 @@ def main(arguments: Sequence[str]) -> None:
     from raysurl.classifier import load_classifier
     from raysurl.data.names import open_samples
     from raysurl.embed import embed
+    from raysurl.encoder import check_width
     from raysurl.runtime import default_device
     from raysurl.train import local
 
     found, device = load_classifier(mine["run"], rest), default_device()
-    samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed)
+    samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed, depth=found.depth)
     assert samples is not None
+    check_width(found.recipe, samples.width())
     source, _ = local.open_sources(found.recipe, samples, None)
+    print(*source.sentences(), sep="\n")
     index = np.flatnonzero(source.readable)
     scores = embed(found.network.to(device), source, found.recipe, device, index)
     probability, chosen = torch.softmax(scores.double(), 1).max(1)
@@ -56,5 +59,3 @@ def main(arguments: Sequence[str]) -> None:
     write = pq.write_table if target.suffix == ".parquet" else pyarrow.csv.write_csv
     write_new(write, pa.table(columns), target)
     print(f"{len(index)} predictions: {target}")
-    for skipped in source.skipped:
-        print(f"skipped {skipped}")

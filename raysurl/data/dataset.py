@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from raysurl.data import storage
 from raysurl.data.decode import Array, DecodeError, Flatten, decode, is_wide, pixels_of
-from raysurl.data.depth import Depth, depth_of
+from raysurl.data.depth import Depth, Extent
 from raysurl.data.labels import Classes, Labels, classes_of
 from raysurl.data.manifest import Listing, Unreadable
 from raysurl.data.readers import ArrayReader, Encoded, Reader, load_once
@@ -24,9 +24,8 @@ from raysurl.errors import InputError, RunError
 
 __all__ = ["Samples", "Unreadable", "all_readable"]
 
-NARROW = Depth(
-    0, 8
-)  # of a data set in which no wide pixels were found: one that turns up is named, not guessed at
+# of a data set in which no wide pixels were found: one that turns up is named, not guessed at
+NARROW = Depth(0, 8, beyond=0.0)
 _PROBES = 16  # samples decoded to estimate the size of all
 _HEADS = 1024  # samples whose heads say whether pixels are wider than a byte
 _MEASURED = 8192  # samples whose pixels say in what range they lie
@@ -44,10 +43,10 @@ class Samples:
     known; `label_values` (C,): the numbers that the data give the classes, where these are not 0 … C−1;
     `text_labels`: the data name the classes and do not number them.
     `note`: a remark on the listing for the log. `missing`: what could not be opened when the data were listed, and is
-    no sample. `flatten`: images become vectors. `depth`: the range of pixels wider than a byte. `split` (N,): the data
-    set's own division of its labelled samples, where it has one (raysurl.data.planetoid.TRAIN, VALIDATION, TEST;
-    0 = in none). `tags` (N, T) int8, of samples that show several classes at once: 1 = shown, 0 = not, −1 = not to be
-    judged; `tag_names` (T,).
+    no sample. `flatten`: images become vectors. `depth`: the range of pixels wider than a byte; `depth_note`: a remark
+    on it. `split` (N,): the data set's own division of its labelled samples, where it has one
+    (raysurl.data.planetoid.TRAIN, VALIDATION, TEST; 0 = in none). `tags` (N, T) int8, of samples that show several
+    classes at once: 1 = shown, 0 = not, −1 = not to be judged; `tag_names` (T,).
     """
 
     listing: Listing
@@ -63,6 +62,7 @@ class Samples:
     depth: Depth | None = None
     tags: NDArray[np.int8] | None = None
     tag_names: tuple[str, ...] = ()
+    depth_note: str = ""
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -159,21 +159,24 @@ class Samples:
             for sample in self.read(block)
         )
 
-    def range(self) -> Depth | None:
-        """The range of all pixels wider than a byte, or of very many samples' where there are more; None of none."""
+    def extent(self) -> Extent:
+        """The values of all pixels wider than a byte, or of very many samples' where there are more."""
+        found = Extent()
         if isinstance(self.reader, ArrayReader):
             array = load_once(self.reader.origin)
             rows = self.listing.row
-            return depth_of(np.asarray(array[rows[at : at + _HEADS]]) for at in range(0, len(rows), _HEADS))
+            for at in range(0, len(rows), _HEADS):
+                found.add(np.asarray(array[rows[at : at + _HEADS]]))
+            found.samples = len(rows)
+            return found
         each = 1 if self.listing.stamps is None else int(self.listing.stamps[:, 0].sum()) // max(len(self), 1)
-        return depth_of(self._pixels(min(_MEASURED, max(_MEASURED_BYTES // max(each, 1), _HEADS // 16))))
-
-    def _pixels(self, most: int) -> Iterator[Array]:
-        for block in self._spread(most):
+        for block in self._spread(min(_MEASURED, max(_MEASURED_BYTES // max(each, 1), _HEADS // 16))):
+            found.samples += len(block)
             for sample in self.read(block):
                 with contextlib.suppress(DecodeError):  # it will be named when all are read
                     if not isinstance(sample, DecodeError) and is_wide(sample):
-                        yield pixels_of(sample)
+                        found.add(pixels_of(sample))
+        return found
 
     def _spread(self, most: int) -> Iterator[NDArray[np.int64]]:
         """All indices, or about `most` evenly spaced ones, in blocks: of row groups the first rows of some."""

@@ -131,6 +131,10 @@ def _labels(
     tops = [name.split("/", 1)[0] if "/" in name else None for name in images]
     folders = sorted({top for top in tops if top is not None})
     if not folders:
+        if choice == "folder":
+            raise InputError(
+                f"data.labels=folder: all images lie directly in {where}, in no folders that could be classes"
+            )
         return None, ""
     if choice is None and known is None and (why := _no_classes(path, images, tops, folders, key)):
         return None, f"no labels: {why}; data.labels=folder takes the top folders for classes"

@@ -100,7 +100,9 @@ def _plain(where: str, values: Any) -> Any:
             return column.cast(pa.int64())
     except pa.ArrowException:
         pass
-    raise InputError(f"{where}: labels of type {kind}; valid are integers or text")
+    numbers = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal)
+    some = ", some of them no whole numbers of 64 bits" if any(are(kind) for are in numbers) else ""
+    raise InputError(f"{where}: labels of type {kind}{some}; valid are integers or text")
 
 
 def _of_numpy(where: str, values: NDArray[Any]) -> Any:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,7 +179,7 @@ def save(
         "root": listing.root,
         "mode": mode,
         "reasons": {str(k): v for k, v in reasons.items()},
-        "depth": None if depth is None else asdict(depth),
+        "depth": None if depth is None else depth.tree(),
         "class_names": None if class_names is None else list(class_names),
         "label_values": None if label_values is None else list(label_values),
     }
@@ -202,6 +202,19 @@ def class_names(path: str | Path) -> tuple[str, ...]:
         return ()
 
 
+def depth_of(path: str | Path) -> Depth | None:
+    """The range of a manifest's pixels, where there are wide ones; None where there is no manifest either."""
+    try:
+        return _depth_of(plain.mapping((pq.read_schema(path).metadata or {})[b"raysurl"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        return None
+
+
+def _depth_of(meta: Mapping[str, Any]) -> Depth | None:
+    # an earlier version of this program took the high byte
+    return Depth.of_tree(meta["depth"]) if "depth" in meta else Depth(0, 16)
+
+
 def restore(listing: Listing, path: str | Path) -> Saved | None:
     """What was saved, or None where nothing was.
 
@@ -222,9 +235,7 @@ def restore(listing: Listing, path: str | Path) -> Saved | None:
         reasons = {int(k): str(v) for k, v in meta["reasons"].items()}
         if meta["mode"] not in ("resident", "streaming") or not all(0 <= k < len(row) for k in reasons):
             raise ValueError("its metadata do not fit")
-        depth = Depth(**meta["depth"]) if meta.get("depth") else None
-        if "depth" not in meta:  # an earlier version of this program took the high byte
-            depth = Depth(0, 16)
+        depth = _depth_of(meta)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         why = " ".join(str(error).split())[:160]
         raise InputError(f"{path} is not a manifest of this program ({why}); start a new run") from None

@@ -15,7 +15,7 @@ from raysurl import streams
 from raysurl.data import coco, folders, listings, planetoid, storage, tables, torchvision_data, voc
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
-from raysurl.data.depth import Depth
+from raysurl.data.depth import FEW, Depth
 from raysurl.data.label_files import few_labels
 from raysurl.data.labels import Classes
 from raysurl.data.manifest import Listing
@@ -27,6 +27,7 @@ from raysurl.recipe import Data
 __all__ = ["KINDS", "Samples", "Split", "Unreadable", "open_samples"]
 
 Split = Literal["train", "eval"]
+_CUT = f"up to {FEW:.0%} of an image outside is cut to its ends, an image with more is left out"
 KINDS = {  # data.name -> what it reads
     "digits": "8×8 handwritten digits that come with scikit-learn",
     "folder": "a folder of images in data.path, flat or one folder per class",
@@ -39,10 +40,11 @@ KINDS = {  # data.name -> what it reads
 }
 
 
-def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
+def open_samples(data: Data, split: Split, seed: int, depth: Depth | None = None) -> Samples | None:
     """List the samples of a split; None where the recipe names no labelled test set.
 
-    `data.limit` takes a choice of the train split that depends on the seed alone. Raises InputError for
+    `data.limit` takes a choice of the train split that depends on the seed alone. `depth`: the range of wide pixels
+    with which the network that is to see them was trained. Raises InputError for
     anything that can be seen without decoding all: missing paths, empty folders, wrong columns.
     """
     samples = _open(data, split)
@@ -51,7 +53,7 @@ def open_samples(data: Data, split: Split, seed: int) -> Samples | None:
     if not len(samples):
         raise InputError(f"data.name={data.name} data.path={data.path}: the {split} split holds no samples")
     check_unreadable(samples.missing, len(samples), data.max_unreadable)
-    samples = measured(samples, data, split)
+    samples = measured(samples, data, split, depth)
     if split == "train" and data.labelled is not None:
         samples = few_labels(samples, data.labelled)
     if split == "train" and data.limit is not None and data.limit < len(samples):
@@ -76,20 +78,36 @@ def divided(samples: Samples, data: Data, seed: int) -> Samples:
     return replace(samples, split=split).with_note(f"{count} samples of each class train, all others test")
 
 
-def measured(samples: Samples, data: Data, split: Split) -> Samples:
-    """The samples with the range of their pixels, where some are wider than a byte: that of the training data."""
+def measured(samples: Samples, data: Data, split: Split, known: Depth | None = None) -> Samples:
+    """The samples with the range of their pixels, where some are wider than a byte.
+
+    It is what `data.bits` says, else `known`, that of the run whose network sees them (whose recipe may have the bits),
+    else that of the training data.
+    """
     if not samples.has_wide():
         return samples
-    if data.bits is not None:
-        depth, why = Depth(0, data.bits), "data.bits"
-    else:
-        training = samples if split == "train" else _open(data, "train")
-        assert training is not None
-        depth, why = (
-            training.range() or samples.range() or Depth(0, 8),
-            "the largest of all; data.bits sets it",
-        )
-    return replace(samples, depth=depth).with_note(f"pixels wider than a byte lie in {depth}, by {why}")
+    said = None if data.bits is None else Depth(0, data.bits)
+    if said is not None and (known is None or said.tree() != known.tree()):
+        return ranged(samples, said, "data.bits", _CUT)
+    found = samples.extent()
+    if known is not None:
+        # what the network cannot see is cut, for another scale would change all that it can
+        return ranged(samples, replace(known, beyond=1.0), "the run's training data", found.outside(known))
+    training = None if split == "train" else _open(data, "train")
+    depth = training and training.extent().depth
+    if depth:
+        beyond = found.outside(depth)
+        return ranged(samples, depth, "the training data", beyond, beyond and _CUT)
+    all_of_them = found.samples == len(samples)
+    few = " of all" if all_of_them else f" in {found.samples:,} of {len(samples):,} samples"
+    by = f"the largest{few}, which data.bits= overrules"
+    return ranged(samples, found.depth or Depth(0, 8), by, found.stray(), "" if all_of_them else _CUT)
+
+
+def ranged(samples: Samples, depth: Depth, by: str, *remarks: str) -> Samples:
+    """The samples with a range, and the sentence that says why it is this one."""
+    said = f"pixels wider than a byte lie in {depth}, by {by}"
+    return replace(samples, depth=depth, depth_note="; ".join(filter(None, [said, *remarks])))
 
 
 def flattened(samples: Samples, kind: str) -> Samples:

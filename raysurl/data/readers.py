@@ -118,6 +118,7 @@ def image_leaf(schema: Any, column: str) -> str | None:
         pa.types.is_large_binary,
         pa.types.is_fixed_size_binary,
         pa.types.is_binary_view,
+        pa.types.is_null,  # of a file in which all are missing
     )
     return column if any(holds(kind) for holds in of_bytes) else None
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from raysurl.data import grouping, manifest
 from raysurl.data.dataset import Samples, Unreadable, all_readable
 from raysurl.data.decode import Array
+from raysurl.data.depth import Depth
 from raysurl.data.gather import Gather, Images, stack
 from raysurl.data.prefetch import prefetch
 from raysurl.data.residency import Mode, available_memory, check_unreadable, choose_mode, same_readable
@@ -39,8 +40,8 @@ class SourceFacts:
     """What is known of the N samples of a source.
 
     `readable` (N,) bool: only these are in the plan. `labels` (N,) int64 or None; −1 = none. `remarks`:
-    sentences for the log. `split` (N,), `label_values`: see `Samples`. `windows`: of samples that are read in groups as
-    they are asked for; None: all can be shuffled. `tags` (N, T): see `Samples`.
+    sentences for the log. `split` (N,), `label_values`, `tags` (N, T), `depth`: see `Samples`. `windows`: of samples
+    that are read in groups as they are asked for; None: all can be shuffled.
     """
 
     readable: NDArray[np.bool_]
@@ -53,6 +54,7 @@ class SourceFacts:
     label_values: tuple[int, ...] | None = None
     windows: Windows | None = None
     tags: NDArray[np.int8] | None = None
+    depth: Depth | None = None
 
 
 class Source:
@@ -62,7 +64,7 @@ class Source:
         self.facts = facts
         self.readable, self.skipped = facts.readable, facts.skipped
         self.labels, self.class_names = facts.labels, facts.class_names
-        self.label_values = facts.label_values
+        self.label_values, self.depth = facts.label_values, facts.depth
         self.mode, self.split = facts.mode, facts.split
         self.windows, self.tags = facts.windows, facts.tags
 
@@ -75,6 +77,10 @@ class Source:
         count = sum(sample.samples for sample in self.skipped)
         skipped = f"{count} unreadable samples skipped: {shown}" if self.skipped else ""
         return "; ".join(filter(None, [*self.facts.remarks, skipped]))
+
+    def sentences(self) -> list[str]:
+        """As `describe`, one by one, and every sample that was skipped."""
+        return [*self.facts.remarks, *(f"skipped {sample}" for sample in self.skipped)]
 
     def batches(self, requests: Iterable[Request], transform: Callable[[Request, Images], T]) -> Iterator[T]:
         """`transform(request, images)` of each request, in order.
@@ -232,7 +238,7 @@ def checked_facts(
             class_names=samples.class_names,
             label_values=samples.label_values,
         )
-    remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note]
+    remarks = [f"data {data.name}: {len(samples):,} samples, {why}", samples.note, samples.depth_note]
     windows = None
     if mode == "streaming":
         windows = grouping.windows_of(samples, data)
@@ -249,6 +255,7 @@ def checked_facts(
         samples.label_values,
         windows,
         samples.tags,
+        samples.depth,
     )
 
 

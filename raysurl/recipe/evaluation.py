@@ -38,7 +38,7 @@ class Evaluation(Section):
         "lbfgs",
         "rankme",
     )
-    knn_k: tuple[int, ...] = (200, 20)  # neighbours that vote; the headline is 200
+    knn_k: tuple[int, ...] = Field((200, 20), min_length=1)  # neighbours that vote; the headline is 200
     knn_tau: float = Field(0.1, gt=0)  # temperature of their weights
     probe: str = (
         "ressl"  # how the linear probe is trained, see raysurl.recipe.probes; what follows changes it

@@ -30,6 +30,8 @@ _ENVIRONMENT = {
 ADDRESS_FILE = "ray_current_cluster"  # where `ray start` writes the address of its cluster
 REACH_S = 4.0  # that a cluster's port may take to answer
 NOT_RAY = "what listens there is something else"
+# what a cluster's port, and that of its server for clients (ray://), are asked
+CHECK_ALIVE, CLUSTER_INFO = "/ray.rpc.NodeInfoGcsService/CheckAlive", "/ray.rpc.RayletDriver/ClusterInfo"
 SOCKET_BYTES = 107  # of a socket's path, the kernel's limit
 # what Ray puts between its temporary directory and the name of its longest socket
 SOCKET_TAIL = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
@@ -121,7 +123,7 @@ def _check_address(address: str) -> None:
         raise InputError(
             f"RAY_ADDRESS={address} is no address of a Ray; give host:port, for example 10.0.0.1:6379"
         ) from None
-    if why := _unreachable(host, port):
+    if why := _unreachable(host, port, CLUSTER_INFO if scheme == "ray" and separator else CHECK_ALIVE):
         raise InputError(
             f"RAY_ADDRESS={address}: no Ray answers there ({why}); start one there, give another address, or unset"
             f" RAY_ADDRESS; {ADVICE}"
@@ -137,14 +139,15 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), number
 
 
-def _unreachable(host: str, port: int) -> str:
+def _unreachable(host: str, port: int, method: str = CHECK_ALIVE) -> str:
     """Why no Ray answers; empty where one may. A name that is looked up for ever is not waited for."""
     found: list[str] = []
 
     def look() -> None:
         try:
-            with socket.create_connection((host, port), timeout=REACH_S) as connection:
-                found.append("" if os.environ.get("RAY_USE_TLS") == "1" or _greets(connection) else NOT_RAY)
+            with socket.create_connection((host, port), timeout=REACH_S):
+                pass
+            found.append("" if os.environ.get("RAY_USE_TLS") == "1" else _no_ray(host, port, method))
         except TimeoutError:
             found.append(f"no answer in {REACH_S:.0f} s")
         except OSError as error:
@@ -152,24 +155,30 @@ def _unreachable(host: str, port: int) -> str:
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
-    thread.join(2 * REACH_S)
-    return found[0] if found else f"no answer in {2 * REACH_S:.0f} s"
+    thread.join(3 * REACH_S)
+    return found[0] if found else f"no answer in {3 * REACH_S:.0f} s"
 
 
-def _greets(connection: socket.socket) -> bool:
-    """Whether a server of HTTP/2 is at the other end, as gRPC's are: its first frame is one of settings (RFC 9113).
+def _no_ray(host: str, port: int, method: str) -> str:
+    """Why this is none, by a call that every Ray answers, if only by asking for its token; empty for a Ray.
 
-    Ray itself would try for minutes to make a Ray of anything else.
+    Ray itself would try for a minute to make a Ray of anything else.
     """
-    empty_settings = b"\0\0\0\x04\0\0\0\0\0"
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
-    head = b""
-    while len(head) < 4:
-        part = connection.recv(4 - len(head))
-        if not part:
-            return False
-        head += part
-    return head[3] == empty_settings[3]
+    import grpc  # comes with Ray
+
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    with grpc.insecure_channel(where, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(method)(b"", timeout=REACH_S)
+        except grpc.RpcError as error:
+            codes, details = grpc.StatusCode, str(error.details())
+            if error.code() == codes.DEADLINE_EXCEEDED:
+                return f"no answer in {REACH_S:.0f} s"
+            refusals = (codes.UNAUTHENTICATED, codes.PERMISSION_DENIED, codes.NOT_FOUND)
+            # what is no gRPC has a status of HTTP, of which the library makes one of these codes too
+            by_ray = error.code() in refusals and not details.startswith("Received http2 header")
+            return "" if by_ray else NOT_RAY
+    return ""
 
 
 def _folder() -> Path:

@@ -16,12 +16,7 @@ from pathlib import Path
 
 from raysurl.shell.definitions import PACKAGE, Setting, classes, constant, fields, imported, tree
 
-MODEL, SECTIONS, POLICIES = (
-    PACKAGE / "recipe" / "model.py",
-    PACKAGE / "recipe" / "sections.py",
-    PACKAGE / "recipe" / "evaluation.py",
-    PACKAGE / "views" / "policies.py",
-)
+MODEL, POLICIES = PACKAGE / "recipe" / "model.py", PACKAGE / "views" / "policies.py"
 WORDS = {  # what means the same in every method that has it
     "hidden": "width of the hidden layers of its heads",
     "predictor_hidden": "width of the hidden layers of its predictors",
@@ -104,8 +99,8 @@ def of_recipe(method: str | None = None) -> list[Setting]:
         section = setting.type.partition(".")[0]
         if setting.key == "method":
             found += of_method(method)
-        elif section in classes(SECTIONS):
-            found += _inside(setting.key, section)
+        elif section in classes(where := imported(MODEL, section)):
+            found += _inside(setting.key, section, where)
         else:
             found.append(replace(setting, choices=setting.choices or _listed(setting.key)))
     return found
@@ -150,7 +145,7 @@ def _method_files() -> list[Path]:
     return sorted([*loose, *root.glob("*/method.py")], key=_name_of)
 
 
-def _inside(key: str, section: str, path: Path = SECTIONS) -> Iterator[Setting]:
+def _inside(key: str, section: str, path: Path) -> Iterator[Setting]:
     """A section's settings under its key, deeper sections and the policies of views included."""
     for setting in fields(path, section):
         named = replace(setting, key=f"{key}.{setting.key}")

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from raysurl import health, plain, stopping
 from raysurl.data.source import Source
-from raysurl.errors import DivergedError, InputError, RunError, UnhealthyError
+from raysurl.errors import DivergedError, InputError, RunError, UnhealthyError, out_of_memory
 from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import latest_step
 from raysurl.recipe import Recipe, dump, read_stored
@@ -118,12 +118,6 @@ def _attempt(recipe: Recipe, directory: Path, train: Train, watch: Watch) -> Out
 def _continues(recipe: Recipe, directory: Path) -> bool:
     """Whether the directory, named by the recipe's hash, holds a trial of the same random streams to go on with."""
     return (directory / "recipe.yaml").is_file() and read_stored(directory)["streams"] == recipe.streams
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether it is what Python, CUDA or torch's CPU allocator raise when memory runs out."""
-    named = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return named or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def in_process(open_sources: OpenSources, device: torch.device) -> Train:

@@ -260,3 +260,59 @@ def test_few_row_groups_are_looked_at_however_many_there_are(
     assert looked.tolist() == sorted(set(looked.tolist()))
     assert np.concatenate(list(samples._spread(10**6))).tolist() == list(range(400))
     assert samples.depth == Depth(0, 12)
+
+
+def hot(images: np.ndarray, count: int) -> np.ndarray:
+    """The images with `count` pixels of the third one at the highest value."""
+    images = images.copy()
+    images[2].flat[:count] = np.iinfo(images.dtype).max
+    return images
+
+
+def test_few_pixels_outside_what_was_measured_are_cut_and_an_image_of_another_range_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were not measured: of 10 samples 2, the first and the last."""
+    monkeypatch.setattr("raysurl.data.dataset._MEASURED", 2)
+    images = np.random.default_rng(0).integers(0, 4096, (10, 16, 16)).astype(np.uint16)
+    samples, source = opened(written(tmp_path / "few", "png", hot(images, 2)))
+    assert (samples.depth, source.skipped) == (Depth(0, 12), ())
+    assert np.array_equal(samples.load([2])[0][0], np.minimum(hot(images, 2)[2], 4095) >> 4)  # type: ignore[index]
+    assert "by the largest in 2 of 10 samples" in source.describe()
+    assert (
+        "up to 1% of an image outside is cut to its ends, an image with more is left out" in source.describe()
+    )
+    _, source = opened(written(tmp_path / "many", "png", hot(images, 3)), max_unreadable=0.1)
+    assert [Path(lost.name).name for lost in source.skipped] == ["2.png"]
+    assert "to 65535 and those of the data set from 0 to 4095" in source.skipped[0].reason
+
+
+def test_hot_pixels_are_told_of_and_data_bits_cuts_them(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 4096, (40, 64, 64)).astype(np.uint16)
+    data = written(tmp_path, "npz", hot(images, 1))
+    samples, _ = opened(data)
+    assert samples.depth == Depth(0, 16)  # the data set's own; which pixels are broken is not guessed at
+    assert "only 0.00061 % of the pixels are above 4095: data.bits=12" in samples.depth_note
+    samples, source = opened(data, bits=12)
+    assert not source.skipped
+    assert np.array_equal(samples.load([2])[0][0], np.minimum(hot(images, 1)[2], 4095) >> 4)  # type: ignore[index]
+
+
+@given(
+    st.integers(-300, 300), st.integers(1, 12), st.sampled_from([np.int16, np.uint16, np.int64, np.uint64])
+)
+def test_what_is_cut_is_cut_to_the_nearest_end(low: int, bits: int, dtype: type) -> None:
+    array = np.array([0, 1, 7, 100, 250, 30000, np.iinfo(dtype).max, np.iinfo(dtype).min], dtype)
+    depth = Depth(low, bits, beyond=1.0)
+    wanted = [min(max(int(v), depth.low), depth.high) for v in array]
+    assert depth.to_bytes(array).tolist() == depth.to_bytes(np.array(wanted, np.int64)).tolist()
+
+
+def test_the_range_of_a_run_holds_for_other_data_unless_other_bits_are_given(tmp_path: Path) -> None:
+    data = Data(**written(tmp_path, "npz", np.full((4, 8, 8), 9000, np.uint16)))
+    for bits, depth in ((None, Depth(0, 12, 1.0)), (12, Depth(0, 12, 1.0)), (14, Depth(0, 14))):
+        samples = open_samples(data.model_copy(update={"bits": bits}), "train", 0, depth=Depth(0, 12))
+        assert samples is not None
+        assert samples.depth == depth
+        assert ("from 0 to 9000, and those outside are taken" in samples.depth_note) == (bits != 14)
+        assert samples.load([0])[0].max() == (140 if bits == 14 else 255)  # type: ignore[union-attr]

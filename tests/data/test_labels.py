@@ -156,6 +156,7 @@ def test_labels_that_are_none_are_one_sentence(tmp_path: Path) -> None:
     ):
         pq.write_table(pa.table({"image": B, "label": labels}), tmp_path / "a.parquet")
         refused("labels of type .*; valid are integers or text", tmp_path, "parquet")
+    refused("labels of type decimal.*, some of them no whole numbers of 64 bits; valid", tmp_path, "parquet")
     for order in ((L, T), (T, L)):
         for i, labels in enumerate(order):
             pq.write_table(pa.table({"image": B, "label": labels}), tmp_path / f"{'ab'[i]}.parquet")
@@ -183,6 +184,22 @@ def test_image_columns_may_differ_in_type_in_any_order(tmp_path: Path) -> None:
             samples = opened(tmp_path, "parquet")
             assert not samples.unreadable(range(16)), (first, second)
             assert np.array_equal(samples.load([3])[0], samples.load([11])[0])
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_file_whose_images_are_all_missing_is_counted_and_named(tmp_path: Path, order: str) -> None:
+    for name, column in zip(order, (pa.nulls(8), pa.array(B)), strict=True):
+        pq.write_table(pa.table({"image": column}), tmp_path / f"{name}.parquet")
+    lost = opened(tmp_path, "parquet").unreadable(range(16))
+    assert {Path(sample.name.split(" row ")[0]).name for sample in lost} == {f"{order[0]}.parquet"}
+    assert [sample.reason for sample in lost] == ["it holds no bytes"] * 8
+
+
+def test_the_folders_of_a_flat_folder_cannot_be_its_labels(tmp_path: Path) -> None:
+    for i in range(8):
+        (tmp_path / f"{i}.png").write_bytes(B[i])
+    refused("data.labels=folder: all images lie directly in", tmp_path, "folder", labels="folder")
+    assert opened(tmp_path, "folder").labels is None
 
 
 def test_image_columns_that_hold_none_are_one_sentence(tmp_path: Path) -> None:

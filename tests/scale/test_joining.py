@@ -9,7 +9,9 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +21,12 @@ from raysurl.errors import InputError
 from raysurl.scale import joining
 
 GREETING = b"\0\0\0\x04\0\0\0\0\0"  # an empty frame of settings
+# frames of headers that end the first stream: what servers of HTTP/2 answer to a path they do not know
+HTTP2 = {
+    status: b"\0\0\1\1\5\0\0\0\1" + code
+    for status, code in {200: b"\x88", 400: b"\x8c", 404: b"\x8d"}.items()
+}
+HTTP2[401] = b"\0\0\5\1\5\0\0\0\1" + b"\x08\x03401"
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +40,13 @@ def alone(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server():
-    """Starts a server on a free port that answers each connection with given bytes; None: with nothing at all."""
+    """Starts a server on a free port that answers each connection with given bytes; None: with nothing at all.
+
+    `then`: what it says when it has been asked.
+    """
     sockets, ends = [], threading.Event()
 
-    def start(answer):
+    def start(answer, then=b""):
         listening = socket.create_server(("127.0.0.1", 0))
         sockets.append(listening)
 
@@ -49,6 +60,12 @@ def server():
                 if answer is not None:
                     with contextlib.suppress(OSError):  # whoever only looked has gone already
                         connection.sendall(answer)
+                        asked = b""
+                        while then != b"" and len(asked) < 150 and (part := connection.recv(4096)):
+                            asked += part
+                        if then is None:
+                            continue
+                        connection.sendall(then)
                         connection.shutdown(socket.SHUT_WR)
 
         threading.Thread(target=serve, daemon=True).start()
@@ -58,6 +75,33 @@ def server():
     ends.set()
     for each in sockets:
         each.close()
+
+
+@pytest.fixture
+def grpc_server():
+    """Starts a server of gRPC on a free port that knows some methods, and answers them with a code."""
+    servers = []
+
+    def start(methods, code=grpc.StatusCode.OK):
+        def answered(_, context):
+            return b"" if code is grpc.StatusCode.OK else context.abort(code, "as a Ray says it")
+
+        def handler(call):
+            return grpc.unary_unary_rpc_method_handler(answered) if call.method in methods else None
+
+        known = grpc.GenericRpcHandler
+        server = grpc.server(ThreadPoolExecutor(1))
+        server.add_generic_rpc_handlers(
+            [type("Handler", (known,), {"service": lambda _, call: handler(call)})()]
+        )
+        servers.append(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for each in servers:
+        each.stop(None)
 
 
 def closed_port():
@@ -79,9 +123,10 @@ def test_without_an_address_one_is_started_and_said(monkeypatch, given_):
     assert said.startswith("started one for this run alone")
 
 
-@pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_what_answers_at_the_address_is_joined_and_said(monkeypatch, server, scheme):
-    address = scheme + server(GREETING)
+@pytest.mark.parametrize("code", ["OK", "UNAUTHENTICATED", "NOT_FOUND"])
+@pytest.mark.parametrize(("scheme", "method"), [("", joining.CHECK_ALIVE), ("ray://", joining.CLUSTER_INFO)])
+def test_a_ray_that_answers_at_the_address_is_joined_and_said(monkeypatch, grpc_server, scheme, method, code):
+    address = scheme + grpc_server([method], grpc.StatusCode[code])
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert joining._address() == (address, f"joined the cluster of RAY_ADDRESS={address}")
 
@@ -94,14 +139,30 @@ def test_what_answers_at_the_address_is_joined_and_said(monkeypatch, server, sch
         (b"\0\0", "something else"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else"),
         (b"-ERR unknown command 'PRI'\r\n", "something else"),
+        (GREETING, "something else"),  # of HTTP/2 and then gone
+        *((status, "something else") for status in HTTP2.values()),
     ],
 )
 def test_what_listens_there_and_is_no_ray_is_told_at_once(monkeypatch, server, answer, why):
-    monkeypatch.setenv("RAY_ADDRESS", server(answer))
+    speaks_http2 = answer in HTTP2.values()
+    monkeypatch.setenv("RAY_ADDRESS", server(GREETING, answer) if speaks_http2 else server(answer))
     began = time.monotonic()
     with pytest.raises(InputError, match=f"RAY_ADDRESS=127.*: no Ray answers there .*{why}.*runtime=local"):
         joining._address()
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_another_program_that_speaks_grpc_is_no_ray(monkeypatch, grpc_server, scheme):
+    monkeypatch.setenv("RAY_ADDRESS", scheme + grpc_server(["/somebody.else/Method"]))
+    with pytest.raises(InputError, match=r"no Ray answers there .what listens there is something else"):
+        joining._address()
+
+
+def test_a_server_that_greets_and_says_no_more_is_not_waited_for(monkeypatch, server):
+    monkeypatch.setenv("RAY_ADDRESS", server(GREETING, None))
+    with pytest.raises(InputError, match=r"no Ray answers there .no answer in"):
+        joining._address()
 
 
 def test_a_server_that_asks_for_tls_is_not_greeted_in_the_clear(monkeypatch, server):
@@ -146,18 +207,20 @@ def test_what_is_no_address_is_one_sentence(monkeypatch, address):
 
 
 @pytest.mark.parametrize("asked", [None, "auto"])
-def test_a_cluster_that_this_user_started_is_joined(monkeypatch, tmp_path, server, asked):
+def test_a_cluster_that_this_user_started_is_joined(monkeypatch, tmp_path, grpc_server, asked):
     if asked:
         monkeypatch.setenv("RAY_ADDRESS", asked)
-    started_here(tmp_path, address := server(GREETING))
+    started_here(tmp_path, address := grpc_server([joining.CHECK_ALIVE]))
     assert joining._address() == (address, f"joined the cluster at {address} that `ray start` began here")
 
 
-def test_one_that_has_ended_is_somebody_elses_or_is_no_address_is_not(monkeypatch, tmp_path, server):
+def test_one_that_has_ended_is_somebody_elses_or_is_no_address_is_not(
+    monkeypatch, tmp_path, server, grpc_server
+):
     for content in (closed_port(), "", "x", "\0:1", server(b"HTTP/1.1 400\r\n\r\n")):
         started_here(tmp_path, content)
         assert joining._address()[0] is None
-    started_here(tmp_path, server(GREETING))
+    started_here(tmp_path, grpc_server([joining.CHECK_ALIVE]))
     monkeypatch.setattr(os, "getuid", lambda: 123456)
     assert joining._address()[0] is None
     monkeypatch.setenv("RAY_ADDRESS", "auto")

@@ -7,6 +7,7 @@ import torch
 
 from raysurl import metrics
 from raysurl.data.names import open_samples
+from raysurl.errors import out_of_memory
 from raysurl.recipe import load_recipe
 from raysurl.sweep.space import Stop
 from raysurl.sweep.trial import (
@@ -14,7 +15,6 @@ from raysurl.sweep.trial import (
     Outcome,
     Watch,
     in_process,
-    out_of_memory,
     read_outcome,
     run_trial,
     write_outcome,
