@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raysurl.errors import InputError, RunError
     from raysurl.estimator import GenURL
-    from raysurl.interface import StopRun, load, pretrain, search
+    from raysurl.interface import StopRun, TrainedRun, load, pretrain, search
 
 __version__ = "0.1.0"
-__all__ = ["GenURL", "InputError", "RunError", "StopRun", "load", "pretrain", "search"]
+__all__ = ["GenURL", "InputError", "RunError", "StopRun", "TrainedRun", "load", "pretrain", "search"]
 
 # imported when they are used: torch and scikit-learn take seconds
 _WHERE = {
@@ -17,6 +17,7 @@ _WHERE = {
     "InputError": "raysurl.errors",
     "RunError": "raysurl.errors",
     "StopRun": "raysurl.interface",
+    "TrainedRun": "raysurl.interface",
     "load": "raysurl.interface",
     "pretrain": "raysurl.interface",
     "search": "raysurl.interface",

@@ -19,9 +19,10 @@ from raysurl.encoder import encoder_of, load_encoder, write_encoder
 from raysurl.errors import InputError
 from raysurl.interface import writing
 from raysurl.interface.callbacks import Callback, Callbacks, heard
+from raysurl.interface.images import located
 from raysurl.interface.models import TrainedModel, chosen_device, load
 from raysurl.interface.results import MetricsTable
-from raysurl.paths import place
+from raysurl.paths import given_path, place
 from raysurl.recipe import Recipe, continued, read_stored, recipe_from, recipe_of
 from raysurl.report import write_report
 from raysurl.report.progress import watching
@@ -30,10 +31,12 @@ from raysurl.train.run_directory import GIVEN, default_directory, is_taken
 
 
 class TrainedRun:
-    """A run directory, finished or not. `directory`: where it is."""
+    """A run directory, finished or not. `directory`: where it is. Raises InputError for one that holds no run."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = given_path("run", os.fspath(directory)).absolute()
+        if not (self.directory / "recipe.yaml").is_file():
+            raise InputError(f"run={directory} is no run directory: it has no recipe.yaml")
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -186,8 +189,10 @@ def worked(recipe: Recipe, directory: Path, callbacks: Callbacks, *, shown: bool
     try:
         with stoppable(f"raysurl.pretrain(output={str(directory)!r}, resume=True)"), own_threads():
             runs.pretrain(recipe, watch)
-    except stopping.StoppedError:
+    except stopping.StoppedError as stop:
         if not callbacks.stopped:
+            if not (directory / "recipe.yaml").exists():
+                stop.how = "nothing was trained, call it again"
             raise
         write_stopped(directory)
     if callbacks.error:
@@ -223,7 +228,10 @@ def data_settings(
         return {}
     if data is None:
         raise InputError("eval_data= needs data=, the images to train on")
-    if twice := [key for key in ("data", "data.path") if key in given]:
+    place_too = "data.path" in (
+        located(data) or {"data.path": ""}
+    )  # data sets that are named lie in a data.path
+    if twice := [key for key in ("data", *(["data.path"] if place_too else [])) if key in given]:
         raise InputError(f"data= and the setting {twice[0]} both name the data; leave one out")
     found = writing.written(data, labels, folder, "train")
     if "data.name" in given:  # what the path holds is said, and not guessed

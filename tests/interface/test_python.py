@@ -191,6 +191,28 @@ def test_images_of_many_sizes_wide_grey_ones_names_of_classes_and_text_labels(ph
     assert all(map(np.array_equal, as_list, as_one))
 
 
+def test_a_path_is_read_as_what_it_holds(tmp_path):
+    for name in ("folder/a/1.png", "shards/b/1.parquet", "one.parquet", "one.npz", "one.NPY"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    kinds = {
+        "folder": "folder",
+        "shards": "parquet",
+        "one.parquet": "parquet",
+        "one.npz": "npz",
+        "one.NPY": "npz",
+    }
+    for name, kind in kinds.items():
+        for given in (tmp_path / name, str(tmp_path / name)):
+            assert given_images.located(given) == {"data.name": kind, "data.path": str(tmp_path / name)}
+    assert given_images.located("digits") == {"data.name": "digits"}
+    assert given_images.located("s3://a/*.parquet") == {
+        "data.name": "parquet",
+        "data.path": "s3://a/*.parquet",
+    }
+    assert given_images.located([IMAGE]) is None
+
+
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 REFUSED = [
     (np.zeros((4, 8, 8), complex), "array of complex128"),
@@ -231,6 +253,8 @@ def test_what_holds_no_images_is_one_sentence_and_leaves_nothing(data, said, tmp
         ({"labels": [1, "a"] * 50}, "numbers beside text"),
         ({"labels": [[1]] * 100}, "one label each"),
         ({"data": None}, "labels= needs data="),
+        ({"data": "torchvision:CIFAR10", "labels": None, "settings": {"data.path": "/nowhere"}}, "/nowhere"),
+        ({"data": "/nowhere", "labels": None}, "/nowhere"),
         ({"epochs": 0}, "train.epochs=0 is not valid"),
         ({"epochs": "many"}, "train.epochs='many' is not valid"),
         ({"batch_size": 200}, "larger than the data, 100 samples"),
@@ -247,6 +271,14 @@ def test_a_mistake_is_an_exception_of_one_sentence_and_leaves_nothing(photos, ar
     with pytest.raises(raysurl.InputError, match=said):
         trained(photos, tmp_path / "run", **arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_before_is_opened_and_no_run_is_refused(transcript, tmp_path):
+    again = raysurl.TrainedRun(str(transcript["run"].directory))
+    assert again.results == transcript["run"].results
+    assert again.recipe.train.epochs == 2
+    with pytest.raises(raysurl.InputError, match="no run directory"):
+        raysurl.TrainedRun(tmp_path)
 
 
 def test_a_directory_that_holds_something_is_left_as_it_is(photos, tmp_path):
