@@ -118,12 +118,13 @@ def search(
     given = {key: plain_value(value) for key, value in own.items() if value is not None}
     given |= plain_settings(settings)
     with _file_of(space) as named:
-        where = default_place("sweeps") / f"{Path(named).stem}-{scale or 'run'}" if output is None else output
+        where = default_place("sweeps") / Path(named).stem if output is None else output
         directory = place("output", os.fspath(where))
+        if output is not None or data is not None:  # else the command names it
+            given["output"] = str(directory)
         given |= data_settings(data, labels, eval_data, eval_labels, given, directory / GIVEN)
         arguments = [
             f"space={named}",
-            f"output={directory}",
             *(f"{k}={as_text(v)}" for k, v in given.items()),
         ]
         asked = read_arguments(arguments)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+import types
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from places import ROOT
+from rich.console import Console
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -26,6 +27,7 @@ from raysurl.interface.callbacks import Callbacks
 from raysurl.interface.searching import as_text
 from raysurl.recipe import Data
 from raysurl.report import notebook
+from raysurl.report.progress import watching
 
 SMALL = {
     "encoder.name": "convnet", "encoder.channels": [4, 8], "views.size": 8, "method.hidden": 8, "method.dim": 4,
@@ -443,6 +445,25 @@ def test_the_bar_of_a_notebook_shows_numbers_and_escapes_events():
     assert "eval/knn_top1 55.50" in shown[-1]
 
 
+def test_in_a_notebook_the_output_of_the_cell_is_renewed(monkeypatch, tmp_path):
+    class Handle:
+        shown: list[str] = []  # noqa: RUF012
+
+        def update(self, html):
+            self.shown.append(html)
+
+    module = types.SimpleNamespace(display=lambda html, display_id: Handle(), HTML=str)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    with watching(tmp_path, Console(force_jupyter=True)):
+        lines = [
+            {"step": 0, "event": "begins", "total_steps": 2},
+            {"step": 1, "epoch": 1.0, "train/loss": 0.5},
+        ]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "2/2 steps" in Handle.shown[-1]
+    assert "begins" in Handle.shown[-1]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -489,7 +510,6 @@ def test_a_search_gives_its_table_and_callbacks_hear_and_stop_a_run_under_ray(ph
 
     def stop(values):
         heard.append(values)
-        time.sleep(0)
         return True
 
     run = raysurl.pretrain(
