@@ -27,6 +27,7 @@ from raysurl.paths import given_path, whole
 from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 
 NAME = "encoder.safetensors"
+FED = ("encoder", "views", "eval", "data")  # the sections that say how an encoder is fed
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,13 @@ def check_width(recipe: Recipe, width: int | None) -> None:
 def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe, depth: Depth | None = None) -> Path:
     """Parameter names as torchvision gives them. `depth`: the range of the training data's wide pixels."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    described = {"encoder": recipe.encoder.model_dump_json(), "views": recipe.views.model_dump_json()}
-    described["depth"] = json.dumps(depth and depth.tree())
+    described = {
+        "encoder": recipe.encoder.model_dump_json(),
+        "views": recipe.views.model_dump_json(),
+        "eval": recipe.eval.model_dump_json(include={"margin"}),
+        "depth": json.dumps(depth and depth.tree()),
+        "data": recipe.data.model_dump_json(include={"flatten"}),
+    }
     with whole(run_dir / NAME) as partial:
         save_file(tensors, partial, metadata=described)
     return run_dir / NAME
@@ -142,7 +148,7 @@ def _described(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        tree = {key: plain.mapping(metadata[key]) for key in ("encoder", "views") if key in metadata}
+        tree = {key: plain.mapping(metadata[key]) for key in FED if key in metadata}
     except (OSError, SafetensorError, ValueError):
         raise InputError(f"run={path} is not a readable {NAME} file") from None
     tree.get("views", {}).pop("policies", None)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from raysurl.paths import whole
 
 Sink = Callable[[int, dict[str, float]], None]  # where the numbers of a step go besides metrics.jsonl
 EVERY_S = 5.0  # between two notes on how far reading the data is
+# hears each line of the run of this process as it is written
+listener: ContextVar[Callable[[dict[str, Any]], None]] = ContextVar("listener", default=lambda line: None)
 TAIL = 1 << 16  # bytes at the end of metrics.jsonl that hold its latest step
 
 
@@ -42,6 +45,7 @@ class MetricsWriter:
         self._identity = _identity(os.fstat(self._file.fileno()))
         self._thread = ThreadPoolExecutor(1, "record")
         self._last: Future[None] | None = None
+        self._tell_listener = listener.get()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -50,6 +54,7 @@ class MetricsWriter:
             if self._last and self._last.done():
                 self._last.result()  # an error of the thread
             self._last = self._thread.submit(self._tell, step, numbers)
+        self._tell_listener({"step": step, **values})
 
     def _tell(self, step: int, numbers: dict[str, float]) -> None:
         for sink in self.sinks:
@@ -75,7 +80,9 @@ class MetricsWriter:
             )
 
     def event(self, step: int, text: str, **values: Any) -> None:
-        self._file.write(json.dumps({"step": step, "event": text, "time": time.time(), **values}) + "\n")
+        line = {"step": step, "event": text, "time": time.time(), **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._tell_listener(line)
 
 
 def decoding_progress(run_dir: Path) -> Callable[[int, int], None]:
@@ -86,9 +93,7 @@ def decoding_progress(run_dir: Path) -> Callable[[int, int], None]:
         nonlocal last
         if time.monotonic() - last > EVERY_S:
             last = time.monotonic()
-            line = {"step": 0, "event": f"reading data: {done:,} of {total:,} samples", "time": time.time()}
-            with (run_dir / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            note(run_dir, [f"reading data: {done:,} of {total:,} samples"])
 
     return report
 
@@ -253,7 +258,12 @@ class StepBlock:
         self._rows, self._steps = [], []
         if self.record:
             self.record.check()
+        self.look()
         self.begin()
+
+    def look(self) -> None:
+        """What whoever hears the lines has asked since: seen at once where no other rank must see it too."""
+        self.stop = self.stop or (distributed.world_size() == 1 and bool(self._asked()))
 
 
 class NonFiniteError(RunError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,15 @@ RUNTIMES = {
     "local": "raysurl.train.local",
     "ray": "raysurl.scale.train",
 }  # Ray is imported only when it is used
+Watching = Callable[[Path], AbstractContextManager[None]]
 Measure = Callable[[Recipe, Samples], tuple[cost.Pace | None, int]]  # and the number of workers
 
 
-def pretrain(recipe: Recipe) -> Path:
-    """Train and evaluate as the recipe says; returns the run directory. Raises InputError or RunError."""
+def pretrain(recipe: Recipe, watch: Watching = watching) -> Path:
+    """Train and evaluate as the recipe says; returns the run directory. Raises InputError or RunError.
+
+    `watch` (run directory) is around the work, and shows it or hears of it.
+    """
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
     assert samples is not None
@@ -45,7 +50,7 @@ def pretrain(recipe: Recipe) -> Path:
     said += advice.remarks(recipe, len(samples), division)
     with run_directory.claim(recipe) as (recipe, run_dir):
         try:
-            with watching(run_dir):
+            with watch(run_dir):
                 metrics.note(run_dir, said)
                 runtime.run(recipe, samples, eval_samples, run_dir)
             write_report(run_dir)

@@ -77,7 +77,7 @@ def signals() -> Iterator[None]:
     try:
         yield
     finally:
-        _signals.handled = []
+        _signals.handled, _signals.asked = [], None
         for signum, handler in before.items():
             signal.signal(signum, handler)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from raysurl import intervals
 from raysurl.classifier import write_classifiers
@@ -18,7 +21,7 @@ from raysurl.recipe import Data, read_stored, take
 from raysurl.report.terminal import show_metrics
 from raysurl.run import check_judging
 from raysurl.runtime import LocalRuntime, default_device
-from raysurl.teachers.judged import named_teacher
+from raysurl.teachers.judged import NamedTeacher, named_teacher
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
 
@@ -32,11 +35,27 @@ def main(arguments: Sequence[str]) -> None:
     `teacher.name=` in place of `run=` judges a network of another library; its results go to `output=DIR`.
     """
     given = take(arguments)[1]
-    teacher, said = None, list[str]()
-    if given.get("teacher.name") and not given.get("run"):
-        teacher = named_teacher(given)
+    teacher = named_teacher(given) if given.get("teacher.name") and not given.get("run") else None
     found = teacher.found if teacher else named_encoder(given)
-    recipe, device = found.recipe, default_device()
+    asked = found.recipe.eval.protocols if "eval.protocols" in given else ()
+    written, said = evaluated(found, default_device(), asked, teacher)
+    for note in said:
+        print(note)
+    show_metrics(written["metrics"], str(found.where), written["intervals"], written["gains"])
+
+
+def evaluated(
+    found: TrainedEncoder,
+    device: torch.device,
+    asked: Sequence[str] = (),
+    teacher: NamedTeacher | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Metrics, intervals and gains, which are written beside the encoder too, and sentences to be said.
+
+    `asked`: the protocols that must not be left out for want of labels. Raises InputError for data that the protocols
+    cannot judge by.
+    """
+    recipe = found.recipe
     samples, eval_samples = (
         open_samples(recipe.data, split, seed=recipe.stream_seed, depth=found.depth)
         for split in ("train", "eval")
@@ -48,25 +67,21 @@ def main(arguments: Sequence[str]) -> None:
     if teacher:
         check_views(recipe, samples)
     else:
-        asked = recipe.eval.protocols if "eval.protocols" in given else ()
         check_judging(recipe, samples, eval_samples, asked)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
-    for opened in filter(None, (source, eval_source)):
-        print(*opened.sentences(), sep="\n")
+    said = [line for opened in filter(None, (source, eval_source)) for line in opened.sentences()]
     evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
     if teacher:
-        networks = Networks(found.encoder, texts=teacher.embed_names(source.class_names))
+        networks, notes = Networks(found.encoder, texts=teacher.embed_names(source.class_names)), list[str]()
     else:
-        networks, said = stored.networks(found.where, recipe, found.encoder, source)
-    evaluated = judged(evaluator, networks.to(device), stored.untrained_embedder(recipe, source))
-    metrics, between = evaluated.metrics, intervals.of_metrics(evaluated.metrics)
-    written = {"metrics": metrics, "intervals": between, "gains": evaluated.gains}
+        networks, notes = stored.networks(found.where, recipe, found.encoder, source)
+    final = judged(evaluator, networks.to(device), stored.untrained_embedder(recipe, source))
+    between = intervals.of_metrics(final.metrics)
+    written = {"metrics": final.metrics, "intervals": between, "gains": final.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
-    write_classifiers(found.where, evaluated.classifiers, recipe, source)
-    notes = evaluator.notes if of_the_run(found) else [n.removesuffix(f"; {SEEN}") for n in evaluator.notes]
-    for note in [*notes, *said]:
-        print(note)
-    show_metrics(metrics, str(found.where), between, evaluated.gains)
+    write_classifiers(found.where, final.classifiers, recipe, source)
+    own = evaluator.notes if of_the_run(found) else [n.removesuffix(f"; {SEEN}") for n in evaluator.notes]
+    return written, [*said, *own, *notes]
 
 
 def of_the_run(found: TrainedEncoder) -> bool:

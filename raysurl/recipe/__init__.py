@@ -11,7 +11,17 @@ from raysurl.recipe.files import (
 )
 from raysurl.recipe.method_config import MethodConfig
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_from
-from raysurl.recipe.reading import dump, load_recipe, overridden, split_argument, take, typed, yaml_argument
+from raysurl.recipe.reading import (
+    continued,
+    dump,
+    load_recipe,
+    overridden,
+    recipe_of,
+    split_argument,
+    take,
+    typed,
+    yaml_argument,
+)
 from raysurl.recipe.schema import Section, nearest
 from raysurl.recipe.sections import Data, Optimizer, Schedule, Train, Views
 from raysurl.recipe.warmup import shortened
@@ -27,6 +37,7 @@ __all__ = [
     "Section",
     "Train",
     "Views",
+    "continued",
     "dump",
     "load_recipe",
     "merge",
@@ -39,6 +50,7 @@ __all__ = [
     "read_recipe_file",
     "read_stored",
     "recipe_from",
+    "recipe_of",
     "shortened",
     "split_argument",
     "take",

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 
 from raysurl.errors import InputError
-from raysurl.recipe.files import merge, parse_yaml, read_recipe_file
+from raysurl.paths import given_path
+from raysurl.recipe.files import merge, parse_yaml, read_recipe_file, read_stored
 from raysurl.recipe.method_config import config_class
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, recipe_from
 from raysurl.recipe.schema import models_at
@@ -29,7 +30,12 @@ def load_recipe(arguments: Sequence[str]) -> Recipe:
 
     Raises InputError, one sentence, for an unknown key (the nearest valid one named) or a bad value.
     """
-    given = dict(split_argument(argument) for argument in arguments)
+    return recipe_of(dict(split_argument(argument) for argument in arguments))
+
+
+def recipe_of(given: Mapping[str, Any]) -> Recipe:
+    """`load_recipe` of a mapping with dots in its keys: text is read as it was typed, any other value as it is."""
+    given = dict(given)
     tree: dict[str, Any] = {}
     name = given.pop("recipe", None if _names_data(given) else EMBEDDED)
     if name:
@@ -47,12 +53,29 @@ def _epochs(tree: dict[str, Any]) -> int:
     return given if isinstance(given, int) and given > 0 else Train().epochs
 
 
-def overridden(tree: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """A tree of differences from the defaults, changed in place by overrides as they were typed."""
+def continued(given: Mapping[str, Any]) -> Recipe:
+    """The stored recipe of the run in `output`, changed by what else is given. Raises InputError for no run."""
+    if not given.get("output"):
+        raise InputError("resume=true needs output=DIR, the run directory to continue")
+    run_dir = given_path("output", given["output"])
+    if not (run_dir / "recipe.yaml").is_file():
+        raise InputError(f"output={given['output']} has no recipe.yaml, so there is no run to resume")
+    stored = read_stored(run_dir)
+    named = stored.get("recipe")
+    if "recipe" in given and given["recipe"] != named:
+        raise InputError(
+            f"the run in {given['output']} was started with recipe={named}, not {given['recipe']}"
+        )
+    changes = {"streams": stored["streams"], **given, "recipe": str(run_dir / "recipe.yaml")}
+    return recipe_of(changes).model_copy(update={"recipe": named})
+
+
+def overridden(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of differences from the defaults, changed in place by overrides: text as it was typed, or values."""
     method = tree.get("method")
     name = given.get("method.name") or (method.get("name") if isinstance(method, dict) else None)
     for key, text in given.items():
-        changes: Any = typed(key, text, str(name or DEFAULT_METHOD))
+        changes: Any = typed(key, text, str(name or DEFAULT_METHOD)) if isinstance(text, str) else text
         for part in reversed(key.split(".")):
             changes = {part: changes}
         merge(tree, changes)

@@ -27,6 +27,7 @@ from rich.progress import (
 )
 
 from raysurl.metrics import line_of
+from raysurl.report import notebook
 from raysurl.report.run import duration
 
 POLL_S = 0.3
@@ -38,10 +39,10 @@ def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
     """Show the run in `run_dir` until the block ends, also if it ends by an error."""
     console = console or Console()
     done = threading.Event()
-    target = _bar if console.is_terminal else _lines
+    target = notebook.beginning() if console.is_jupyter else _bar if console.is_terminal else _lines
     path = run_dir / "metrics.jsonl"
     known = set(path.read_bytes().split(b"\n")) if path.exists() else set()  # of the run that is continued
-    thread = threading.Thread(target=target, args=(_follow(path, done, known), console), daemon=True)
+    thread = threading.Thread(target=target, args=(follow(path, done, known), console), daemon=True)
     thread.start()
     try:
         yield
@@ -132,7 +133,7 @@ def _evaluation(line: dict[str, Any]) -> str:
     return "  ".join(f"{name} {value:.2f}" for name, value in found.items())
 
 
-def _follow(path: Path, done: threading.Event, seen: set[bytes]) -> Iterator[dict[str, Any]]:
+def follow(path: Path, done: threading.Event, seen: set[bytes]) -> Iterator[dict[str, Any]]:
     """Whole lines as they are appended, each once, though a resumed run rewrites the file with what it keeps."""
     offset, inode, pending = 0, None, b""
     while True:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 THE = {"untrained": "the untrained encoder", "pixels": "raw pixels"}
 BASELINES = tuple(THE)
+COLUMNS = ("metric", "trained", "95 %", "untrained", "raw pixels")
 
 
 def show_run(run_dir: Path) -> None:
@@ -36,23 +37,38 @@ def show_metrics(
     gains: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> None:
     """A row per metric with its interval, the same metric of the baselines beside it, and what is gained over them."""
-    intervals, gains = intervals or {}, gains or {}
     table = Table(title=title)
-    for column in ("metric", "trained", "95 %", "untrained", "raw pixels"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "metric" else "right")
+    for row in rows(metrics, intervals or {}):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for said in gained(gains or {}):
+        console.print(said, highlight=False, soft_wrap=True)
+
+
+def rows(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    """The cells of COLUMNS, a row for each metric that is no baseline's."""
+    found = []
     for name in sorted(metrics):
         group, _, rest = name.partition("/")
         if not rest.startswith(tuple(f"{b}_" for b in BASELINES)):
             values = [metrics[name], *(metrics.get(f"{group}/{b}_{rest}") for b in BASELINES)]
             own, *others = ["" if v is None else f"{v:.3f}" for v in values]
-            table.add_row(name, own, between(intervals.get(name)), *others)
-    console = Console()
-    console.print(table)
-    for name, over in sorted(gains.items()):
-        said = [
+            found.append([name, own, between(intervals.get(name)), *others])
+    return found
+
+
+def gained(gains: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
+    """A sentence for each metric on what is gained over the baselines."""
+    return [
+        f"{name}: "
+        + ", ".join(
             f"{over[b][0]:+.1f} points over {THE[b]} ({between(over[b][1:])})" for b in BASELINES if b in over
-        ]
-        console.print(f"{name}: {', '.join(said)}", highlight=False, soft_wrap=True)
+        )
+        for name, over in sorted(gains.items())
+    ]
 
 
 def between(interval: Sequence[float] | None) -> str:

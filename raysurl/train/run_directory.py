@@ -30,7 +30,9 @@ from raysurl.train import gain, lock
 
 # What may differ when a run is resumed; everything else must be as it was.
 FREE_ON_RESUME = {"runtime", "scale", "log", "checkpoint", "eval", "resume", "output", "recipe"}
-NOTHING = {lock.FILE, lock.FILE + lock.HELD, stopping.FILE}  # what a directory may hold that holds no run
+GIVEN = "given"  # the folder of the images that were given from Python
+# what a directory may hold that holds no run
+NOTHING = {lock.FILE, lock.FILE + lock.HELD, stopping.FILE, GIVEN}
 
 
 @contextlib.contextmanager

@@ -283,6 +283,7 @@ def after_epoch(run: Run, epochs_done: int) -> None:
         metrics = look_at_memory(run) | evaluated
         if run.record and evaluated:
             run.record.write(run.step, evaluated)
+            run.block.look()
         run.tally.evaluated(run.step, evaluated)
         run.epochs_done = epochs_done
         said = examine(run, evaluated)
