@@ -164,7 +164,7 @@ class Scale(Section):
     threads: int | None = Field(
         None, ge=1
     )  # CPU threads of each; none: all cores shared out, 1 in a sweep's trials
-    timeout_s: float = Field(300, gt=0)  # no collective or memory call waits longer
+    timeout_s: float = Field(300, gt=0)  # after which a collective, memory or a worker counts as lost
     max_failures: int = Field(3, ge=0)  # worker-group restarts
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -114,6 +115,8 @@ def fit(
     Raises InputError, RunError, or StoppedError, once the workers have saved.
     """
     actor = _memory_actor(recipe, len(ray.get(prepared[0].facts).readable))
+    # a worker that hangs where no other waits for it is one that Ray gives up, after ten minutes if it is not told
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(recipe.scale.timeout_s)
     name = f"train-{time.time_ns()}"  # a known name would resume Ray's own idea of a run
     config = {
         "name": name,
