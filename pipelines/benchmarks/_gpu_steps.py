@@ -76,7 +76,7 @@ def pieces(bench: Bench, step: Step, part: Any, run: trainer.Run) -> Row:
     row["optimizer_ms"] = 1e3 * bench.seconds(lambda: step.optimizer.step(), 5)
     step.optimizer.zero_grad()
     row["ema_ms"] = 1e3 * bench.seconds(lambda: step.method.after_step(run.progress), 5)
-    pushed = step.result(outputs).push
+    pushed = step.result(outputs, None).push
     if run.memory and pushed:
         row["memory_ms"] = 1e3 * bench.seconds(lambda: run.memory.mirror.push(*pushed), 5)  # type: ignore[union-attr]
     return row
