@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -140,7 +139,6 @@ def test_a_run_goes_on_after_a_signal_and_after_a_full_disk(tmp_path, small_disk
         assert process.returncode == 1
         assert "disk full" in last_line(err)
         assert str(run_dir) in last_line(err)
-        assert shutil.disk_usage(small_disk).free < 1 << 20
         (small_disk / "filler").unlink()
 
     with begun(*going_on(line), cwd=tmp_path, ray=cluster) as process:
