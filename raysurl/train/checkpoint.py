@@ -64,7 +64,7 @@ def save(
         _sync(directory)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         found = storage_error(error, final) or unwritable(directory)
-        why = found.reason if found else error
+        why = f"{'' if directory.exists() else 'its folder is gone: '}{found.reason if found else error}"
         shutil.rmtree(partial, ignore_errors=True)
         raise StorageError(
             f"checkpoint {final} could not be written ({why}); the checkpoints before it are whole"
