@@ -2,12 +2,11 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool: two ranks share two cores
-
-import signal
 
 import hypothesis
 import pytest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from raysurl import metrics, stopping
-from raysurl.report.progress import follow
+from raysurl.report.progress import following
 
 Values = dict[str, Any]
 Callback = Callable[[Values], object]
@@ -87,17 +86,10 @@ def heard(callbacks: Callbacks, run_dir: Path, runtime: str) -> Iterator[None]:
         finally:
             metrics.listener.reset(token)
         return
-    path, done = run_dir / "metrics.jsonl", threading.Event()
-    known = set(path.read_bytes().split(b"\n")) if path.exists() else set()
 
-    def tell() -> None:
-        for line in follow(path, done, known):
+    def tell(lines: Iterator[Values]) -> None:
+        for line in lines:
             callbacks(line)
 
-    thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
-    try:
+    with following(run_dir, tell):
         yield
-    finally:
-        done.set()
-        thread.join()

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,17 @@ PLAIN_EVERY_S = 5.0  # without a terminal (a log file, a job's output) a line no
 def watching(run_dir: Path, console: Console | None = None) -> Iterator[None]:
     """Show the run in `run_dir` until the block ends, also if it ends by an error."""
     console = console or Console()
-    done = threading.Event()
-    target = notebook.beginning() if console.is_jupyter else _bar if console.is_terminal else _lines
-    path = run_dir / "metrics.jsonl"
+    show = notebook.beginning() if console.is_jupyter else _bar if console.is_terminal else _lines
+    with following(run_dir, lambda lines: show(lines, console)):
+        yield
+
+
+@contextlib.contextmanager
+def following(run_dir: Path, read: Callable[[Iterator[dict[str, Any]]], None]) -> Iterator[None]:
+    """`read` is given, in another thread, the lines that are added to the run's record until the block ends."""
+    path, done = run_dir / "metrics.jsonl", threading.Event()
     known = set(path.read_bytes().split(b"\n")) if path.exists() else set()  # of the run that is continued
-    thread = threading.Thread(target=target, args=(follow(path, done, known), console), daemon=True)
+    thread = threading.Thread(target=read, args=(follow(path, done, known),), daemon=True)
     thread.start()
     try:
         yield
