@@ -27,7 +27,7 @@ from raysurl.recipe import Recipe, continued, read_stored, recipe_from, recipe_o
 from raysurl.report import write_report
 from raysurl.report.progress import watching
 from raysurl.train import checkpoint
-from raysurl.train.run_directory import GIVEN, default_directory, is_taken
+from raysurl.train.run_directory import GIVEN, commit, default_directory, is_taken
 
 
 class TrainedRun:
@@ -212,7 +212,7 @@ def write_stopped(directory: Path) -> None:
     encoder.load_state_dict(
         {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
     )
-    write_encoder(directory, encoder, recipe)
+    write_encoder(directory, encoder, recipe, commit=commit())
 
 
 # -------------------------------------------------------------------- settings
