@@ -1,7 +1,7 @@
 """The encoder of a recipe: its untrained form, and `encoder.safetensors`, what is kept of a run.
 
-The file holds the backbone alone. Its metadata are JSON by key: the recipe's sections, and the range of pixels, that say
-how to feed it, and under `about` what it is and where it comes from.
+The file holds the backbone alone. Its metadata are JSON by key: the recipe's sections, and the range of pixels, that
+say how to feed it, and under `about` what it is and where it comes from.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def origin(recipe: Recipe, commit: str | None) -> dict[str, Any]:
         "program": "raysurl",
         "version": __version__,
         "commit": commit,
-        "recipe": recipe.recipe and (Path(recipe.recipe).name if Path(recipe.recipe).is_file() else recipe.recipe),
+        "recipe": recipe.recipe
+        and (Path(recipe.recipe).name if Path(recipe.recipe).is_file() else recipe.recipe),
         "method": recipe.method.model_dump(mode="json"),
         "data": {"name": recipe.data.name, "folder": recipe.data.path and Path(recipe.data.path).name},
         "train": train,

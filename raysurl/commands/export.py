@@ -32,14 +32,20 @@ def main(arguments: Sequence[str]) -> None:
         key = next(iter(rest))
         raise InputError(f"argument {key}= is not known; {nearest(key, SETTINGS, 'export takes')}")
     if not mine.get("run"):
-        raise InputError("name what to export: run=DIR of a finished run, or run=FILE of an encoder.safetensors")
+        raise InputError(
+            "name what to export: run=DIR of a finished run, or run=FILE of an encoder.safetensors"
+        )
     asked = asked_for(
         mine.get("to", ""), mine.get("output", ""), mine.get("takes", "views"), mine.get("license")
     )
     from raysurl.encoder import load_encoder  # torch
-    from raysurl.export import write
+    from raysurl.export.writing import write
     from raysurl.paths import given_path
 
     found = load_encoder(mine["run"])
-    for form in write(given_path("run", mine["run"]).absolute(), found.recipe, found.encoder, found.depth, asked):
-        print(f"{form.target}: {form.path}, at most {form.difference:.1g} from the encoder; read it by {form.read}")
+    for form in write(
+        given_path("run", mine["run"]).absolute(), found.recipe, found.encoder, found.depth, asked
+    ):
+        print(
+            f"{form.target}: {form.path}, at most {form.difference:.1g} from the encoder; read it by {form.read}"
+        )

@@ -15,9 +15,7 @@ from raysurl.report.terminal import COLUMNS, gained, rows
 About = Mapping[str, Any]
 
 
-def card(
-    title: str, about: About, results: About | None, form: TimmForm | None, license: str | None
-) -> str:
+def card(title: str, about: About, results: About | None, form: TimmForm | None, license: str | None) -> str:
     """The text of README.md. `results`: of a finished run; `form`: None where `modeling.py` rebuilds the network."""
     parts = [
         _front(about, form, license),

@@ -73,9 +73,7 @@ def torchscript(network: nn.Module, example: Tensor, file: Path, about: Mapping[
 def torch_export(network: nn.Module, example: Tensor, file: Path, about: Mapping[str, Any]) -> Apply:
     """`torch.export.load(file).module()` is the network; of versions of torch no older than this one."""
     with quietly():
-        program = torch.export.export(
-            network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
-        )
+        program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         torch.export.save(program, file, extra_files={ABOUT: json.dumps(about)})
         loaded: Apply = torch.export.load(file).module()
     return loaded

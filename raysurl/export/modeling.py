@@ -74,7 +74,7 @@ def trunk(encoder: dict[str, Any], channels: int) -> nn.Module:
 def new_stem(network: nn.Module, channels: int, *, small: bool) -> None:
     """Another first convolution, of so many channels, and 3×3 with stride 1 where it is small."""
     name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-    shape = {"kernel_size": 3, "stride": 1, "padding": 1}
+    shape: dict[str, Any] = {"kernel_size": 3, "stride": 1, "padding": 1}
     if not small:
         shape = {key: getattr(first, key) for key in shape}
     owner, _, key = name.rpartition(".")
@@ -83,7 +83,7 @@ def new_stem(network: nn.Module, channels: int, *, small: bool) -> None:
 
 
 class Convolutions(nn.Module):
-    """3×3 convolutions with batch norm, all but the first of stride 2, pooled: (b, channels, H, W) -> (b, widths[-1])."""
+    """3×3 convolutions with batch norm, all but the first of stride 2, pooled: (b, channels, H, W) -> (b, D)."""
 
     def __init__(self, widths: list[int], channels: int) -> None:
         super().__init__()

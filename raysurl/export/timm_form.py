@@ -96,7 +96,9 @@ def timm_form(recipe: Recipe, encoder: nn.Module) -> TimmForm:
         tensors = _matched(_shapes(form.name, args), state)
         if tensors is not None:
             return TimmForm(form.name, args, tensors)
-    raise InputError(f"to=timm: the weights of {spoken(recipe)} are not those of timm's {form.name}; {OTHERS}")
+    raise InputError(
+        f"to=timm: the weights of {spoken(recipe)} are not those of timm's {form.name}; {OTHERS}"
+    )
 
 
 def spoken(recipe: Recipe) -> str:

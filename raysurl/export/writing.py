@@ -17,7 +17,7 @@ from torch import nn
 from raysurl import plain
 from raysurl.data.depth import Depth
 from raysurl.encoder import NAME, described, encoder_of, input_shape, origin, stored_about
-from raysurl.errors import InputError, storage_error, unwritable
+from raysurl.errors import InputError, RunError, storage_error, unwritable
 from raysurl.export import huggingface
 from raysurl.export.asked import GRAPHS, TARGETS, Asked, check_installed
 from raysurl.export.card import card
@@ -59,8 +59,7 @@ def write(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None, as
     """
     work = _prepared(run, recipe, encoder, depth, asked)
     with _staged(asked.folder) as staging:
-        made = [_written(work, target, staging) for target in asked.targets]
-    return made
+        return [_written(work, target, staging) for target in asked.targets]
 
 
 def _prepared(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None, asked: Asked) -> _Work:
@@ -84,7 +83,12 @@ def _prepared(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None
     title = (run if run.is_dir() else run.parent).name or recipe.encoder.name
     try:
         text = card(title, about, results, form, asked.license)
-    except (KeyError, TypeError, ValueError, AttributeError):  # of files that a person, or a fault, has changed
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # of files that a person, or a fault, has changed
         raise InputError(f"run={run} has results or a description that cannot be read") from None
     return _Work(asked, recipe, network, about, form, text)
 
@@ -112,9 +116,11 @@ def _facts(
             try:
                 results = plain.read_mapping(run / "results.json")
             except (OSError, ValueError):
-                raise InputError(f"{run / 'results.json'} cannot be read; move it away to export without") from None
+                raise InputError(
+                    f"{run / 'results.json'} cannot be read; move it away to export without"
+                ) from None
     file = run / NAME if run.is_dir() else run
-    if file.is_file():
+    if file.is_file():  # of a classifier's, which was fine-tuned since, nothing is said
         about = about | stored_about(file) | described(recipe, network, depth)
     return about, results
 
@@ -142,7 +148,7 @@ def _of_the_disk(error: BaseException, staging: Path) -> Exception | None:
     """What writers of several libraries mean where a disk is full."""
     if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
         return None
-    if isinstance(error, InputError):
+    if isinstance(error, RunError):
         return None
     return storage_error(error, staging) or (unwritable(staging) if staging.is_dir() else None)
 
