@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.export.asked import EXTRA
 from raysurl.export.checking import quietly
+from raysurl.nets.drawing import drawn_from
 from raysurl.recipe import Recipe
 
 PREFIX = "timm:"
@@ -109,12 +111,19 @@ def spoken(recipe: Recipe) -> str:
 
 
 def _shapes(name: str, args: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Of timm's parameters, none of which takes memory; nothing where it knows no such argument."""
+    """Of timm's parameters, which take no memory where that can be; nothing where it knows no such argument."""
     import timm
 
+    def made(device: str) -> nn.Module:
+        with torch.device(device), drawn_from(streams.torch_stream(0, "export")), quietly():
+            model: nn.Module = timm.create_model(name, num_classes=0, **args)
+            return model
+
     try:
-        with torch.device("meta"), quietly():
-            model = timm.create_model(name, num_classes=0, **args)
+        try:
+            model = made("meta")
+        except (NotImplementedError, RuntimeError):  # it computes with values when it is built
+            model = made("cpu")
     except TypeError:
         return {}
     return {key: value.shape for key, value in model.state_dict().items()}
