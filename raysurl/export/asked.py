@@ -29,7 +29,7 @@ TAKES = ("views", "pixels")
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedForms:
     """`takes`: what the graphs are given, normalised views or pixels in [0, 1]. `license`: of the model card."""
 
     targets: tuple[str, ...]
@@ -40,7 +40,7 @@ class Asked:
 
 def asked_for(
     to: str | Iterable[str], folder: str, takes: str = "views", license: str | None = None
-) -> Asked:
+) -> AskedForms:
     """`to`: one target or several, also `a,b` and `[a, b]`. Raises InputError for what cannot be, or not here."""
     targets = _targets(to)
     if takes not in TAKES:
@@ -56,7 +56,7 @@ def asked_for(
         )
     for target in targets:
         check_installed(target, NEEDS.get(target, ()))
-    return Asked(targets, _new_folder(folder), cast(Takes, takes), license.lower() if license else None)
+    return AskedForms(targets, _new_folder(folder), cast(Takes, takes), license.lower() if license else None)
 
 
 def check_installed(target: str, packages: Iterable[str]) -> None:
@@ -66,6 +66,8 @@ def check_installed(target: str, packages: Iterable[str]) -> None:
 
 
 def _targets(to: str | Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(to, str | Iterable):
+        raise InputError(f"to={to!r} names no target; choose among {', '.join(TARGETS)}")
     names = to.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(to, str) else list(to)
     names = [str(name).strip().strip("'\"") for name in names]
     if not any(names):

@@ -19,7 +19,7 @@ from raysurl.data.depth import Depth
 from raysurl.encoder import NAME, described, encoder_of, input_shape, origin, stored_about
 from raysurl.errors import InputError, RunError, storage_error, unwritable
 from raysurl.export import huggingface
-from raysurl.export.asked import GRAPHS, TARGETS, Asked, check_installed
+from raysurl.export.asked import GRAPHS, TARGETS, AskedForms, check_installed
 from raysurl.export.card import card
 from raysurl.export.checking import Apply, difference
 from raysurl.export.graphs import WRITE, Pixels
@@ -43,7 +43,7 @@ class Written:
 class _Work:
     """`network`: on the CPU, with torch's own batch norm. `form`: where timm's model is needed and there is one."""
 
-    asked: Asked
+    asked: AskedForms
     recipe: Recipe
     network: nn.Module
     about: Mapping[str, Any]
@@ -51,7 +51,9 @@ class _Work:
     card: str
 
 
-def write(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None, asked: Asked) -> list[Written]:
+def write(
+    run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None, asked: AskedForms
+) -> list[Written]:
     """The encoder of `run` (a directory or a file) in the forms that are asked for, all of them or none.
 
     Raises InputError before anything is written, RunError where a form does not compute what the encoder does, and
@@ -62,7 +64,7 @@ def write(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None, as
         return [_written(work, target, staging) for target in asked.targets]
 
 
-def _prepared(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None, asked: Asked) -> _Work:
+def _prepared(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None, asked: AskedForms) -> _Work:
     """Raises InputError for what cannot be exported so, or finds no room."""
     vectors = len(input_shape(recipe)) == 1
     if vectors and asked.takes == "pixels":
