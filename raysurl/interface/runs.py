@@ -15,6 +15,7 @@ import torch
 from raysurl import metrics, plain, stopping
 from raysurl import run as runs
 from raysurl.commands.evaluate import evaluated
+from raysurl.data import manifest
 from raysurl.encoder import encoder_of, load_encoder, write_encoder
 from raysurl.errors import InputError
 from raysurl.interface import writing
@@ -212,7 +213,8 @@ def write_stopped(directory: Path) -> None:
     encoder.load_state_dict(
         {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
     )
-    write_encoder(directory, encoder, recipe, commit=commit())
+    depth = manifest.depth_of(directory / "manifest.parquet")
+    write_encoder(directory, encoder, recipe, depth, commit=commit())
 
 
 # -------------------------------------------------------------------- settings
