@@ -248,12 +248,6 @@ except ImportError:
 REBUILT = {
     "convnet": {"name": "convnet"},
     "small_stem": {"name": "resnet18", "small_stem": True},
-    "small_stems_with_maxpool": {
-        "name": "shufflenet_v2_x0_5",
-        "small_stem": True,
-        "maxpool": True,
-        "sobel": True,
-    },
     "two_trunks": {"name": "convnet", "channels": [4, 8], "sobel": True},
     "two_of_torchvision": {"name": "shufflenet_v2_x0_5", "sobel": True},
     "mlp_of_images": {"name": "mlp", "widths": [6, 4]},
