@@ -1,7 +1,7 @@
 """The encoder of a recipe: its untrained form, and `encoder.safetensors`, what is kept of a run.
 
-The file holds the backbone alone, and in its metadata the recipe's sections, and the range of pixels, that say how to
-feed it.
+The file holds the backbone alone. Its metadata are JSON by key: the recipe's sections, and the range of pixels, that
+say how to feed it, and under `about` what it is and where it comes from.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raysurl import plain, streams
+from raysurl import __version__, plain, streams
 from raysurl.data import manifest
 from raysurl.data.depth import Depth
+from raysurl.embed import plain_policy
 from raysurl.errors import InputError
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
@@ -77,19 +78,85 @@ def check_width(recipe: Recipe, width: int | None) -> None:
         )
 
 
-def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe, depth: Depth | None = None) -> Path:
-    """Parameter names as torchvision gives them. `depth`: the range of the training data's wide pixels."""
+def write_encoder(
+    run_dir: Path,
+    encoder: nn.Module,
+    recipe: Recipe,
+    depth: Depth | None = None,
+    *,
+    commit: str | None = None,
+) -> Path:
+    """Parameter names as torchvision gives them. `depth`: the range of the training data's wide pixels. `commit`: of
+    the program that trained it."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    described = {
+    stored = {
         "encoder": recipe.encoder.model_dump_json(),
         "views": recipe.views.model_dump_json(),
         "eval": recipe.eval.model_dump_json(include={"margin"}),
         "depth": json.dumps(depth and depth.tree()),
         "data": recipe.data.model_dump_json(include={"flatten"}),
+        "about": json.dumps(described(recipe, encoder, depth) | origin(recipe, commit)),
     }
     with whole(run_dir / NAME) as partial:
-        save_file(tensors, partial, metadata=described)
+        save_file(tensors, partial, metadata=stored)
     return run_dir / NAME
+
+
+def described(recipe: Recipe, encoder: nn.Module, depth: Depth | None) -> dict[str, Any]:
+    """What a person or a program needs to know to use an encoder without this package."""
+    e = recipe.encoder
+    set_here = e.model_dump(mode="json", exclude_defaults=True) | {"name": e.name}
+    return {
+        "encoder": set_here,
+        "dim": int(encoder.dim),  # type: ignore[arg-type]
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "preprocessing": preprocessing(recipe, depth),
+    }
+
+
+def origin(recipe: Recipe, commit: str | None) -> dict[str, Any]:
+    """Which training an encoder comes from. Of paths, which are of one machine, the last part alone is said."""
+    train = recipe.train.model_dump(mode="json", include={"epochs", "rounds", "batch_size", "optimizer"})
+    return {
+        "program": "raysurl",
+        "version": __version__,
+        "commit": commit,
+        "recipe": recipe.recipe
+        and (Path(recipe.recipe).name if Path(recipe.recipe).is_file() else recipe.recipe),
+        "method": recipe.method.model_dump(mode="json"),
+        "data": {"name": recipe.data.name, "folder": recipe.data.path and Path(recipe.data.path).name},
+        "train": train,
+        "seed": recipe.seed,
+    }
+
+
+def input_shape(recipe: Recipe) -> tuple[int, ...]:
+    """Of one sample as the encoder sees it: (3, S, S), or (D,) of a vector."""
+    e, size = recipe.encoder, recipe.views.size
+    return (e.inputs,) if e.name == "mlp" and e.inputs else (3, size, size)
+
+
+def preprocessing(recipe: Recipe, depth: Depth | None) -> dict[str, Any]:
+    """How a sample becomes what the encoder sees, in the order of the keys. Sizes are pixels.
+
+    Images: the shorter side is resized to `resize` (antialiased), the centre of `crop` pixels is taken, values in
+    [0, 1] have `mean` taken off and are divided by `std`. Vectors are taken as they are.
+    """
+    shape = input_shape(recipe)
+    if len(shape) == 1:
+        return {"input": "vectors", "shape": shape, "of_images": recipe.data.flatten}
+    policy, size = plain_policy(recipe), recipe.views.size
+    return {
+        "input": "images",
+        "shape": shape,
+        "colour": "RGB",
+        "pixel_range": depth and depth.tree(),  # of pixels wider than a byte
+        "resize": round(policy.margin * size),
+        "interpolation": policy.interpolation,
+        "crop": size,
+        "mean": recipe.views.mean,
+        "std": recipe.views.std,
+    }
 
 
 def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> TrainedEncoder:
@@ -141,6 +208,16 @@ def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
                 " in the recipe; set encoder.name and encoder.small_stem as they were in training"
             )
     return tensors
+
+
+def stored_about(file: Path) -> dict[str, Any]:
+    """What an encoder file says of where it comes from; empty for one of an earlier version of this program."""
+    try:
+        with safe_open(file, "pt") as opened:
+            said = (opened.metadata() or {}).get("about", "{}")
+        return plain.mapping(said)
+    except (OSError, SafetensorError, ValueError):
+        raise InputError(f"{file} holds no description that can be read") from None
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -59,6 +59,8 @@ PATHS = [
     ("evaluate", [], "run"),
     ("embed", ["to=x.parquet"], "run"),
     ("predict", ["to=x.csv"], "run"),
+    ("export", ["to=torchscript", "output=x"], "run"),
+    ("export", ["to=torchscript", "run=x"], "output"),
     *(("embed", ["run=x"], "to.parquet"), ("predict", ["run=x"], "to.csv")),
     *(("results", [], "add"), ("results", ["add=x"], "name")),
     *(("reproduce", ["ressl_table2"], key) for key in ("data_root", "output")),
@@ -105,6 +107,7 @@ def test_what_cannot_be_a_path_is_one_sentence(command, others, key, what, tmp_p
         ("embed", ["run=x", "to={}.parquet"]),
         ("predict", ["run=x", "to={}.csv"]),
         ("shuffle", ["data.path=x", "to={}"]),
+        ("export", ["run=x", "to=torchscript", "output={}"]),
         ("report", ["run={}"]),
     ],
 )
@@ -264,6 +267,7 @@ def offered(*words):
         (["raysurl", "pretrain", "runtime", "=", "lo"], ("plain", "local")),
         (["raysurl", "sweep", "space", "=", "ressl_table2"], ("plain", "ressl_table2")),
         (["raysurl", "embed", "to", "=", "x"], ("file", "x")),
+        (["raysurl", "export", "to", "=", "hug"], ("plain", "huggingface")),
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from raysurl.data.names import Samples
 from raysurl.embed import embed
 from raysurl.encoder import load_encoder
 from raysurl.errors import InputError
+from raysurl.export.asked import asked_for
+from raysurl.export.writing import write
 from raysurl.interface.images import samples_of
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
@@ -65,6 +68,25 @@ class TrainedModel:
         scores = self._applied(found.network.to(self.device), found.recipe, found.depth, images, batch_size)
         probabilities: NDArray[np.float64] = torch.softmax(torch.from_numpy(scores).double(), 1).numpy()
         return probabilities
+
+    def export(
+        self,
+        to: str | Sequence[str],
+        folder: str | os.PathLike[str],
+        *,
+        takes: str = "views",
+        license: str | None = None,
+    ) -> dict[str, Path]:
+        """Write the encoder in forms that other programs read, as `raysurl export` does; target -> file or folder.
+
+        `to`: onnx, torchscript, torch.export, timm or huggingface, or several of them. `folder`: not there yet, or
+        empty. `takes`: what the first three are given, normalised views (b, 3, S, S), or pixels in [0, 1]. `license`:
+        of the weights, for the model card. Each is compared with the encoder, at most 1e-4 apart. Raises InputError
+        before anything is written, and RunError where a form does not compute what the encoder does.
+        """
+        asked = asked_for(to, os.fspath(folder), takes, license)
+        written = write(self.path, self.recipe, self.encoder, self.depth, asked)
+        return {form.target: form.path for form in written}
 
     @property
     def classes(self) -> list[str] | list[int]:

@@ -15,6 +15,7 @@ import torch
 from raysurl import metrics, plain, stopping
 from raysurl import run as runs
 from raysurl.commands.evaluate import evaluated
+from raysurl.data import manifest
 from raysurl.encoder import encoder_of, load_encoder, write_encoder
 from raysurl.errors import InputError
 from raysurl.interface import writing
@@ -27,7 +28,7 @@ from raysurl.recipe import Recipe, continued, read_stored, recipe_from, recipe_o
 from raysurl.report import write_report
 from raysurl.report.progress import watching
 from raysurl.train import checkpoint
-from raysurl.train.run_directory import GIVEN, default_directory, is_taken
+from raysurl.train.run_directory import GIVEN, commit, default_directory, is_taken
 
 
 class TrainedRun:
@@ -212,7 +213,8 @@ def write_stopped(directory: Path) -> None:
     encoder.load_state_dict(
         {key.removeprefix(prefix): value for key, value in state["model"].items() if key.startswith(prefix)}
     )
-    write_encoder(directory, encoder, recipe)
+    depth = manifest.depth_of(directory / "manifest.parquet")
+    write_encoder(directory, encoder, recipe, depth, commit=commit())
 
 
 # -------------------------------------------------------------------- settings

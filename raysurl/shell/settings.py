@@ -76,7 +76,10 @@ def of_command(name: str) -> list[Setting]:
     """A command's own settings: its module's SETTINGS, key -> (type, default, remark), or those of the command LIKE."""
     path = PACKAGE / "commands" / f"{name}.py"
     own = constant(path.with_stem(constant(path, "LIKE") or name), "SETTINGS") or {}
-    return [Setting(key, kind, default, about, _listed(key)) for key, (kind, default, about) in own.items()]
+    return [
+        Setting(key, kind, default, about, _listed(key) or _words(kind))
+        for key, (kind, default, about) in own.items()
+    ]
 
 
 def taken(name: str, method: str | None = None) -> list[Setting]:
@@ -174,6 +177,12 @@ def _of_config(path: Path, name: str, key: str) -> Iterator[Setting]:
         known = ast.unparse(base).rpartition(".")[2]
         if known not in ("Config", "Section", "MethodConfig", "BaseModel"):
             yield from _of_config(path if known in classes(path) else imported(path, known), known, key)
+
+
+def _words(kind: str) -> tuple[str, ...]:
+    """The values of a type that is written as a choice of words."""
+    parts = tuple(kind.split(" | "))
+    return parts if len(parts) > 1 and all(re.fullmatch(r"[a-z._]+", part) for part in parts) else ()
 
 
 def _listed(key: str) -> tuple[str, ...]:

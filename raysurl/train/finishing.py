@@ -29,7 +29,7 @@ def finish(run: Run) -> None:
         run.record.write(run.step, evaluated.metrics)
         run.record.flush()
         run.tally.evaluated(run.step, evaluated.metrics)
-        write_encoder(run_dir, run.method.encoder, recipe, source.depth)
+        write_encoder(run_dir, run.method.encoder, recipe, source.depth, commit=run_directory.commit())
         run_directory.write_results(
             run_dir,
             recipe,

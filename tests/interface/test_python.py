@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,18 @@ from PIL import Image
 from places import ROOT
 from rich.console import Console
 from sklearn.datasets import load_digits
+from small_run import finished_run
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import raysurl
 from raysurl import stopping
 from raysurl.commands import embed, evaluate, predict
+from raysurl.data import manifest
+from raysurl.data.depth import Depth
 from raysurl.interface import images as given_images
 from raysurl.interface import writing
 from raysurl.interface.callbacks import Callbacks, heard
+from raysurl.interface.runs import write_stopped
 from raysurl.interface.searching import as_text
 from raysurl.recipe import Data
 from raysurl.report import notebook
@@ -325,6 +330,13 @@ def test_a_callback_stops_a_run_which_is_used_as_it_stands_and_goes_on_as_if_und
     assert again.finished
     assert steps(again) == steps(whole)
     assert again.results == whole.results
+
+
+def test_the_encoder_of_a_stopped_run_keeps_the_range_of_wide_pixels(tmp_path, monkeypatch):
+    shutil.copytree(finished_run(), tmp_path / "run")
+    monkeypatch.setattr(manifest, "depth_of", lambda path: Depth(0, 12))
+    write_stopped(tmp_path / "run")
+    assert raysurl.load(tmp_path / "run").depth == Depth(0, 12)
 
 
 def test_steps_and_evaluations_are_heard_an_error_is_raised_and_the_last_step_stops_nothing(photos, tmp_path):
