@@ -24,12 +24,14 @@ from raysurl.errors import InputError
 from raysurl.nets.counting import flops
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
-from raysurl.nets.timm_models import patch_layers
+from raysurl.nets.timm_models import PREFIX, normalisation, patch_layers
 from raysurl.nets.weights import of_library, read_tensors
 from raysurl.paths import given_path, whole
 from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 
 NAME = "encoder.safetensors"
+Pixels = tuple[float, float, float]
+IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of torchvision's weights
 FED = ("encoder", "views", "eval", "data")  # the sections that say how an encoder is fed
 
 
@@ -164,6 +166,16 @@ def initial_weights(init_from: str, encoder: nn.Module) -> dict[str, torch.Tenso
         return read_weights(path, encoder)
     tensors = of_library(read_tensors(path, "init_from"), encoder)
     return _checked(path, tensors, encoder)
+
+
+def published_pixels(recipe: Recipe) -> tuple[Pixels, Pixels] | None:
+    """Mean and standard deviation of the pixels that published weights of the recipe's encoder were trained on, where
+    `init_from` names a file of its library; None where there are none, or the file is of a run of ours."""
+    path = given_path("init_from", recipe.init_from) if recipe.init_from else None
+    if path is None or not path.is_file() or (path.suffix == ".safetensors" and _described(path)):
+        return None
+    name = recipe.encoder.name
+    return normalisation(name) if name.startswith(PREFIX) else IMAGENET
 
 
 def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:

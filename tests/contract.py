@@ -33,6 +33,17 @@ SMALL = {
 }
 
 
+# networks of today, small enough for views of 8 pixels; neither has a batch norm
+BACKBONES = {
+    "vit": {
+        "name": "timm:vit_tiny_patch16_224",
+        "options": {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2},
+    },
+    "convnext": {
+        "name": "timm:convnext_atto",
+        "options": {"patch_size": 1, "depths": [1, 1, 1, 1], "dims": [4, 4, 8, 8]},
+    },
+}
 PAPERS = ("genurl", "mvmr", "rcl", "ressl", "superand")
 
 

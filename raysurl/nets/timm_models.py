@@ -33,7 +33,7 @@ OURS = {
     ),
     **dict.fromkeys(("cache_dir", "features_only", "scriptable", "exportable", "no_jit"), "leave it out"),
 }
-_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+_QUOTED = re.compile(r"'(\w+)'")
 
 
 def library(setting: str) -> Any:
@@ -64,6 +64,9 @@ def build(
     _check_name(timm, name, said)
     _check_options(said, options)
     wanted = {"img_size": sizes[0], "dynamic_img_size": True, "zero_init_last": zero_init}
+    wanted["drop_rate"] = (
+        0.0  # of the pooled features, which some drop unless told: its draws could not be repeated
+    )
     fixed = {**options, "num_classes": 0}
     if channels != 3:
         fixed["in_chans"] = channels
@@ -101,22 +104,27 @@ def _created(
     timm: Any, name: str, said: str, wanted: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> nn.Module:
     """The network with all of `fixed`, and with those of `wanted` that its constructor takes."""
-    wanted = dict(wanted)
     while True:
         try:
             net: nn.Module = timm.create_model(name, pretrained=False, **wanted, **fixed)
             return net
         except Exception as error:  # whatever a network's constructor makes of values that it did not expect
-            found = _UNEXPECTED.search(str(error)) if isinstance(error, TypeError) else None
-            key = found.group(1) if found else ""
-            if key in wanted:
-                del wanted[key]
-            elif key in fixed:
-                raise InputError(_not_taken(timm, name, said, key)) from None
-            else:
+            named = set(_QUOTED.findall(str(error))) if isinstance(error, TypeError) else set()
+            unknown = named if "unexpected keyword argument" in str(error) else set()
+            if refused := sorted(named & fixed.keys()):
+                said_so = (
+                    _not_taken(timm, name, said, refused[0]) if unknown else _fixed_by_name(said, refused[0])
+                )
+                raise InputError(said_so) from None
+            if not unknown & wanted.keys():
                 raise InputError(
                     f"{said} could not be made ({_brief(error)}); check {_checked(fixed)}"
                 ) from None
+            wanted = {key: value for key, value in wanted.items() if key not in unknown}
+
+
+def _fixed_by_name(said: str, key: str) -> str:
+    return f"encoder.options.{key} is what the name says in {said}; leave it out, or take a network of another name"
 
 
 def _not_taken(timm: Any, name: str, said: str, key: str) -> str:
@@ -164,7 +172,7 @@ def width_for(net: nn.Module, name: str, channels: int, sizes: Sequence[int]) ->
     net.eval()
     for size in dict.fromkeys(sizes):
         try:
-            with torch.no_grad():
+            with _disable_current_modes(), torch.no_grad():  # no weights are drawn here
                 out = net(torch.zeros(1, channels, size, size))
         except Exception as error:  # of whatever layer is the first that cannot
             raise InputError(
@@ -231,7 +239,7 @@ def resampled(tensors: Mapping[str, Tensor], net: Any) -> dict[str, Tensor]:
     return found
 
 
-def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def normalisation(name: str) -> Any:
     """Mean and standard deviation of the pixels that timm's published weights were trained on, if it has any."""
     cfg = library(f"encoder.name={name}").get_pretrained_cfg(name.removeprefix(PREFIX))
     return (tuple(cfg.mean), tuple(cfg.std)) if cfg is not None and cfg.has_weights else None

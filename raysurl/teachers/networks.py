@@ -84,7 +84,8 @@ def timm_model(name: str, weights: Path | None, download: bool, loaded: bool) ->
     if loaded and weights:
         fill(net, read_tensors(weights, "teacher.weights"), str(weights))
     c = net.pretrained_cfg
-    return Network(net, int(net.num_features), int(c["input_size"][-1]), tuple(c["mean"]), tuple(c["std"]))
+    dim = int(getattr(net, "head_hidden_size", net.num_features))  # what the classifier would see
+    return Network(net, dim, int(c["input_size"][-1]), tuple(c["mean"]), tuple(c["std"]))
 
 
 def open_clip_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:

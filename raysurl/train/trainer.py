@@ -126,10 +126,9 @@ def train_epochs(run: Run) -> None:
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    labels = labels_to_learn(source, eval_source)
-    method = build.method_of(recipe, num_samples=len(source.readable), labels=labels)
-    is_first = runtime.rank == 0
-    network = described(recipe, method.encoder) if is_first else ""
+    count, labels = len(source.readable), labels_to_learn(source, eval_source)
+    method = build.method_of(recipe, num_samples=count, labels=labels)
+    is_first, network = runtime.rank == 0, described(recipe, method.encoder)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
@@ -158,7 +157,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         model=model,
         optimizer=optimizer,
         one_step=one_step,
-        memory=link(recipe, the_plan, len(source.readable), device=runtime.device, record=runtime.record),
+        memory=link(recipe, the_plan, count, device=runtime.device, record=runtime.record),
         writer=checkpoint.Writer(run_dir / "checkpoints", recipe.method.name, recipe.checkpoint.keep),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
