@@ -63,7 +63,7 @@ def build(
     timm, name = library(said), name.removeprefix(PREFIX)
     _check_name(timm, name, said)
     _check_options(said, options)
-    wanted = {"img_size": sizes[0], "dynamic_img_size": True, "zero_init_last": zero_init}
+    wanted: dict[str, Any] = {"img_size": sizes[0], "dynamic_img_size": True, "zero_init_last": zero_init}
     wanted["drop_rate"] = (
         0.0  # of the pooled features, which some drop unless told: its draws could not be repeated
     )
