@@ -54,6 +54,8 @@ def slow_but(quick, names):
 
 def recipe_for(name: str, **changes: Any) -> Recipe:
     """Digits, the small network, batch 16: sizes of `SMALL` where the method has such a setting."""
+    name, _, backbone = name.partition("/")  # mocov3/vit: with a network of BACKBONES
+    changes |= {"encoder": BACKBONES[backbone]} if backbone else {}
     config = method.load(name).Config
     settings = {k: v for k, v in SMALL.items() if k in config.model_fields} | changes.pop("method", {})
     with contextlib.suppress(ValidationError):  # the recipe judges wrong settings, not this

@@ -6,6 +6,8 @@ a generator, and `draw` gives it to them, of a stream of its own for each step.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -18,6 +20,9 @@ class Dropout(nn.Dropout):
     """Dropout whose masks come from `draws`, which the trainer sets anew for each step; None: torch's own stream."""
 
     draws: torch.Generator | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"draws": None}  # a copy waits for draws of its own
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:

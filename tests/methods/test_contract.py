@@ -135,7 +135,9 @@ def on_one_and_two_ranks(request):
     return one_step(0, names, 1), on_ranks(one_step, 2, names, 2)
 
 
-@pytest.mark.parametrize("name", contract.slow_but(["rcl", "ressl"], METHODS))
+@pytest.mark.parametrize(
+    "name", contract.slow_but(["rcl", "ressl"], [*METHODS, "mocov3/vit", "ressl/convnext"])
+)
 def test_two_ranks_equal_one_in_loss_gradient_and_memory(name, on_one_and_two_ranks):
     alone, ranks = on_one_and_two_ranks[0][name], [r[name] for r in on_one_and_two_ranks[1]]
     scale = max(float(change.detach().abs().max()) for change in alone["change"].values())

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import raysurl
-from raysurl import cli
+from raysurl import cli, teachers
 from raysurl.commands import evaluate, pretrain
 from raysurl.encoder import encoder_of, initial_weights, load_encoder, published_pixels
 from raysurl.errors import InputError
@@ -26,7 +26,7 @@ from raysurl.nets.counting import flops
 from raysurl.nets.encoders import build_encoder
 from raysurl.nets.norm import SyncBatchNorm, SyncBatchNormAct, convert
 from raysurl.recipe import recipe_from
-from raysurl.recipe.sections import Optimizer
+from raysurl.recipe.sections import Optimizer, Teacher, Views
 from raysurl.recipe.tunings import Tuning
 from raysurl.train import optim, trainer
 
@@ -166,6 +166,14 @@ def test_a_dropped_path_is_of_a_whole_sample_and_the_mean_stays():
     assert torch.equal(out, out[:, :1, :1].expand_as(x))
     assert abs(float(out.mean()) - 1) < 0.04
     assert torch.equal(layer.eval()(x), x)
+
+
+def test_a_copy_of_a_network_waits_for_draws_of_its_own():
+    layer = dropping.DropPath(0.5)
+    layer.draws = torch.Generator()
+    made = copy.deepcopy(nn.Sequential(layer))[0]
+    assert (made.p, made.draws) == (0.5, None)
+    assert layer.draws is not None
 
 
 def test_dropout_of_a_kind_that_cannot_be_repeated_is_refused():
@@ -372,6 +380,14 @@ def test_a_run_of_the_command_line_is_loaded_embedded_and_evaluated_again(finish
     again = json.loads((finished / "evaluation.json").read_text())["metrics"]
     assert again["eval/knn5_top1"] == results["metrics"]["eval/knn5_top1"]
     assert again["eval/finetune_top1"] == results["metrics"]["eval/finetune_top1"]
+
+
+def test_a_run_with_stochastic_depth_teaches_without_it(finished):
+    teacher = teachers.open_teacher(Teacher(name=str(finished)), Views(size=8), 4)
+    assert dropping.layers_that_draw(teacher.net)
+    x, state = torch.rand(5, 3, 8, 8), torch.get_rng_state()
+    assert torch.equal(teacher.embed(x), teacher.embed(x))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_log_says_how_large_the_encoder_is(finished):
