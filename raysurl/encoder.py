@@ -22,12 +22,17 @@ from raysurl.data import manifest
 from raysurl.data.depth import Depth
 from raysurl.embed import plain_policy
 from raysurl.errors import InputError
+from raysurl.nets.counting import flops
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import MLP, build_encoder, check_size
+from raysurl.nets.timm_models import PREFIX, normalisation, patch_layers
+from raysurl.nets.weights import of_library, read_tensors
 from raysurl.paths import given_path, whole
 from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 
 NAME = "encoder.safetensors"
+Pixels = tuple[float, float, float]
+IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of torchvision's weights
 FED = ("encoder", "views", "eval", "data")  # the sections that say how an encoder is fed
 
 
@@ -56,7 +61,7 @@ def _encoder(recipe: Recipe) -> nn.Module:
     policies = recipe.view_policies().items()
     seen = [policy.size or size for view, policy in policies if view != "teacher"]
     check_size(e.name, min([size, *seen]), small_stem=e.small_stem)
-    return build_encoder(
+    encoder = build_encoder(
         e.name,
         small_stem=e.small_stem,
         maxpool=e.maxpool,
@@ -64,6 +69,39 @@ def _encoder(recipe: Recipe) -> nn.Module:
         with_sobel=e.sobel,
         widths=e.channels,
         zero_init_residual=e.zero_init_residual,
+        drop_path=e.drop_path,
+        options=e.options,
+        sizes=[size, *seen],
+    )
+    _freeze_patches(recipe, encoder)
+    return encoder
+
+
+def _freeze_patches(recipe: Recipe, encoder: nn.Module) -> None:
+    """The layer that makes patches into tokens stays as it is, where the recipe or the method wants that (MoCo v3)."""
+    chosen = recipe.encoder.freeze_patch_embed
+    layers = patch_layers(encoder) if chosen or (chosen is None and recipe.method.freezes_patches) else []
+    if chosen and not layers:
+        raise InputError(
+            f"encoder.freeze_patch_embed=true is of networks that cut images into patches, and encoder.name="
+            f"{recipe.encoder.name} does not; leave it out"
+        )
+    for layer in layers:
+        layer.requires_grad_(False)
+
+
+def described(recipe: Recipe, encoder: nn.Module) -> str:
+    """Parameters and work of an encoder (on a CPU), one sentence for the log."""
+    e, size = recipe.encoder, recipe.views.size
+    view = torch.zeros(1, e.inputs or 3 * size**2) if e.name == "mlp" else torch.zeros(1, 3, size, size)
+    every = sum(p.numel() for p in encoder.parameters())
+    fixed = sum(p.numel() for p in encoder.parameters() if not p.requires_grad)
+    held = f", {fixed:,} of them frozen" if fixed else ""
+    seen = f"{view.shape[1]} values" if e.name == "mlp" else f"{size} pixels"
+    return (
+        f"encoder {e.name}{' and its pair for edges' if e.sobel else ''}: {every:,} parameters{held}, {encoder.dim}"
+        f" features, {flops(encoder, view) / 1e9:.3g} GFLOPs for a view of {seen} (a multiplication and an addition"
+        " are two)"
     )
 
 
@@ -188,8 +226,23 @@ def named_encoder(given: Mapping[str, str]) -> TrainedEncoder:
 
 
 def initial_weights(init_from: str, encoder: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors that a recipe's `init_from` names, for its encoder."""
-    return read_weights(given_path("init_from", init_from), encoder)
+    """The tensors that a recipe's `init_from` names, for its encoder: of a run, of an encoder file, or of a file with
+    timm's or torchvision's names, whose classifier is left out."""
+    path = given_path("init_from", init_from)
+    if path.is_dir() or not path.exists():
+        return read_weights(path, encoder)
+    tensors = of_library(read_tensors(path, "init_from"), encoder)
+    return _checked(path, tensors, encoder)
+
+
+def published_pixels(recipe: Recipe) -> tuple[Pixels, Pixels] | None:
+    """Mean and standard deviation of the pixels that published weights of the recipe's encoder were trained on, where
+    `init_from` names a file of its library; None where there are none, or the file is of a run of ours."""
+    path = given_path("init_from", recipe.init_from) if recipe.init_from else None
+    if path is None or not path.is_file() or (path.suffix == ".safetensors" and _described(path)):
+        return None
+    name = recipe.encoder.name
+    return normalisation(name) if name.startswith(PREFIX) else IMAGENET
 
 
 def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
@@ -199,6 +252,10 @@ def read_weights(path: Path, encoder: nn.Module) -> dict[str, torch.Tensor]:
         tensors = load_file(file)
     except (OSError, SafetensorError):
         raise InputError(f"{file} is not a readable {NAME} file or run directory") from None
+    return _checked(file, tensors, encoder)
+
+
+def _checked(file: Path, tensors: dict[str, torch.Tensor], encoder: nn.Module) -> dict[str, torch.Tensor]:
     wanted = encoder.state_dict()
     for name in sorted(set(wanted) | set(tensors)):
         have, want = tensors.get(name), wanted.get(name)

@@ -33,6 +33,17 @@ SMALL = {
 }
 
 
+# networks of today, small enough for views of 8 pixels; neither has a batch norm
+BACKBONES = {
+    "vit": {
+        "name": "timm:vit_tiny_patch16_224",
+        "options": {"patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2},
+    },
+    "convnext": {
+        "name": "timm:convnext_atto",
+        "options": {"patch_size": 1, "depths": [1, 1, 1, 1], "dims": [4, 4, 8, 8]},
+    },
+}
 PAPERS = ("genurl", "mvmr", "rcl", "ressl", "superand")
 
 
@@ -43,6 +54,8 @@ def slow_but(quick, names):
 
 def recipe_for(name: str, **changes: Any) -> Recipe:
     """Digits, the small network, batch 16: sizes of `SMALL` where the method has such a setting."""
+    name, _, backbone = name.partition("/")  # mocov3/vit: with a network of BACKBONES
+    changes |= {"encoder": BACKBONES[backbone]} if backbone else {}
     config = method.load(name).Config
     settings = {k: v for k, v in SMALL.items() if k in config.model_fields} | changes.pop("method", {})
     with contextlib.suppress(ValidationError):  # the recipe judges wrong settings, not this

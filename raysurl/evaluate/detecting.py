@@ -72,7 +72,9 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Non
 
     if recipe.encoder.sobel or not detector.is_resnet(encoder_of(recipe)):
         what = "a pair with Sobel edges" if recipe.encoder.sobel else f"encoder.name={recipe.encoder.name}"
-        raise InputError(f"the protocol detection needs a ResNet, whose stages it divides, and not {what}")
+        raise InputError(
+            f"the protocol detection needs a ResNet, as torchvision has it, whose stages it divides, and not {what}"
+        )
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError(
             f"the protocol detection needs the package {PACKAGE}: pip install 'raysurl[detection]'"

@@ -34,7 +34,8 @@ PROPOSED = {
 
 
 def is_resnet(encoder: nn.Module) -> bool:
-    return all(hasattr(encoder, name) for name in ("conv1", "bn1", *STAGES))
+    """Whether it is torchvision's: timm's has other names between its layers."""
+    return all(hasattr(encoder, name) for name in ("conv1", "bn1", "relu", "maxpool", *STAGES))
 
 
 def detector_of(encoder: nn.Module, num_classes: int, recipe: Recipe) -> MaskRCNN:

@@ -25,6 +25,8 @@ from raysurl.errors import InputError, RunError
 from raysurl.evaluate.division import hold_out
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.scores import top1
+from raysurl.nets import dropping, timm_models
+from raysurl.nets.encoders import TwoTrunk
 from raysurl.recipe import Recipe
 from raysurl.recipe.tunings import Tuning
 from raysurl.runtime import Runtime
@@ -151,12 +153,14 @@ def train(
     optimizer = optimizer_of(model, tuning, lr * (size / tuning.lr_batch if tuning.lr_batch else 1), times)
     wrapped = distributed.wrap(model, device, world)
     wrapped.train()
+    layers = dropping.layers_that_draw(model)
     per_epoch, in_bf16 = plan.steps_per_epoch, device.type == "cuda" and recipe.precision(device) == "bf16"
     requests = list(plan.requests(0, tuning.epochs * per_epoch, rank=distributed.rank(), world_size=world))
     for request, images in zip(requests, task.source.batches(requests, images_alone), strict=True):
         draws = draw(task.policy, size, seed=seed, step=request.step, view="tuning")[request.rows]
         v = recipe.views
         view = apply(task.policy, images, draws, size=v.size, mean=v.mean, std=v.std, device=device)
+        dropping.draw(layers, seed, request.step, distributed.rank(), device)
         for group in optimizer.param_groups:
             group["lr"] = group["own"] * factor_of(tuning, request.step, per_epoch)
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
@@ -212,7 +216,16 @@ BLOCKS = re.compile(r"(?:^|\.)(?:encoder_layer_|layers?\.?|blocks?\.?|features\.
 
 def depth_of_each(encoder: nn.Module) -> dict[str, int]:
     """Parameter name -> which block it lies in, counted from the input: 0 for a stem, and what follows the last block
-    belongs to it. Blocks are what torchvision numbers: layer1 … layer4, features.3, encoder_layer_11."""
+    belongs to it. Blocks are what timm says of its networks, and what torchvision numbers: layer1 … layer4, features.3,
+    encoder_layer_11. Of a pair, each network has its own."""
+    if isinstance(encoder, TwoTrunk):
+        trunks = {"rgb": encoder.rgb, "sobel": encoder.sobel}
+        return {f"{k}.{name}": d for k, trunk in trunks.items() for name, d in depth_of_each(trunk).items()}
+    known = timm_models.depths(encoder)
+    return _numbered(encoder) if known is None else known
+
+
+def _numbered(encoder: nn.Module) -> dict[str, int]:
     numbers: dict[str, int] = {}
     for name, _ in encoder.named_parameters():
         found = BLOCKS.search(name)

@@ -1,11 +1,13 @@
-"""MoCo v3 with a ResNet (Chen, Xie, He 2021), a baseline of RCL's tables: InfoNCE among the keys of a batch.
+"""MoCo v3 (Chen, Xie, He 2021), a baseline of RCL's tables: InfoNCE among the keys of a batch.
 
 q = predictor(projector(encoder(v))), k = EMA of encoder and projector, no gradient
 L = 2τ · CE(q·kᵀ/τ, own row), over the keys of the whole batch, summed over the two directions (their algorithm 1)
 
 As in the authors' code: projector of two layers with batch norm behind both, the last without scale and shift; the
 predictor's output has no norm; no Linear layer has a bias. They move the EMA at the start of a step, with that step's
-momentum and the student of the step before, which is `after_step` with the momentum of the step to come.
+momentum and the student of the step before, which is `after_step` with the momentum of the step to come. The heads
+are those of their ResNets; of a ViT the patch projection stays as it was initialised (their section 4), unless
+encoder.freeze_patch_embed=false.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from raysurl.nets.heads import mlp
 class MoCoV3(Method):
     class Config(MethodConfig):
         couples_batch: ClassVar[bool] = True
+        freezes_patches: ClassVar[bool] = True
 
         hidden: int = Field(4096, ge=1)
         dim: int = Field(256, ge=1)

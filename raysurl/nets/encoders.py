@@ -1,4 +1,4 @@
-"""Backbones: torchvision's, with its parameter names, a small network for small images, an MLP, and pairs.
+"""Backbones: torchvision's and timm's, with their parameter names, a small network for small images, an MLP, and pairs.
 
 A pair is what Super-AND uses: one network sees the image, another of the same kind its Sobel edges.
 """
@@ -6,12 +6,16 @@ A pair is what Super-AND uses: one network sees the image, another of the same k
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raysurl import features
 from raysurl.errors import InputError
+from raysurl.nets import timm_models
+from raysurl.nets.dropping import Dropout, seeded
 from raysurl.nets.norm import convert
 
 HEADS = {
@@ -78,17 +82,6 @@ class MLP(nn.Module):
         return x, self.layers[-1](x)
 
 
-class Dropout(nn.Dropout):
-    """Dropout whose masks come from `draws`, which the trainer sets anew for each step; None: torch's own stream."""
-
-    draws: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.p:
-            return x
-        return x * torch.empty_like(x).bernoulli_(1 - self.p, generator=self.draws).div_(1 - self.p)
-
-
 class TwoTrunk(nn.Module):
     """Features of an image and of its Sobel edges side by side: (b, 3, H, W) -> (b, rgb.dim + sobel.dim)."""
 
@@ -110,22 +103,47 @@ def build_encoder(
     with_sobel: bool = False,
     widths: tuple[int, ...] | None = None,
     zero_init_residual: bool = False,
+    drop_path: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    sizes: Sequence[int] = (224,),
 ) -> nn.Module:
-    """Encoder (b, 3, H, W) -> (b, encoder.dim) of pooled features, under torchvision's parameter names.
+    """Encoder (b, 3, H, W) -> (b, encoder.dim) of pooled features, under torchvision's or timm's parameter names.
 
     `small_stem`: the first convolution becomes 3×3 with stride 1 (and the max-pool goes unless `maxpool`).
     `norm`: sync | shuffle | local, see raysurl.norm. `with_sobel`: a `TwoTrunk`, whose names begin with `rgb.` and
     `sobel.`. `widths`: of a convnet's layers. `zero_init_residual`: the last batch norm of each residual block begins
-    at 0; networks other than ResNets have none. Raises InputError for an unknown name.
+    at 0; networks other than ResNets have none. `drop_path`: rate of stochastic depth at the last block, None: the
+    network's own. `options`: what timm's constructor of the network is given besides. `sizes`: pixels of the views that
+    a network of timm will see, the main one first. Raises InputError for an unknown name, and for what a network of
+    timm cannot be or see.
     """
 
+    of_timm = name.startswith(timm_models.PREFIX)
+
     def network(channels: int) -> nn.Module:
+        net: Any
         if name == "convnet":
             return convert(ConvNet(widths, channels=channels) if widths else ConvNet(channels=channels), norm)
-        zero = zero_init_residual and name.startswith("resnet")
-        options = {"zero_init_residual": True} if zero else {}
-        net = _network(name, small_stem=small_stem, maxpool=maxpool, channels=channels, options=options)
-        return convert(net, norm)
+        if of_timm:
+            net = timm_models.build(
+                name,
+                channels=channels,
+                sizes=sizes,
+                small_stem=small_stem,
+                zero_init=zero_init_residual,
+                drop_path=drop_path,
+                options=options or {},
+            )
+        else:
+            net = _network(name, _torchvision_options(name, zero_init_residual, drop_path))
+        if small_stem or (channels != 3 and not of_timm):
+            _replace_stem(net, small_stem=small_stem, channels=channels)
+        if small_stem and hasattr(net, "maxpool") and not maxpool:
+            net.maxpool = nn.Identity()
+        net = convert(seeded(net), norm)
+        if of_timm:
+            net.dim = timm_models.width_for(net, name, channels, sizes)
+        return net
 
     return TwoTrunk(network(3), network(EDGES)) if with_sobel else network(3)
 
@@ -141,9 +159,20 @@ def check_size(name: str, size: int, *, small_stem: bool) -> None:
         )
 
 
-def _network(
-    name: str, *, small_stem: bool, maxpool: bool, channels: int, options: dict[str, bool]
-) -> nn.Module:
+def _torchvision_options(name: str, zero_init_residual: bool, drop_path: float | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if zero_init_residual and name.startswith("resnet"):
+        options["zero_init_residual"] = True
+    if drop_path is not None:
+        if not name.startswith("efficientnet"):
+            raise InputError(
+                f"encoder.name={name} has no stochastic depth; leave encoder.drop_path out, or take a network of timm"
+            )
+        options["stochastic_depth_prob"] = drop_path
+    return options
+
+
+def _network(name: str, options: dict[str, Any]) -> nn.Module:
     import torchvision  # a second, which the small networks need not wait for
 
     names = sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
@@ -151,17 +180,13 @@ def _network(
         near = difflib.get_close_matches(name, [*names, "convnet", "mlp"], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InputError(
-            f"encoder.name={name} is not known{hint} (convnet, mlp, or one of {', '.join(names)})"
+            f"encoder.name={name} is not known{hint} (convnet, mlp, timm:NAME, or one of {', '.join(names)})"
         )
     net = torchvision.models.get_model(name, weights=None, **options)
     head = _head_of(name)
-    dim = _in_features(getattr(net, head))
+    net.dim = _in_features(getattr(net, head))
     setattr(net, head, nn.Identity())
-    if small_stem or channels != 3:
-        _replace_stem(net, small_stem=small_stem, channels=channels)
-    if small_stem and hasattr(net, "maxpool") and not maxpool:
-        net.maxpool = nn.Identity()
-    net.dim = dim
+    net.classifier_names = (head,)
     return net
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raysurl import distributed
+from raysurl.errors import InputError
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -96,16 +97,41 @@ class _Normalise(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """timm's batch norm that has an activation within, synchronised."""
+
+    def __init__(self, of: nn.Module) -> None:
+        super().__init__(of.num_features, of.eps, of.momentum, of.affine, of.track_running_stats)  # type: ignore[arg-type]
+        self.drop, self.act = of.drop, of.act
+
+    def forward(self, input: Tensor) -> Tensor:
+        out: Tensor = self.act(self.drop(super().forward(input)))  # type: ignore[operator]
+        return out
+
+
 def convert(module: nn.Module, kind: str) -> nn.Module:
-    """Replace torch's batch norms by synchronised ones where kind is `sync`; names and values stay."""
+    """Replace torch's batch norms by synchronised ones where kind is `sync`; names and values stay.
+
+    Raises InputError for a batch norm of another kind, which only its own library could synchronise.
+    """
     if kind != "sync":
         return module
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        new = SyncBatchNorm(
-            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
-        )
+        new = _synchronised(module)
         new.load_state_dict(module.state_dict())
         return new
     for name, child in module.named_children():
         setattr(module, name, convert(child, kind))
     return module
+
+
+def _synchronised(module: nn.BatchNorm1d | nn.BatchNorm2d) -> SyncBatchNorm:
+    if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return SyncBatchNorm(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+    if hasattr(module, "act") and hasattr(module, "drop"):
+        return SyncBatchNormAct(module)
+    raise InputError(
+        f"norm=sync does not know how to synchronise {type(module).__name__} of the encoder; use norm=local"
+    )

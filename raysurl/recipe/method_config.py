@@ -46,6 +46,7 @@ class MethodConfig(Section):
     """Base of a method's `Config`. A method without a memory or a teacher states its views alone."""
 
     couples_batch: ClassVar[bool] = False  # the loss is not a mean of per-sample terms
+    freezes_patches: ClassVar[bool] = False  # a network that cuts images into patches keeps its first layer
 
     name: str = ""  # the module of raysurl.methods; set by whoever reads a recipe
 

@@ -61,7 +61,9 @@ class Recipe(Section):
     streams: Literal[1, 2] = VERSION  # version of the random streams that the seed opens; a run keeps its own
     output: str | None = None  # the run directory; none: a new one in runs/
     resume: bool = False  # continue the run in output=
-    init_from: str | None = None  # a run, or an encoder.safetensors, whose weights the encoder begins with
+    init_from: str | None = (
+        None  # a run, an encoder.safetensors, or a file of timm's or torchvision's weights that the encoder begins with
+    )
 
     @field_validator("method", mode="before")
     @classmethod

@@ -62,8 +62,13 @@ class Views(Section):
         return values
 
 
+Option = bool | int | float | str | None | tuple[bool | int | float | str | None, ...]
+
+
 class Encoder(Section):
-    name: str = "resnet18"  # or convnet, or mlp, or any of torchvision's that raysurl.nets.encoders names
+    name: str = (
+        "resnet18"  # or convnet, or mlp, any of torchvision's that raysurl.nets.encoders names, or timm:NAME
+    )
     small_stem: bool = False  # 3×3 stride-1 first convolution, no max-pool (images up to 64 px)
     maxpool: bool = False  # keep the max-pool behind a small stem
     zero_init_residual: bool = False  # each residual block of a ResNet begins as the identity
@@ -76,11 +81,22 @@ class Encoder(Section):
     dropout: float = Field(0.0, ge=0, lt=1)  # of an mlp's inputs and hidden values
     inputs: int | None = Field(None, ge=1)  # of an mlp; None: from the data, or the pixels of a view
     sobel: bool = False  # a second network of this kind sees Sobel edges, and the features of both are joined
+    options: dict[str, Option] = Field({})  # of timm's constructor of the network, as patch_size, depth
+    drop_path: float | None = Field(
+        None, ge=0, lt=1
+    )  # rate of stochastic depth at the last block, in training alone; None: the network's own, mostly 0
+    freeze_patch_embed: bool | None = (
+        None  # patches become tokens by the initial weights; None: as the method has it (MoCo v3)
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Encoder:
         if self.channels and self.name != "convnet":
             raise ValueError(f"channels are of a convnet, and name={self.name} has its own; leave them out")
+        if self.options and not self.name.startswith("timm:"):
+            raise ValueError(f"options are of timm's networks, and name={self.name} is none; leave them out")
+        if self.drop_path and self.name in ("convnet", "mlp"):
+            raise ValueError(f"drop_path: name={self.name} has no stochastic depth; leave it out")
         return self
 
 

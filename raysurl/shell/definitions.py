@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent
 _PLAIN = {
     "Policy": "policy",
     "Elsewhere": "data and protocols",
+    "Option": "value",
     "int": "whole number",
     "float": "number",
     "bool": "true | false",

@@ -14,10 +14,11 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raysurl.errors import InputError, first_line
+from raysurl.nets import timm_models
+from raysurl.nets.weights import read_tensors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of torchvision's weights
 Three = tuple[float, float, float]
@@ -63,14 +64,16 @@ def torchvision_model(name: str, weights: Path | None, download: bool, loaded: b
         )
     net.set_submodule(linear[-1], nn.Identity())
     if loaded:
-        tensors = _read(weights) if weights else _published(name, published, download)
+        tensors = (
+            read_tensors(weights, "teacher.weights") if weights else _published(name, published, download)
+        )
         fill(net, tensors, str(weights or published.url))
     return Network(net, int(last.in_features), 224, MEAN, STD)
 
 
 def timm_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
     """A model of timm without its classifier."""
-    timm = _library("timm", f"timm:{name}")
+    timm = timm_models.library(f"teacher.name=timm:{name}")
     file = f"https://huggingface.co/{_timm_hub(timm, name)}/resolve/main/model.safetensors"
     if loaded and not (weights or download):
         raise _no_weights(f"timm:{name}", file)
@@ -79,9 +82,10 @@ def timm_model(name: str, weights: Path | None, download: bool, loaded: bool) ->
     except Exception as error:  # of timm, of its hub, or of the network
         raise _failed(f"timm:{name}", error, file) from None
     if loaded and weights:
-        fill(net, _read(weights), str(weights))
+        fill(net, read_tensors(weights, "teacher.weights"), str(weights))
     c = net.pretrained_cfg
-    return Network(net, int(net.num_features), int(c["input_size"][-1]), tuple(c["mean"]), tuple(c["std"]))
+    dim = int(getattr(net, "head_hidden_size", net.num_features))  # what the classifier would see
+    return Network(net, dim, int(c["input_size"][-1]), tuple(c["mean"]), tuple(c["std"]))
 
 
 def open_clip_model(name: str, weights: Path | None, download: bool, loaded: bool) -> Network:
@@ -194,7 +198,7 @@ def _published(name: str, weights: Any, download: bool) -> Mapping[str, Tensor]:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / Path(weights.url).name
     if file.is_file():
-        return _read(file)
+        return read_tensors(file, "teacher.weights")
     if not download:
         raise _no_weights(name, f"{weights.url} as {file}")
     try:
@@ -204,27 +208,6 @@ def _published(name: str, weights: Any, download: bool) -> Mapping[str, Tensor]:
             f"the weights of teacher.name={name} could not be downloaded ({error}); place {weights.url} as {file},"
             " or name a file with teacher.weights=FILE"
         ) from None
-    return tensors
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a PyTorch file that holds nothing but tensors and plain values."""
-    if not path.is_file():
-        raise InputError(f"teacher.weights={path} is not a file; place the teacher's weights there")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever damaged bytes raise
-        raise InputError(
-            f"teacher.weights={path} is not a readable file of tensors (.safetensors, or .pth without objects)"
-        ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
-            stored = stored[key]
-    tensors = {k: v for k, v in stored.items() if isinstance(v, Tensor)} if isinstance(stored, dict) else {}
-    if not tensors:
-        raise InputError(f"teacher.weights={path} holds no named tensors")
     return tensors
 
 

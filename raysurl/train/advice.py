@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from raysurl.encoder import published_pixels
 from raysurl.evaluate import Division, needs
 from raysurl.recipe import Recipe
 
@@ -15,7 +16,13 @@ NEIGHBOURS = (200, 100, 50, 20, 10, 5, 2, 1)
 
 def remarks(recipe: Recipe, count: int, division: Division) -> list[str]:
     """Of a run on `count` samples. Advice only: nothing is changed."""
-    return [*_warm_up(recipe), *_batch(recipe, count), *_queue(recipe, count), *_neighbours(recipe, division)]
+    return [
+        *_warm_up(recipe),
+        *_batch(recipe, count),
+        *_queue(recipe, count),
+        *_neighbours(recipe, division),
+        *_pixels(recipe),
+    ]
 
 
 def _warm_up(recipe: Recipe) -> list[str]:
@@ -91,6 +98,18 @@ def _neighbours(recipe: Recipe, division: Division) -> list[str]:
     return [
         f"eval.knn_k: a class has about {typical} samples to be found among, so that k = {over[0]} counts other"
         f" classes too; k = {fits} fits, eval.knn_k=[{', '.join(map(str, [*kept, fits]))}]"
+    ]
+
+
+def _pixels(recipe: Recipe) -> list[str]:
+    """Where weights of a library are taken that were trained on pixels normalised otherwise."""
+    v, published = recipe.views, published_pixels(recipe)
+    if published is None or published == (v.mean, v.std):
+        return []
+    mean, std = (list(values) for values in published)
+    return [
+        f"init_from={recipe.init_from}: published weights of {recipe.encoder.name} are of pixels with mean {mean} and"
+        f" standard deviation {std}; views.mean={mean} views.std={std} fits, if the file holds those"
     ]
 
 

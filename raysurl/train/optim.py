@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from raysurl import recipe as recipes
 from raysurl.method import Progress
+from raysurl.nets import timm_models
 
 
 class LARS(Optimizer):
@@ -63,7 +64,7 @@ def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
     On a GPU torch's own are fused: a few kernels for all parameters, and a learning rate that may be a tensor there.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    excluded = set(no_weight_decay(named, settings.decay_filter))
+    excluded = set(no_weight_decay(named, settings.decay_filter, timm_models.undecayed(model)))
     bias_scale = 1.0 if settings.bias_lr is None else settings.bias_lr / settings.lr
     groups: dict[tuple[bool, float], list[Tensor]] = {}
     for name, parameter in named:
@@ -125,10 +126,13 @@ def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
                 held[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def no_weight_decay(named: Iterable[tuple[str, Tensor]], rule: str) -> Iterator[str]:
+def no_weight_decay(
+    named: Iterable[tuple[str, Tensor]], rule: str, own: Collection[str] = ()
+) -> Iterator[str]:
     """Names of parameters without weight decay.
 
-    `ndim`: biases and all norm parameters. `all`: everything is decayed, as torch's optimizers do unless told; under
+    `ndim`: biases and all norm parameters, and those that the network itself names, `own`: position embeddings, class
+    tokens. `all`: everything is decayed, as torch's optimizers do unless told; under
     LARS everything is scaled then, as LARC does. `official_name`: ReSSL's name test, which misses the batch-norm scale
     inside a residual shortcut (`downsample.1.weight`), as in the authors' run.
     """
@@ -136,7 +140,7 @@ def no_weight_decay(named: Iterable[tuple[str, Tensor]], rule: str) -> Iterator[
         return
     for name, parameter in named:
         by_name = "bn" in name or "bias" in name
-        if by_name if rule == "official_name" else parameter.ndim <= 1:
+        if by_name if rule == "official_name" else parameter.ndim <= 1 or name in own:
             yield name
 
 

@@ -16,17 +16,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raysurl import build, distributed, stopping, streams
+from raysurl import build, distributed, stopping
 from raysurl.data.grouping import mixing
 from raysurl.data.source import Source
 from raysurl.embed import embed
-from raysurl.encoder import initial_weights
+from raysurl.encoder import described, initial_weights
 from raysurl.errors import DivergedError, storage_error, unwritable
 from raysurl.evaluate.evaluator import Evaluator, labels_to_learn
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import MetricsWriter, NonFiniteError, StepBlock, Tally
-from raysurl.nets.encoders import Dropout
+from raysurl.nets import dropping
 from raysurl.recipe import Recipe
 from raysurl.report import pictures
 from raysurl.runtime import Runtime, threads_of
@@ -60,7 +60,7 @@ class Run:
     record: MetricsWriter | None  # metrics.jsonl, rank 0 only
     block: StepBlock
     base_lr: float
-    dropouts: list[Dropout]
+    dropouts: list[dropping.Dropout]
     step: int = 0  # optimizer steps done
     epochs_done: int = 0  # with what follows them
     refreshed_at: int = -1  # the step before which memory was rebuilt
@@ -126,14 +126,14 @@ def train_epochs(run: Run) -> None:
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    labels = labels_to_learn(source, eval_source)
-    method = build.method_of(recipe, num_samples=len(source.readable), labels=labels)
+    count, labels = len(source.readable), labels_to_learn(source, eval_source)
+    method = build.method_of(recipe, num_samples=count, labels=labels)
+    is_first, network = runtime.rank == 0, described(recipe, method.encoder)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
         build.initialise(method, initial_weights(recipe.init_from, method.encoder))
     step = 0 if state is None else int(state["step"])
-    is_first = runtime.rank == 0
     record = (
         MetricsWriter(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe))
         if is_first
@@ -157,7 +157,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         model=model,
         optimizer=optimizer,
         one_step=one_step,
-        memory=link(recipe, the_plan, len(source.readable), device=runtime.device, record=runtime.record),
+        memory=link(recipe, the_plan, count, device=runtime.device, record=runtime.record),
         writer=checkpoint.Writer(run_dir / "checkpoints", recipe.method.name, recipe.checkpoint.keep),
         evaluator=Evaluator(recipe, runtime, source, eval_source),
         record=record,
@@ -165,10 +165,10 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
             recipe.log.every_steps, record, recipe.train.batch_size, partial(stopping.asked, run_dir)
         ),
         base_lr=optim.base_lr(recipe.train.optimizer, recipe.train.batch_size),
-        dropouts=[module for module in method.modules() if isinstance(module, Dropout)],
+        dropouts=dropping.layers_that_draw(method),
     )
     mixed = mixing(the_plan, source.labels) if is_first else ""
-    for sentence in filter(None, [*damaged, source.describe(), mixed, *run.evaluator.notes, *said]):
+    for sentence in filter(None, [*damaged, source.describe(), network, mixed, *run.evaluator.notes, *said]):
         run.event(sentence)
     for speaker in (one_step, on_device):
         if isinstance(speaker, RecordedStep | DeviceViews):
@@ -252,8 +252,7 @@ def stop_if_asked(run: Run) -> None:
 
 def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     """One optimizer step on this rank's part of the global batch; returns its logs."""
-    if run.dropouts:
-        draw_dropout(run)
+    dropping.draw(run.dropouts, run.recipe.stream_seed, run.step, run.runtime.rank, run.runtime.device)
     parts = (
         (run.loader.to_batch(loaded), run.memory.snapshot(loaded[0].rows) if run.memory else {})
         for loaded in micro_batches
@@ -262,14 +261,6 @@ def train_step(run: Run, micro_batches: list[Loaded]) -> dict[str, Tensor]:
     if run.memory and stepped.push:
         run.memory.push(*stepped.push)
     return stepped.logs
-
-
-def draw_dropout(run: Run) -> None:
-    """This step's masks: one stream for all layers of a rank."""
-    seed, device = run.recipe.stream_seed, run.runtime.device
-    draws = streams.torch_stream(seed, "dropout", run.step, run.runtime.rank, device=device)
-    for layer in run.dropouts:
-        layer.draws = draws
 
 
 def after_epoch(run: Run, epochs_done: int) -> None:

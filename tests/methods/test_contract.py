@@ -8,8 +8,10 @@ import contract
 import pytest
 import torch
 from ranks import on_ranks
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from raysurl import distributed, method
+from raysurl.nets.dropping import DropPath
 from raysurl.nets.ema import MomentumTeacher
 from raysurl.train import trainer
 
@@ -36,6 +38,26 @@ def test_the_loss_is_finite_and_its_gradient_reaches_the_encoder_and_never_a_tea
     assert all(p.grad is None and not p.requires_grad for t in teachers for p in t.parameters())
     assert all(not value.requires_grad for value in output.logs.values())
     assert output.push is None or not output.push.keys.requires_grad
+
+
+@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
+def test_a_vit_and_a_convnext_train_without_a_batch_norm_and_their_teachers_drop_nothing(name, tmp_path):
+    for kind, network in contract.BACKBONES.items():
+        recipe = contract.recipe_for(name, encoder=network | {"drop_path": 0.2, "sobel": kind == "vit"})
+        run = contract.start(recipe, tmp_path / kind)
+        encoder = run.method.encoder
+        assert not any(isinstance(m, _BatchNorm) for m in encoder.modules())
+        before = {k: v.clone() for k, v in encoder.named_parameters()}
+        for loss in contract.steps(run, 2):
+            assert torch.isfinite(torch.tensor(loss))
+        for key, value in encoder.named_parameters():
+            frozen = recipe.method.freezes_patches and "patch_embed" in key
+            assert value.requires_grad is not frozen
+            assert value.ndim == 1 or torch.equal(value, before[key]) is frozen, key
+        assert any(m.training for m in encoder.modules() if isinstance(m, DropPath))
+        teachers = [m for m in run.method.modules() if isinstance(m, MomentumTeacher)]
+        assert not any(m.training for t in teachers for m in t.modules() if isinstance(m, DropPath))
+        assert all(m.training for t in teachers for m in t.net.modules() if isinstance(m, _BatchNorm))
 
 
 @pytest.mark.slow
@@ -113,7 +135,9 @@ def on_one_and_two_ranks(request):
     return one_step(0, names, 1), on_ranks(one_step, 2, names, 2)
 
 
-@pytest.mark.parametrize("name", contract.slow_but(["rcl", "ressl"], METHODS))
+@pytest.mark.parametrize(
+    "name", contract.slow_but(["rcl", "ressl"], [*METHODS, "mocov3/vit", "ressl/convnext"])
+)
 def test_two_ranks_equal_one_in_loss_gradient_and_memory(name, on_one_and_two_ranks):
     alone, ranks = on_one_and_two_ranks[0][name], [r[name] for r in on_one_and_two_ranks[1]]
     scale = max(float(change.detach().abs().max()) for change in alone["change"].values())

@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_named(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=match):
             opened(**{"name": "shufflenet_v2_x0_5", "weights": str(file), "size": 32} | settings)
 
-    refused(r"weights\.pth is not a file; place the teacher's weights there")
+    refused(r"weights\.pth is not a file; place the weights there")
     file.write_bytes(b"not a file of tensors")
     refused("is not a readable file of tensors")
     torch.save({"epoch": 3}, file)
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_named(tmp_path, monkeypatch):
     refused("does not exist; name a run directory", name=str(tmp_path / "nowhere"))
     for package in ("timm", "open_clip"):
         monkeypatch.setitem(sys.modules, package, None)
-    refused(r"needs the package timm; install raysurl\[distill\]", name="timm:vit")
+    refused(r"needs the package timm; pip install 'raysurl\[timm\]'", name="timm:vit")
     refused("needs the package open_clip", name="open_clip:ViT-B-16/laion400m_e32")
     path, _ = own_run(tmp_path / "run")
     refused("has its own weights", name=str(path))
