@@ -90,7 +90,7 @@ def _freeze_patches(recipe: Recipe, encoder: nn.Module) -> None:
         layer.requires_grad_(False)
 
 
-def described(recipe: Recipe, encoder: nn.Module) -> str:
+def counted(recipe: Recipe, encoder: nn.Module) -> str:
     """Parameters and work of an encoder (on a CPU), one sentence for the log."""
     e, size = recipe.encoder, recipe.views.size
     view = torch.zeros(1, e.inputs or 3 * size**2) if e.name == "mlp" else torch.zeros(1, 3, size, size)

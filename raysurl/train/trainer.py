@@ -20,7 +20,7 @@ from raysurl import build, distributed, stopping
 from raysurl.data.grouping import mixing
 from raysurl.data.source import Source
 from raysurl.embed import embed
-from raysurl.encoder import described, initial_weights
+from raysurl.encoder import counted, initial_weights
 from raysurl.errors import DivergedError, storage_error, unwritable
 from raysurl.evaluate.evaluator import Evaluator, labels_to_learn
 from raysurl.memory.link import MemoryLink, indices_of, link
@@ -128,7 +128,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
     count, labels = len(source.readable), labels_to_learn(source, eval_source)
     method = build.method_of(recipe, num_samples=count, labels=labels)
-    is_first, network = runtime.rank == 0, described(recipe, method.encoder)
+    is_first, network = runtime.rank == 0, counted(recipe, method.encoder)
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
