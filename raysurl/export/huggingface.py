@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from raysurl import streams
 from raysurl.export import modeling
 from raysurl.export.checking import Apply, quietly
-from raysurl.export.timm_form import TimmForm
+from raysurl.export.timm_form import TimmForm, timm_args
 from raysurl.nets.drawing import drawn_from
 from raysurl.nets.encoders import ConvNet
+from raysurl.nets.timm_models import PREFIX
 from raysurl.recipe import Recipe
 
 WEIGHTS, CONFIG, CARD, CODE = "model.safetensors", "config.json", "README.md", "modeling.py"
@@ -89,7 +90,8 @@ def rebuilt(recipe: Recipe) -> dict[str, Any]:
     shape: dict[str, Any] = {"name": e.name, "sobel": e.sobel}
     if e.name == "convnet":
         return shape | {"channels": list(e.channels or signature(ConvNet).parameters["widths"].default)}
-    return shape | {"small_stem": e.small_stem, "maxpool": e.maxpool}
+    shape |= {"small_stem": e.small_stem, "maxpool": e.maxpool}
+    return shape | {"options": timm_args(recipe)} if e.name.startswith(PREFIX) else shape
 
 
 def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """The encoder of this folder in plain PyTorch: `model = load("."); z = model(torch.stack([prepare(image)]))`.
 
 `config.json` says what it is and how images are prepared, `model.safetensors` holds its weights. Needed are torch and
-safetensors, and torchvision for its networks and for `prepare`.
+safetensors, torchvision for its networks and for `prepare`, and timm for its.
 """
 
 from __future__ import annotations
@@ -58,16 +58,29 @@ def trunk(encoder: dict[str, Any], channels: int) -> nn.Module:
     """A network that sees images of so many channels and gives pooled features."""
     if encoder["name"] == "convnet":
         return Convolutions(encoder["channels"], channels)
-    from torchvision import models
-
-    network = models.get_model(encoder["name"], weights=None)
-    for head in ("fc", "classifier"):
-        if hasattr(network, head):
-            setattr(network, head, nn.Identity())
-    if encoder["small_stem"] or channels != 3:
+    library, _, name = encoder["name"].rpartition(":")
+    network = of_timm(name, encoder["options"], channels) if library else of_torchvision(name)
+    if encoder["small_stem"] or (channels != 3 and not library):
         new_stem(network, channels, small=encoder["small_stem"])
     if encoder["small_stem"] and hasattr(network, "maxpool") and not encoder["maxpool"]:
         network.maxpool = nn.Identity()
+    return network
+
+
+def of_torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    network: nn.Module = models.get_model(name, weights=None)
+    for head in ("fc", "classifier"):
+        if hasattr(network, head):
+            setattr(network, head, nn.Identity())
+    return network
+
+
+def of_timm(name: str, options: dict[str, Any], channels: int) -> nn.Module:
+    import timm
+
+    network: nn.Module = timm.create_model(name, num_classes=0, in_chans=channels, **options)
     return network
 
 

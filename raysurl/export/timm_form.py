@@ -19,9 +19,9 @@ from raysurl.errors import InputError
 from raysurl.export.asked import EXTRA
 from raysurl.export.checking import quietly
 from raysurl.nets.drawing import drawn_from
+from raysurl.nets.timm_models import PREFIX
 from raysurl.recipe import Recipe
 
-PREFIX = "timm:"
 REGNETS = {  # torchvision's -> timm's with the same widths
     "x_400mf": "x_004_tv", "x_800mf": "x_008", "x_1_6gf": "x_016", "x_3_2gf": "x_032", "x_8gf": "x_080",
     "x_16gf": "x_160", "x_32gf": "x_320", "y_400mf": "y_004", "y_800mf": "y_008_tv", "y_1_6gf": "y_016",
@@ -61,10 +61,10 @@ class TimmForm:
 def known_form(recipe: Recipe) -> TimmForm | None:
     """The model of timm that the recipe's encoder is; None where timm has none that computes the same."""
     e = recipe.encoder
-    if e.name.startswith(PREFIX):
-        return TimmForm(e.name.removeprefix(PREFIX))
     if e.sobel or e.small_stem:
         return None
+    if e.name.startswith(PREFIX):
+        return TimmForm(e.name.removeprefix(PREFIX), timm_args(recipe))
     if re.fullmatch(r"resnet\d+", e.name):
         return TimmForm(e.name)
     if found := re.fullmatch(r"efficientnet_b(\d)", e.name):
@@ -76,6 +76,22 @@ def known_form(recipe: Recipe) -> TimmForm | None:
     if (width := e.name.removeprefix("regnet_")) in REGNETS:
         return TimmForm(f"regnet{REGNETS[width]}")
     return None
+
+
+def timm_args(recipe: Recipe) -> dict[str, Any]:
+    """What a network of timm is made with: the recipe's options, and the size of its views where that is told."""
+    import timm
+
+    name, options = recipe.encoder.name.removeprefix(PREFIX), dict(recipe.encoder.options)
+    with_size = {"img_size": recipe.views.size, **options}
+    try:
+        with torch.device("meta"), quietly():
+            timm.create_model(name, num_classes=0, **with_size)
+    except TypeError:
+        return options
+    except (NotImplementedError, RuntimeError):  # it computes with values when it is built
+        return with_size
+    return with_size
 
 
 def timm_form(recipe: Recipe, encoder: nn.Module) -> TimmForm:
@@ -92,15 +108,12 @@ def timm_form(recipe: Recipe, encoder: nn.Module) -> TimmForm:
     state = encoder.state_dict()
     if any(name.startswith("trunk_output.") for name in state):
         state = {_regnet_name(name): value for name, value in state.items()}
-    sizes = [{}, {"img_size": recipe.views.size}] if recipe.encoder.name.startswith(PREFIX) else [{}]
-    for size in sizes:
-        args = {**form.args, **size}
-        tensors = _matched(_shapes(form.name, args), state)
-        if tensors is not None:
-            return TimmForm(form.name, args, tensors)
-    raise InputError(
-        f"to=timm: the weights of {spoken(recipe)} are not those of timm's {form.name}; {OTHERS}"
-    )
+    tensors = _matched(_shapes(form.name, form.args), state)
+    if tensors is None:
+        raise InputError(
+            f"to=timm: the weights of {spoken(recipe)} are not those of timm's {form.name}; {OTHERS}"
+        )
+    return TimmForm(form.name, form.args, tensors)
 
 
 def spoken(recipe: Recipe) -> str:

@@ -207,15 +207,37 @@ def test_other_names_of_timm_have_equal_outputs(name, tmp_path):
         close(network(views_of(model, images)), model.embed(images))
 
 
+VIT = {
+    "name": "timm:vit_tiny_patch16_224",
+    "options": {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
+}
+NEXT = {"name": "timm:convnext_atto", "options": {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 16]}}
+BASIC = {"name": "timm:resnet18", "small_stem": True, "options": {"channels": [8, 8, 8, 8]}}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_an_encoder_of_timm_is_exported_under_its_own_name(wrapped, tmp_path):
+@pytest.mark.parametrize(
+    "encoder", [VIT, NEXT, BASIC, {**VIT, "sobel": True}], ids=["vit", "convnext", "small stem", "two trunks"]
+)
+def test_an_encoder_of_timm_is_exported_under_its_own_name(encoder, tmp_path):
     timm = pytest.importorskip("timm")
-    network = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=0).eval()
-    recipe = recipe_from({"encoder": {"name": "timm:vit_tiny_patch16_224"}, "views": {"size": 32}})
-    form = timm_form.timm_form(recipe, torch.nn.ModuleDict({"net": network}) if wrapped else network)
-    assert (form.name, form.args) == ("vit_tiny_patch16_224", {"img_size": 32})
-    assert all(torch.equal(value, form.tensors[name]) for name, value in network.state_dict().items())
+    recipe = recipe_from({"encoder": encoder, "views": {"size": 32}})
+    network = encoder_of(recipe).eval()
+    (tmp_path / "run").mkdir()
+    file = write_encoder(tmp_path / "run", network, recipe)
+    plain = "small_stem" in encoder or "sobel" in encoder
+    # of the graphs, the one that takes seconds to make is made of the network that is hardest to trace
+    graphs = "torchscript,onnx" if encoder is VIT else "torchscript"
+    targets = f"{graphs},huggingface" if plain else f"{graphs},huggingface,timm"
+    forms = writing.write(file, recipe, network, None, asked.asked_for(targets, str(tmp_path / "out")))
+    assert {form.target for form in forms} == set(targets.split(","))
+    if not plain:
+        read = timm.create_model(
+            f"local-dir:{tmp_path / 'out' / 'huggingface'}", pretrained=True, num_classes=0
+        )
+        x = torch.rand(5, 3, 32, 32)
+        with torch.no_grad():
+            close(read.eval()(x), network(x).numpy())
 
 
 # -------------------------------------------------------------------- Hugging Face
