@@ -22,6 +22,10 @@ from raysurl.sweep.paper import paper_numbers, paper_seconds
 from raysurl.sweep.space import SECONDS, Space, at_scale, labels_of
 
 Splits = tuple[Samples, Samples | None]
+# protocol -> what it judges a space by that names no objective: the first that is asked for
+HEADLINES = {
+    "linear": "eval/linear_top1", "nodes": "eval/linear_top1", "knn": "eval/knn_top1", "lbfgs": "eval/lbfgs_top1"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
     overrides, only = request.overrides or {}, request.only or {}
     cells_.check_axes(space, overrides)
     cells_.check_only(space, only)
+    space = _with_objective(request, space)
     _check_prune(space, overrides)
     opened = _Opened(space, listed)
     if space.search == "optuna":
@@ -106,6 +111,21 @@ def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
         raise InputError(f"space {space.name}: no cell can be run here: {reasons}")
     recipes = tuple(trial.recipe for trial in trials.values())
     return SweepPlan(request, space, recipes, tuple(trials.values()), ids, not_run, opened.samples)
+
+
+def _with_objective(request: SweepRequest, space: Space) -> Space:
+    """A space that names no objective is judged by the linear probe, or where there is none by what stands for it."""
+    if "objectives" in space.model_fields_set:
+        return space
+    first = cells_.cell_of(space, corners(space)[0])
+    try:
+        asked = listed_recipe(
+            space, first, space.seeds[0], request.overrides or {}, request.data_root
+        ).eval.protocols
+    except InputError:  # the cell is refused, and told, with all others
+        return space
+    found = next((metric for protocol, metric in HEADLINES.items() if protocol in asked), None)
+    return space.model_copy(update={"objectives": {found: "max"}}) if found else space
 
 
 def _checked(request: SweepRequest, space: Space, cell: Cell, seed: int, opened: _Opened) -> Recipe:

@@ -361,6 +361,26 @@ def test_an_objective_that_no_trial_would_have_is_refused_before_any_runs(object
         assert plan(space(fixed=fixed, objectives={known: "max"})).trials
 
 
+@pytest.mark.parametrize(
+    ("protocols", "metric"),
+    [
+        (None, "eval/linear_top1"),
+        (["knn"], "eval/knn_top1"),
+        (["rankme", "lbfgs"], "eval/lbfgs_top1"),
+        (["knn", "linear"], "eval/linear_top1"),
+    ],
+)
+def test_a_space_that_names_no_objective_is_judged_by_what_it_asks_for(protocols, metric):
+    fixed = {"eval.protocols": protocols} if protocols else {}
+    unnamed = {key: value for key, value in BASE.items() if key != "objectives"}
+    assert plan(space_from({**unnamed, "fixed": fixed})).space.metric == metric
+    if protocols:
+        assert (
+            plan(space_from(unnamed), overrides={"eval.protocols": f"[{', '.join(protocols)}]"}).space.metric
+            == metric
+        )
+
+
 def test_a_trial_is_pruned_by_what_it_has_while_it_trains():
     asked = {
         "axes": {"method.tau_student": {"loguniform": [0.05, 0.5]}},
