@@ -20,7 +20,7 @@ DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what the
 def read_recipe_file(name: str) -> dict[str, Any]:
     """A packaged recipe by name, or a YAML file: what it differs in, upon what its `base` differs in."""
     path = given_path("recipe", name)
-    packaged = _root() / f"{name}.yaml"
+    packaged = _root() / given_path("recipe", f"{name}.yaml")
     if packaged.is_file():
         path = packaged
     elif not (path.suffix in {".yaml", ".yml"} and path.is_file()):
@@ -36,6 +36,7 @@ def with_base(tree: dict[str, Any], named: str, root: Path) -> dict[str, Any]:
     base = tree.pop("base", None)
     if base is None:
         return tree
+    given_path(f"{named}: base", f"{base}.yaml")
     found = [root / BASES / f"{base}.yaml", root / f"{base}.yaml"]
     path = next((p for p in found if p.is_file()), None)
     if path is None:

@@ -233,7 +233,7 @@ def read_space(name: str) -> Space:
     """The space of a file, or of search_spaces/ by name, upon its `base`. Raises InputError, one sentence."""
     path = given_path("space", name)
     if path.suffix not in (".yaml", ".yml"):
-        path = SPACES / f"{name}.yaml"
+        path = SPACES / given_path("space", f"{name}.yaml")
     if not path.is_file():
         known = [p.stem for p in sorted(SPACES.glob("*.yaml"))]
         near = difflib.get_close_matches(name, known, n=1)

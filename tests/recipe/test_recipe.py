@@ -11,6 +11,7 @@ from raysurl.errors import InputError
 from raysurl.recipe import dump, load_recipe, packaged_recipes, read_mapping, recipe_from
 from raysurl.recipe.files import merge, with_base
 from raysurl.report.recipe import flatten
+from raysurl.sweep.space import read_space
 
 RECIPES = Path(str(resources.files("raysurl") / "recipes"))
 
@@ -180,6 +181,18 @@ def test_a_file_differs_from_its_base_and_a_base_from_the_defaults(tmp_path):
     file.write_text("base: cifar11\n")
     with pytest.raises(InputError, match="base=cifar11 is neither"):
         load_recipe([f"recipe={file}"])
+
+
+@pytest.mark.parametrize("length", [252, 255, 300])
+def test_a_name_that_no_file_can_have_is_refused(length, tmp_path):
+    name, file = "n" * length, tmp_path / "mine.yaml"
+    file.write_text(f"base: {name}\n")
+    for read in (
+        lambda: load_recipe([f"recipe={name}"]), lambda: load_recipe([f"recipe={file}"]),
+        lambda: read_space(name), lambda: read_space(str(file)),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="a name in it is longer than 255 bytes"):
+            read()
 
 
 @pytest.mark.slow
