@@ -59,10 +59,10 @@ class RayRuntime:
             self._ask_trial(None)
 
     def report(self, metrics: dict[str, Any]) -> None:
+        """To the trial, where one watches. Ray itself is told nothing: it would keep nothing of it, and answer no sooner
+        than its next look at the workers, half a second for each epoch."""
         if self.line:
             self._ask_trial((metrics, latest_step(self.run_dir / "metrics.jsonl")))
-        else:
-            ray.train.report(metrics)
 
     def _ask_trial(self, what: EpochReport) -> None:
         """Rank 0 waits for the trial's answer, and the others for rank 0. Raises EndedError."""
