@@ -7,19 +7,49 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raysurl.curation.clustering import Clusters, cluster
     from raysurl.curation.copies import Duplicates, Leaks, duplicates, leaks
+    from raysurl.curation.outlying import Outliers, outliers
     from raysurl.curation.rows import Embeddings, embeddings_of
+    from raysurl.curation.searching import search_images
+    from raysurl.curation.selection import select
+    from raysurl.curation.stored_index import StoredIndex, build_index, open_index
 
-__all__ = ["Duplicates", "Embeddings", "Leaks", "duplicates", "embeddings_of", "leaks"]
+__all__ = [
+    "Clusters",
+    "Duplicates",
+    "Embeddings",
+    "Leaks",
+    "Outliers",
+    "StoredIndex",
+    "build_index",
+    "cluster",
+    "duplicates",
+    "embeddings_of",
+    "leaks",
+    "open_index",
+    "outliers",
+    "search_images",
+    "select",
+]
 
 # imported when they are used: torch, faiss and scipy take seconds
 _WHERE = {
+    "Clusters": "clustering",
     "Duplicates": "copies",
     "Embeddings": "rows",
     "Leaks": "copies",
+    "Outliers": "outlying",
+    "StoredIndex": "stored_index",
+    "build_index": "stored_index",
+    "cluster": "clustering",
     "duplicates": "copies",
     "embeddings_of": "rows",
     "leaks": "copies",
+    "open_index": "stored_index",
+    "outliers": "outlying",
+    "search_images": "searching",
+    "select": "selection",
 }
 
 
