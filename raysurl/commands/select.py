@@ -25,7 +25,7 @@ WORDS = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`select.py embeddings=FILE.parquet output=DIR [n=500] [by=typicality]`; run= embeds data.… first.
+    """`subset.py embeddings=FILE.parquet output=DIR [n=500] [by=typicality]`; run= embeds data.… first.
 
     Writes selected.txt, the names in the order in which they were chosen, selected.csv, .parquet and .json, and
     page.html.

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raysurl.curation.clustering import Clusters, cluster
+    from raysurl.curation.clustering import ImageClusters, cluster
     from raysurl.curation.copies import Duplicates, Leaks, duplicates, leaks
     from raysurl.curation.outlying import Outliers, outliers
     from raysurl.curation.rows import Embeddings, embeddings_of
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from raysurl.curation.stored_index import StoredIndex, build_index, open_index
 
 __all__ = [
-    "Clusters",
     "Duplicates",
     "Embeddings",
+    "ImageClusters",
     "Leaks",
     "Outliers",
     "StoredIndex",
@@ -35,7 +35,7 @@ __all__ = [
 
 # imported when they are used: torch, faiss and scipy take seconds
 _WHERE = {
-    "Clusters": "clustering",
+    "ImageClusters": "clustering",
     "Duplicates": "copies",
     "Embeddings": "rows",
     "Leaks": "copies",

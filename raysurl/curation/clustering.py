@@ -34,7 +34,7 @@ Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Clusters:
+class ImageClusters:
     """`labels` (L, N), the finest level first, numbered from 0 by falling size. `medoids`: of each level (K,) row
     numbers. `cosines` (L, N): of each row with the mean of its cluster. `thresholds`: those of the hierarchy, by level.
     """
@@ -52,7 +52,7 @@ def cluster(
     *,
     thresholds: Sequence[float] | None = None,
     seed: int = 0,
-) -> Clusters:
+) -> ImageClusters:
     """Clusters of a file of `raysurl embed` or of an array (N, D).
 
     `k`: how many, of k-means. `thresholds`: cosines from which on the hierarchy unites clusters, falling, one for each
@@ -150,13 +150,13 @@ def hierarchy(of: Embeddings, thresholds: Sequence[float], *, seed: int = 0) -> 
 # -------------------------------------------------------------------- what they are
 
 
-def _described(of: Embeddings, labels: Index, thresholds: tuple[float, ...] = ()) -> Clusters:
+def _described(of: Embeddings, labels: Index, thresholds: tuple[float, ...] = ()) -> ImageClusters:
     numbered = np.stack([_by_size(row) for row in labels])
     medoids, cosines = [], np.empty(numbered.shape, np.float32)
     for level, row in enumerate(numbered):
         cosines[level] = cosine_with_mean(of.rows, row)
         medoids.append(best_of_each(row, cosines[level]))
-    return Clusters(numbered, medoids, cosines, thresholds)
+    return ImageClusters(numbered, medoids, cosines, thresholds)
 
 
 def _by_size(labels: Index) -> Index:

@@ -114,10 +114,7 @@ def _learned(rows: RowBlocks, kind: Kind, seed: int) -> Any:
     # 256 codes of a part are learned from as many rows as of 256 cells
     wanted = max(cells, 256) * PER_CELL
     chosen = np.sort(streams.numpy_stream(seed, "index sample").permutation(count)[:wanted])
-    sample = np.empty((len(chosen), dim), np.float32)
-    for start, block in rows.blocks():
-        low, high = np.searchsorted(chosen, [start, start + len(block)])
-        sample[low:high] = block[chosen[low:high] - start]
+    sample = rows_at(rows, chosen)
     coarse = faiss.IndexFlatIP(dim)
     index: Any
     if kind == "ivf":
@@ -162,7 +159,8 @@ def tuned(index: Any, rows: RowBlocks, kind: Kind, recall: float, seed: int) -> 
     cells = 1 if kind == "flat" else int(index.nlist)
     if kind == "flat" or not k:
         return BuiltIndex(kind, count, rows.dim, cells, cells, 1.0, len(which))
-    queries, near, truth = nearest_exactly(rows, which, min(DEEP, count - 1))
+    queries = rows_at(rows, which)
+    near, truth = nearest_exactly(rows, queries, min(DEEP, count - 1), which)
     limit = near[:, k - 1 : k] - 1e-6
     right = [set(row[keep].tolist()) for row, keep in zip(truth, near >= limit, strict=True)]
     visited, reached, before = min(4, cells), 0.0, -1.0
@@ -176,27 +174,34 @@ def tuned(index: Any, rows: RowBlocks, kind: Kind, recall: float, seed: int) -> 
         before, visited = reached, min(2 * visited, cells)
 
 
-def nearest_exactly(
-    rows: RowBlocks, which: NDArray[np.int64], k: int
-) -> tuple[Rows, Rows, NDArray[np.int64]]:
-    """The rows `which` (Q,), ascending, and the k nearest other rows of each: cosines and numbers (Q, k), falling."""
-    queries = np.empty((len(which), rows.dim), np.float32)
+def rows_at(rows: RowBlocks, which: NDArray[np.int64]) -> Rows:
+    """(Q, D) the rows `which`, ascending."""
+    found = np.empty((len(which), rows.dim), np.float32)
     for start, block in rows.blocks():
         low, high = np.searchsorted(which, [start, start + len(block)])
-        queries[low:high] = block[which[low:high] - start]
-    near = np.full((len(which), 0), -2, np.float32)
-    index = np.zeros((len(which), 0), np.int64)
+        found[low:high] = block[which[low:high] - start]
+    return found
+
+
+def nearest_exactly(
+    rows: RowBlocks, queries: Rows, k: int, itself: NDArray[np.int64] | None = None
+) -> tuple[Rows, NDArray[np.int64]]:
+    """The k nearest rows of queries (Q, D): cosines and numbers (Q, k), falling. `itself` (Q,): a row that each is, and
+    that is none of its neighbours."""
+    near = np.full((len(queries), 0), -2, np.float32)
+    index = np.zeros((len(queries), 0), np.int64)
     for start, block in rows.blocks():
         cosine = queries @ block.T
-        mine = np.flatnonzero((which >= start) & (which < start + len(block)))
-        cosine[mine, which[mine] - start] = -2
+        if itself is not None:
+            mine = np.flatnonzero((itself >= start) & (itself < start + len(block)))
+            cosine[mine, itself[mine] - start] = -2
         near = np.concatenate([near, cosine], 1)
         index = np.concatenate([index, np.broadcast_to(start + np.arange(len(block)), cosine.shape)], 1)
         if near.shape[1] > k:
             best = np.argpartition(-near, k - 1, axis=1)[:, :k]
             near, index = np.take_along_axis(near, best, 1), np.take_along_axis(index, best, 1)
     order = np.argsort(-near, axis=1, kind="stable")
-    return queries, np.take_along_axis(near, order, 1), np.take_along_axis(index, order, 1)
+    return np.take_along_axis(near, order, 1), np.take_along_axis(index, order, 1)
 
 
 def without_itself(found: NDArray[np.int64], which: NDArray[np.int64]) -> NDArray[np.int64]:

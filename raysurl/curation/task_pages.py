@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raysurl.curation.clustering import Clusters
+from raysurl.curation.clustering import ImageClusters
 from raysurl.curation.given import write_list, write_names
 from raysurl.curation.outlying import Outliers
 from raysurl.curation.pages import brief, gallery, row_card, write_page
@@ -84,7 +84,7 @@ def write_selected(folder: Path, of: Embeddings, chosen: NDArray[np.int64], how:
     return [*said, *_left_out(left_out, "selected.txt"), f"pictures: {folder / 'page.html'}"]
 
 
-def write_clusters(folder: Path, of: Embeddings, found: Clusters, how: str) -> list[str]:
+def write_clusters(folder: Path, of: Embeddings, found: ImageClusters, how: str) -> list[str]:
     """clusters.* (a row per image), medoids.* (a row per cluster) and page.html; returns what there is to say."""
     levels = [f"level{level + 2}" for level in range(len(found.labels))] if found.thresholds else ["cluster"]
     columns = _columns(of, np.arange(len(of)))
@@ -115,7 +115,7 @@ def write_clusters(folder: Path, of: Embeddings, found: Clusters, how: str) -> l
     return [f"{counts} clusters of {len(of):,} images, {how}: {files}; pictures: {folder / 'page.html'}"]
 
 
-def _cluster_cards(of: Embeddings, found: Clusters, level: int, pictures: Pictures) -> tuple[str, str]:
+def _cluster_cards(of: Embeddings, found: ImageClusters, level: int, pictures: Pictures) -> tuple[str, str]:
     labels, cosines, medoids = found.labels[level], found.cosines[level], found.medoids[level]
     sizes = np.bincount(labels)
     order = np.lexsort((-cosines, labels))

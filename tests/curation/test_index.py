@@ -15,7 +15,7 @@ from small_run import finished_run
 
 from raysurl import cli
 from raysurl.curation import indexing, stored_index
-from raysurl.curation.indexing import build, kind_for, nearest_exactly
+from raysurl.curation.indexing import build, kind_for, nearest_exactly, rows_at
 from raysurl.curation.rows import embeddings_of
 from raysurl.curation.stored_index import build_index, open_index
 
@@ -51,7 +51,8 @@ def test_recall_is_what_another_library_measures(kind, least):
 def test_exact_search_of_a_stream_is_that_of_all_rows():
     of = embeddings_of(clustered(20_000, 4))  # several blocks
     which = np.array([0, 5, 8191, 8192, 19_999])
-    queries, cosine, index = nearest_exactly(of, which, 20)
+    queries = rows_at(of, which)
+    cosine, index = nearest_exactly(of, queries, 20, which)
     expected = of.rows[which] @ of.rows.T
     expected[np.arange(5), which] = -2
     order = np.argsort(-expected, axis=1, kind="stable")[:, :20]
