@@ -1,4 +1,4 @@
-"""Find copies among images: `python pipelines/duplicates.py embeddings=FILE.parquet output=DIR [threshold=0.98]`."""
+"""Find copies among images: `python pipelines/duplicates.py embeddings=FILE.parquet output=DIR [threshold=0.9]`."""
 
 from raysurl import cli
 

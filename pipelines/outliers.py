@@ -1,4 +1,4 @@
-"""Find outliers: `python pipelines/outliers.py embeddings=FILE.parquet output=DIR [by=knn] [k=10]`."""
+"""Find outliers: `python pipelines/outliers.py embeddings=FILE.parquet output=DIR [by=lof] [k=50]`."""
 
 from raysurl import cli
 

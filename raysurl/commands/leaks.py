@@ -13,14 +13,15 @@ SETTINGS = {
     "test": ("FILE.parquet", "", "embeddings of the test images, by the same run"),
     "run": ("DIR | FILE", "", "or a run that embeds data.path and data.eval_path first"),
     "output": ("DIR", "", "the folder to write; it must not be there yet"),
-    "threshold": ("number", "0.98", "cosine from which on two images are copies, above 0 and up to 1"),
+    "threshold": ("number", "0.9", "cosine from which on two images are copies, above 0 and up to 1"),
+    "whiten": ("true | false", "true", "take out what all images share before they are compared"),
     "fail": ("true | false", "false", "end with exit code 1 where a copy is found"),
 }
 RECIPE = ("data", "eval.batch_size")  # with run=: its other arguments, and all others of a recipe
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`leaks.py train=FILE.parquet test=FILE.parquet output=DIR [threshold=0.98] [fail=true]`; run= embeds both.
+    """`leaks.py train=FILE.parquet test=FILE.parquet output=DIR [threshold=0.9] [fail=true]`; run= embeds both.
 
     Copies are as `raysurl duplicates` finds them. Writes leaks.csv, .parquet and .json (a row for each pair of a test
     and a train image), test.txt (names of the test images that have a copy), and page.html. The exit code is 0 whether
@@ -33,8 +34,8 @@ def main(arguments: Sequence[str]) -> None:
             "name what to compare: train=FILE.parquet and test=FILE.parquet, or run=DIR and the data, and nothing more"
         )
     folder = new_folder(mine.get("output"), holds=("train.parquet", "test.parquet"))
-    threshold = number(mine, "threshold", 0.98, "a cosine above 0 and up to 1", lambda t: 0 < t <= 1)
-    fail = flag(mine, "fail")
+    threshold = number(mine, "threshold", 0.9, "a cosine above 0 and up to 1", lambda t: 0 < t <= 1)
+    fail, whiten = flag(mine, "fail", False), flag(mine, "whiten", True)
     from raysurl.curation.copies import leaks
     from raysurl.curation.copies_page import write_leaks
     from raysurl.curation.embedding import write_embeddings
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         write_embeddings({**rest, "run": mine["run"]}, folder / "train.parquet")
         write_embeddings({**rest, "run": mine["run"]}, folder / "test.parquet", "eval")
     train, test = (read_embeddings(file, key) for file, key in zip(named, ("train", "test"), strict=True))
-    found = leaks(train, test, threshold)
+    found = leaks(train, test, threshold, whiten=whiten)
     for sentence in write_leaks(folder, train, test, found):
         print(sentence)
     if fail and len(found.leaked):

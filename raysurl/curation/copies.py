@@ -1,8 +1,8 @@
 """Copies: images that are the same, and those that are nearly so, within a data set and across a split.
 
 *Exact*: the decoded images have equal pixels, whatever their files look like; a digest of the pixels stands in the
-embeddings file. *Near*: the cosine of the embeddings is a threshold or more. Both are links, and what links connect
-is a group (single linkage), so that two of a group may be less alike than the threshold.
+embeddings file. *Near*: the cosine of the whitened embeddings is a threshold or more. Both are links, and what links
+connect is a group (single linkage), so that two of a group may be less alike than the threshold.
 
 Letters: N rows, Q test rows.
 """
@@ -19,14 +19,15 @@ from scipy.sparse.csgraph import connected_components
 
 from raysurl.curation.near import Near, near_in, near_others
 from raysurl.curation.rows import Embeddings, Rows, codes_of, embeddings_of, taken
+from raysurl.curation.whitening import whitened
 from raysurl.errors import InputError
 
-THRESHOLD = 0.98
+THRESHOLD = 0.9
 NEIGHBOURS = 16  # of a row that are looked at; all others too where the last of them is still a copy
 ROUNDING = 1e-6  # of a cosine in single precision
 DENSE = 2**24  # cosines that are held at once where a row has many copies
 SHOWN = 12  # pairs on each side of the threshold that a page shows
-STEPS = (0.999, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8)
+STEPS = (0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 
 Index = NDArray[np.int64]
 
@@ -61,14 +62,18 @@ class Duplicates:
         return np.flatnonzero(~self.keep)
 
 
-def duplicates(embeddings: Any, threshold: float = THRESHOLD, *, seed: int = 0) -> Duplicates:
+def duplicates(
+    embeddings: Any, threshold: float = THRESHOLD, *, whiten: bool = True, seed: int = 0
+) -> Duplicates:
     """Exact and near copies in embeddings: a file of `raysurl embed`, an `Embeddings`, or an array (N, D) of floats.
 
-    Exact search up to 50,000 rows, above that by an index of recall .95 (`recall` says which). Raises InputError for a
-    threshold outside (0, 1], and for what is not embeddings.
+    `whiten`: cosines are those of whitened rows (raysurl.curation.whitening). Exact search up to 50,000 rows, above
+    that by an index of recall .95 (`recall` says which). Raises InputError for a threshold outside (0, 1], and for what
+    is not embeddings.
     """
     found = embeddings_of(embeddings)
     check_threshold(threshold)
+    found = whitened(found) if whiten else found
     count = len(found)
     digests = codes_of([found.table])
     same = np.arange(count) if digests is None else _first_of(digests)
@@ -204,14 +209,19 @@ class Leaks:
         return np.unique(self.pairs[:, 0])
 
 
-def leaks(train: Any, test: Any, threshold: float = THRESHOLD, *, seed: int = 0) -> Leaks:
+def leaks(
+    train: Any, test: Any, threshold: float = THRESHOLD, *, whiten: bool = True, seed: int = 0
+) -> Leaks:
     """Test rows (Q,) with a copy among train rows (N,), both as `duplicates` takes them.
 
-    Raises InputError for embeddings of different networks or widths, and as `duplicates`.
+    Rows of both are whitened as the train rows ask. Raises InputError for embeddings of different networks or widths,
+    and as `duplicates`.
     """
     bank, queries = embeddings_of(train), embeddings_of(test)
     check_threshold(threshold)
     check_same_space(bank, queries)
+    if whiten:
+        bank, queries = whitened(bank), whitened(queries, bank)
     near = near_in(bank, queries, min(NEIGHBOURS, len(bank)), seed=seed)
     of_bank, of_queries = _shared_digests(bank, queries)
     known = of_bank is not None and of_queries is not None

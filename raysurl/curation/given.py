@@ -99,8 +99,9 @@ def choice(mine: Mapping[str, str], key: str, valid: tuple[str, ...]) -> str:
     return value
 
 
-def flag(mine: Mapping[str, str], key: str) -> bool:
-    return choice(mine, key, ("false", "true")) == "true"
+def flag(mine: Mapping[str, str], key: str, default: bool) -> bool:
+    words = ("true", "false") if default else ("false", "true")
+    return choice(mine, key, words) == "true"
 
 
 # -------------------------------------------------------------------- lists

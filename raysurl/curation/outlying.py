@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from raysurl.curation.near import near_others
 from raysurl.curation.rows import Rows, embeddings_of
+from raysurl.curation.whitening import whitened
 from raysurl.errors import InputError
 
-K = 10
+K = 50  # neighbours: more than a clump of outliers that are alike has
 By = Literal["knn", "lof"]
 
 
@@ -38,17 +39,22 @@ class Outliers:
         return np.argsort(-self.scores, kind="stable")
 
 
-def outliers(embeddings: Any, k: int = K, by: By = "knn", *, seed: int = 0) -> Outliers:
+def outliers(
+    embeddings: Any, k: int | None = None, by: By = "lof", *, whiten: bool = True, seed: int = 0
+) -> Outliers:
     """How far out each row of embeddings lies, a file of `raysurl embed` or an array (N, D).
 
-    Raises InputError for k outside [1, N − 1], a `by` that is not known, and what is not embeddings.
+    `k`: by default `K`, or all others where there are fewer. `whiten`: distances are of whitened rows
+    (raysurl.curation.whitening). Raises InputError for k outside [1, N − 1], a `by` that is not known, and what is not
+    embeddings.
     """
     found = embeddings_of(embeddings)
     if by not in SCORES:
         raise InputError(f"by={by} is not known; choose one of {', '.join(SCORES)}")
+    k = min(K, len(found) - 1) if k is None else k
     if not 1 <= k < len(found):
         raise InputError(f"{len(found)} images have between 1 and {len(found) - 1} neighbours, not k={k}")
-    near = near_others(found, k, seed=seed)
+    near = near_others(whitened(found) if whiten else found, k, seed=seed)
     distance = np.sqrt(np.maximum(2 - 2 * near.cosine.astype(np.float64), 0))
     return Outliers(SCORES[by](distance, near.index), near.index[:, 0], near.recall)
 
@@ -82,5 +88,5 @@ def own_density(embeddings: Any, k: int, seed: int = 0) -> Rows:
     found = embeddings_of(embeddings)
     if len(found) < 2:
         return np.ones(len(found), np.float32)
-    scores = outliers(found, min(k, len(found) - 1), seed=seed).scores
+    scores = outliers(found, min(k, len(found) - 1), "knn", whiten=False, seed=seed).scores
     return (1 / np.maximum(scores, 1e-6)).astype(np.float32)

@@ -53,7 +53,7 @@ def write_outliers(folder: Path, of: Embeddings, found: Outliers, top: int, how:
             f"The first {len(first):,} of {len(of):,} images.",
         ),
     ]
-    write_page(folder, "Outliers", f"Images far from their neighbours: {how}.", parts, pictures)
+    write_page(folder, "Outliers", f"Images far from their neighbours, {how}.", parts, pictures)
     said = [f"{found.scores[row]:.4f}  {name}" for row, name in zip(first[:10].tolist(), names, strict=False)]
     if found.recall < 1:
         said.append(f"the neighbours are those of an index, which finds {found.recall:.1%} of them")

@@ -37,9 +37,9 @@ def test_scores_are_those_of_scikit_learn(k):
     rows, _ = blobs()
     rows[::50] = np.random.default_rng(1).normal(size=(6, 8))
     factor = -LocalOutlierFactor(n_neighbors=k).fit(unit(rows)).negative_outlier_factor_
-    assert outliers(rows, k, "lof").scores == pytest.approx(factor, rel=2e-3)
+    assert outliers(rows, k, "lof", whiten=False).scores == pytest.approx(factor, rel=2e-3)
     distance = NearestNeighbors(n_neighbors=k + 1).fit(unit(rows)).kneighbors(unit(rows))[0][:, 1:]
-    found = outliers(rows, k)
+    found = outliers(rows, k, "knn", whiten=False)
     assert found.scores == pytest.approx(distance.mean(axis=1), abs=1e-4)
     assert (np.diff(found.scores[found.order]) <= 0).all()
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from raysurl import cli, curation
 from raysurl.curation import copies, embedding, near
 from raysurl.curation.copies import duplicates, leaks
+from raysurl.curation.whitening import whitened
 from raysurl.errors import InputError
 
 
@@ -42,7 +43,7 @@ cases = any_of(
 @example(0, 60, 1, 0.0, 250, 0.9)  # more copies than neighbours are looked at
 def test_groups_are_what_a_walk_finds(seed, count, centres, spread, digests, threshold):
     rows, pixels = planted(seed, count, centres, spread, digests)
-    found = duplicates(of_rows(rows, pixels), threshold)
+    found = duplicates(of_rows(rows, pixels), threshold, whiten=False)
     expected = groups_by_loops(rows, pixels, threshold)
     assert [set(np.flatnonzero(found.group == g).tolist()) for g in range(found.groups)] == expected
     assert found.recall == 1
@@ -61,7 +62,7 @@ def test_the_largest_is_kept_and_of_equal_ones_the_first():
 def test_pairs_are_those_nearest_to_the_threshold():
     angles = np.cumsum([0, 0.05, 0.1, 0.2, 0.4, 0.8])
     rows = np.stack([np.cos(angles), np.sin(angles)], 1)
-    found = duplicates(of_rows(rows), float(np.cos(0.25)))
+    found = duplicates(of_rows(rows), float(np.cos(0.25)), whiten=False)
     cosine = rows @ rows.T
     expected = sorted(((cosine[i, j], i, j) for i in range(6) for j in range(i + 1, 6)), reverse=True)
     assert [tuple(p) for p in found.pairs.tolist()] == [(i, j) for _, i, j in expected]
@@ -74,7 +75,7 @@ def test_pairs_are_those_nearest_to_the_threshold():
 def test_leaks_are_what_loops_find(seed, count, centres, spread, digests, threshold):
     rows, pixels = planted(seed, count + 7, centres, spread, digests)
     train, test = of_rows(rows[7:], pixels[7:]), of_rows(rows[:7], pixels[:7])
-    found = leaks(train, test, threshold)
+    found = leaks(train, test, threshold, whiten=False)
     cosine = test.rows.astype(np.float64) @ train.rows.T
     same = np.array([[a == b for b in pixels[7:]] for a in pixels[:7]])
     expected = np.flatnonzero((same | (cosine >= threshold - 1e-6)).any(axis=1))
@@ -95,6 +96,24 @@ def test_what_is_too_much_for_exact_search_is_found_by_an_index(monkeypatch):
     assert 0.9 < found.recall <= 1
     assert found.groups == 100
     assert (found.group[::4] == found.group[1::4]).all()
+
+
+def test_whitened_rows_have_no_axis_in_common_and_tell_copies_from_others():
+    random = np.random.default_rng(0)
+    rows = 5 + random.normal(size=(500, 12)) * np.geomspace(1, 0.05, 12)
+    rows[:50] = rows[50:100] + 0.01 * random.normal(size=(50, 12))
+    white = whitened(of_rows(rows))
+    assert np.linalg.norm(white.rows, axis=1) == pytest.approx(1, abs=1e-5)
+    values = np.linalg.eigvalsh(np.cov(white.rows.T))
+    assert values.max() / values.min() < 4
+    alone = np.linalg.eigvalsh(np.cov(of_rows(rows).rows.T))
+    assert alone.max() / alone.min() > 100
+    some = np.arange(0, 500, 7)
+    again = whitened(of_rows(rows[some]), of_rows(rows))
+    assert again.rows == pytest.approx(white.rows[some], abs=1e-5)
+    assert duplicates(rows, 0.9).group[100:].max() == -1
+    assert (duplicates(rows, 0.9).group[:50] == duplicates(rows, 0.9).group[50:100]).all()
+    assert duplicates(rows, 0.9, whiten=False).groups == 1  # all is a copy of all
 
 
 def test_embeddings_of_other_networks_are_not_compared():
