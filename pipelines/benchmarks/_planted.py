@@ -43,7 +43,7 @@ def planted(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         for i in range(given["each"]):
             of = number * given["each"] + i
             copy, ending = changed(images[of], kind)
-            copy.save(root / f"copy-{kind}-{of:06}.{ending}", quality=75)
+            copy.save(root / f"copy-{kind}-{of:06}.{ending}", quality=50)
     strange(root, given["mnist"], given["each"] // 2)
     of = embedded(given["run"], folder, "planted", name="folder", path=root, labels="none", limit="")
     names = np.array(of.table["path"].to_pylist())

@@ -1,7 +1,7 @@
 """What `raysurl duplicates`, `outliers`, `leaks` and `select` find of what was planted, and what an index costs.
 
 `planted`: images of CIFAR-10 in a folder, and of `each` of them a copy of every kind: the same pixels in another format
-(exact), encoded as JPEG of quality 75, cropped by two pixels on each side and resized, brightened by 15 %. Recall is
+(exact), encoded as JPEG of quality 50, cropped by two pixels on each side and resized, brightened by 15 %. Recall is
 the share of the planted copies that are in a group with their original, precision the share of the images in groups
 that are planted or the original of one; what CIFAR itself holds twice counts against it. Outliers are digits of MNIST
 and noise among the images without copies: average precision, and the share of the first so many that are planted.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raysurl.curation.copies import Duplicates, Leaks
 from raysurl.curation.given import write_list, write_names
-from raysurl.curation.pages import Caption, brief, gallery, pair_cards, row_card, write_page
+from raysurl.curation.pages import Caption, gallery, pair_cards, row_card, short_names, write_page
 from raysurl.curation.pictures import Pictures
 from raysurl.curation.rows import Embeddings
 from raysurl.report.page import table
@@ -74,7 +74,7 @@ def _duplicates_page(folder: Path, of: Embeddings, found: Duplicates) -> None:
         kept = next(row for row in rows.tolist() if found.keep[row])
         title, note = (
             f"Group {g}: {sizes[g]} images{more}",
-            f"keeps {brief(of.names(np.array([kept]))[0], 90)}",
+            f"keeps {short_names(of.table, np.array([kept]))[0]}",
         )
         cards += row_card(title, note, gallery(rows.tolist(), shown, captions, kept))
     lead = (
@@ -115,11 +115,11 @@ def _caption(of: Embeddings, found: Duplicates, row: int) -> Caption:
     kind = (
         "kept" if found.keep[row] else f"{found.similarity[row]:.4f}{', exact' if found.exact[row] else ''}"
     )
-    return kind, brief(of.names(np.array([row]))[0])
+    return kind, short_names(of.table, np.array([row]))[0]
 
 
 def _named(of: Embeddings) -> Any:
-    return lambda row: brief(of.names(np.array([row]))[0])
+    return lambda row: short_names(of.table, np.array([row]))[0]
 
 
 def _pairs(pairs: Any, cosines: Any, threshold: float, sides: Any) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysurl.curation.pictures import Pictures, Pixels
@@ -85,6 +86,17 @@ def pair_cards(
 
 def row_card(title: str, note: str, inside: str) -> str:
     return f'<div class="card row"><h3>{escape(title)}</h3><p class="note">{escape(note)}</p>{inside}</div>'
+
+
+def short_names(table: Any, rows: NDArray[np.int64]) -> list[str]:
+    """What rows of a table are called under pictures: the path within the data, and the row in a file of many."""
+    some = table.select(["name", "path", "row"]).take(pa.array(rows, pa.int64())).to_pylist()
+    return [
+        brief(row["path"] if row["row"] < 0 else f"{row['path']} row {row['row']}")
+        if row["path"]
+        else brief(row["name"])
+        for row in some
+    ]
 
 
 def brief(name: str, most: int = 46) -> str:

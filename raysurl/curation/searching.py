@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysurl.curation.given import write_list
-from raysurl.curation.pages import brief, figure, gallery, row_card, write_page
+from raysurl.curation.pages import brief, figure, gallery, row_card, short_names, write_page
 from raysurl.curation.pictures import Pictures, small
 from raysurl.curation.rows import Rows, unit
 from raysurl.curation.stored_index import ENCODER, StoredIndex
@@ -154,13 +154,12 @@ def _page(folder: Path, index: StoredIndex, found: Found) -> None:
     cards = ""
     for q, own in zip(some, found.queries.load(np.arange(len(some))), strict=True):
         rows = [row for row in found.rows[q].tolist() if row >= 0]
-        names = index.table["name"].take(pa.array(rows, pa.int64())).to_pylist()
+        names = short_names(index.table, np.array(rows, np.int64))
         captions = [
-            (f"{cosine:.4f}", brief(name))
-            for cosine, name in zip(found.cosines[q].tolist(), names, strict=False)
+            (f"{cosine:.4f}", name) for cosine, name in zip(found.cosines[q].tolist(), names, strict=False)
         ]
         asked = None if isinstance(own, Unreadable) or own.ndim != 3 else small(own)
-        first = figure(asked, ("looked up", brief(found.names[q])), marked=True)
+        first = figure(asked, ("looked up", ""), marked=True)
         others = gallery(rows, shown, captions).replace('<div class="gallery">', "", 1)
         cards += row_card(brief(found.names[q], 90), "", f'<div class="gallery">{first}{others}')
     measured = index.about

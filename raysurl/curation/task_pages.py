@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from raysurl.curation.clustering import ImageClusters
 from raysurl.curation.given import write_list, write_names
 from raysurl.curation.outlying import Outliers
-from raysurl.curation.pages import brief, gallery, row_card, write_page
+from raysurl.curation.pages import gallery, row_card, short_names, write_page
 from raysurl.curation.pictures import Pictures
 from raysurl.curation.rows import Embeddings
 from raysurl.report.page import table
@@ -39,7 +39,10 @@ def write_outliers(folder: Path, of: Embeddings, found: Outliers, top: int, how:
     first = order[:top]
     shown = pictures.of(first)
     names = of.names(first)
-    captions = [(f"{found.scores[row]:.4f}", brief(n)) for row, n in zip(first.tolist(), names, strict=True)]
+    captions = [
+        (f"{found.scores[row]:.4f}", n)
+        for row, n in zip(first.tolist(), short_names(of.table, first), strict=True)
+    ]
     quantiles = np.quantile(found.scores, [0.5, 0.9, 0.99, 0.999, 1])
     rows = [
         [name, f"{q:.4f}"]
@@ -70,7 +73,7 @@ def write_selected(folder: Path, of: Embeddings, chosen: NDArray[np.int64], how:
     pictures = Pictures(of.table, of.about)
     first = chosen[:SHOWN]
     shown = pictures.of(first)
-    captions = [(str(i + 1), brief(name)) for i, name in enumerate(of.names(first))]
+    captions = [(str(i + 1), name) for i, name in enumerate(short_names(of.table, first))]
     more = f"The first {len(first)} of {len(chosen):,}." if len(first) < len(chosen) else ""
     lead = f"{len(chosen):,} of {len(of):,} images, {how}."
     write_page(
@@ -129,8 +132,8 @@ def _cluster_cards(of: Embeddings, found: ImageClusters, level: int, pictures: P
         ]
         rows = [int(medoids[number]), *(r for r in some.tolist() if r != medoids[number])]
         shown = pictures.of(np.array(rows))
-        names = of.names(np.array(rows))
-        captions = [(f"{cosines[r]:.3f}", brief(n, 30)) for r, n in zip(rows, names, strict=True)]
+        names = short_names(of.table, np.array(rows))
+        captions = [(f"{cosines[r]:.3f}", n) for r, n in zip(rows, names, strict=True)]
         cards += row_card(
             f"{number}: {sizes[number]:,} images",
             _classes(of, members),
