@@ -25,6 +25,8 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "curation":  # a package, and not among the names above
+        return importlib.import_module("raysurl.curation")
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,12 +75,13 @@ def embed(
     device: torch.device,
     index: np.ndarray,
     augmented: Augmented | None = None,
+    look: Callable[[np.ndarray, Images], None] | None = None,
 ) -> Tensor:
     """Encoder output (n, D) fp32 on CPU for the samples `index` (n,), in that order, on rank 0 (empty elsewhere).
 
     Every rank calls it; rank r embeds its contiguous share, block by block, so that no collective waits long. More
     than MAPPED bytes of features are in a file of their own that is gone with them, and in memory only as far as there
-    is room.
+    is room. `look` is given each block's sample indices and its images as they were decoded, in the thread that reads.
     """
     training = encoder.training
     encoder.eval()
@@ -93,7 +95,13 @@ def embed(
     if augmented:
         draws = _draws(recipe, augmented, share * world)[rank * share : (rank + 1) * share]
     rows = torch.empty(0)
-    for request, images in zip(requests, source.batches(requests, images_alone), strict=True):
+
+    def looked(request: Request, images: Images) -> Images:
+        if look is not None:
+            look(request.index, images)
+        return images
+
+    for request, images in zip(requests, source.batches(requests, looked), strict=True):
         place = slice(request.start, request.start + len(request.index))
         view = _images(recipe, images, device, augmented, draws[place] if draws else None)
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
@@ -101,13 +109,13 @@ def embed(
         out = distributed.gather(out.float())
         if rank == 0:
             if not len(rows):
-                rows = _room(share * world, out.shape[1])
+                rows = room(share * world, out.shape[1])
             rows.view(world, share, -1)[:, place] = out.view(world, -1, out.shape[1]).cpu()
     encoder.train(training)
     return rows[: len(index)]
 
 
-def _room(count: int, dim: int) -> Tensor:
+def room(count: int, dim: int) -> Tensor:
     """For (count, dim) fp32: in memory, or in a file that no folder names."""
     if 4 * count * dim <= MAPPED:
         return torch.empty(count, dim)

@@ -51,6 +51,22 @@ def place(key: str, text: str) -> Path:
     return _text(key, path.absolute())
 
 
+def new_place(key: str, text: str) -> Path:
+    """As `place`, of what is not there yet. Raises InputError where it is, or where nothing can be written."""
+    target = place(key, text)
+    if os.path.lexists(target):
+        raise InputError(f"{key}={target} exists already; name another {key}=")
+    return writable(key, target)
+
+
+def writable(key: str, target: Path) -> Path:
+    """The path as it is. Raises InputError where the folder that is to hold it cannot be written to, or made."""
+    there = next(folder for folder in target.absolute().parents if os.path.lexists(folder))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(f"{key}={target} cannot be written: {there} is no folder that may be written to")
+    return target
+
+
 def _text(key: str, path: Path) -> Path:
     """The path, if recipes, records and Ray can name it. Raises InputError for bytes that are no UTF-8."""
     try:

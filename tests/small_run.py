@@ -1,4 +1,4 @@
-"""A run of two epochs on sixty digits, fine-tuned too: all that a run directory holds, in about a second."""
+"""A run of two epochs on sixty digits, fine-tuned too: all that a run directory holds, in about a second; its index."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from raysurl.commands import index
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
 
@@ -25,3 +26,12 @@ def finished_run() -> Path:
     root = Path(tempfile.mkdtemp(prefix="small-"))
     with contextlib.redirect_stdout(io.StringIO()):
         return pretrain(load_recipe([*SETTINGS, f"output={root / 'run'}"]))
+
+
+@cache
+def finished_index() -> Path:
+    """The index of what that run makes of its digits; who changes something copies it."""
+    root = Path(tempfile.mkdtemp(prefix="small-"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        index.main([f"run={finished_run()}", f"output={root / 'index'}"])
+    return root / "index"

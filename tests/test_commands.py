@@ -54,7 +54,8 @@ def test_evaluate_of_an_encoder_file_alone_needs_only_the_data(run_dir, tmp_path
 def test_embed_writes_a_row_per_readable_sample(run_dir, tmp_path, capsys):
     embed.main([f"run={run_dir}", f"to={tmp_path}/out.parquet"])
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.column_names == ["index", "name", "path", "row", "label", "embedding"]
+    columns = ["index", "name", "path", "row", "label", "pixels", "height", "width", "embedding"]
+    assert table.column_names == columns
     assert table.num_rows == 256
     vectors = np.stack(table.column("embedding").to_numpy(zero_copy_only=False))
     assert vectors.shape == (256, 256)

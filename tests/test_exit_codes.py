@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from small_run import SETTINGS, finished_run
+from small_run import SETTINGS, finished_index, finished_run
 
 from raysurl import cli, stopping
 from raysurl.commands.results import BEGIN, END
@@ -24,9 +24,19 @@ SWEEP = ["space=ressl_table2", "only.dataset=CIFAR-10", "seeds=0", "--print"]
 WORK = {
     "pretrain": ([*SETTINGS, "output=new"], "raysurl.train.trainer.train_step"),
     "evaluate": (["run=run", "eval.protocols=[knn]"], "raysurl.evaluate.evaluator.Evaluator.final"),
-    "embed": (["run=run", "to=a/x.parquet"], "raysurl.commands.embed.write_new"),
+    "embed": (["run=run", "to=a/x.parquet"], "raysurl.curation.embedding.joined"),
     "predict": (["run=run", "data.name=digits", "to=a/x.csv"], "raysurl.commands.predict.write_new"),
     "export": (["run=run", "to=torchscript", "output=a/x"], "raysurl.export.writing.difference"),
+    "duplicates": (["run=run", "output=a/copies"], "raysurl.curation.copies.duplicates"),
+    "outliers": (["run=run", "output=a/out"], "raysurl.curation.outlying.outliers"),
+    "cluster": (["run=run", "k=3", "output=a/out"], "raysurl.curation.clustering.cluster"),
+    "select": (["run=run", "n=3", "output=a/out"], "raysurl.curation.selection.select"),
+    "index": (["run=run", "output=a/index"], "raysurl.curation.stored_index.build_index"),
+    "search": (
+        ["index=index", "image=digit.png", "output=a/found"],
+        "raysurl.curation.searching.search_images",
+    ),
+    "leaks": (["run=run", "output=a/copies"], "raysurl.curation.copies.leaks"),
     "report": (["run=run"], "raysurl.report.page.document"),
     "results": (["add=run", "name=mine"], "raysurl.commands.results.table"),
     "recipes": (["digits"], "raysurl.commands.recipes._matching"),
@@ -42,6 +52,13 @@ WRONG = {
     "embed": ["run=run", "to=run/manifest.parquet"],
     "predict": ["run=run", "to=run/x/y/z"],
     "export": ["run=run", "to=torchscript", "output=run"],
+    "duplicates": ["embeddings=run/manifest.parquet", "output=copies"],
+    "outliers": ["embeddings=run/manifest.parquet", "output=out", "k=0"],
+    "cluster": ["embeddings=run/manifest.parquet", "output=out", "thresholds=1,2"],
+    "select": ["embeddings=run/manifest.parquet", "output=out", "n=x"],
+    "index": ["embeddings=run/manifest.parquet", "output=index"],
+    "search": ["index=run", "image=nowhere", "output=found"],
+    "leaks": ["train=run/manifest.parquet", "test=run/manifest.parquet", "output=copies"],
     "report": ["run=nowhere"],
     "results": ["add=nowhere"],
     "recipes": ["no such recipe"],
@@ -57,6 +74,8 @@ def called(tmp_path, monkeypatch, capfd):
     shutil.copytree(finished_run(), tmp_path / "run")
     (tmp_path / "README.md").write_text(f"# é\n{BEGIN}\n{END}\n", encoding="utf-8")
     (tmp_path / "images").mkdir()
+    shutil.copytree(finished_index(), tmp_path / "index")
+    Image.new("L", (8, 8), 9).save(tmp_path / "digit.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stopping, "end", lambda code: (_ for _ in ()).throw(SystemExit(code)))
 
