@@ -59,8 +59,8 @@ class RayRuntime:
             self._ask_trial(None)
 
     def report(self, metrics: dict[str, Any]) -> None:
-        """To the trial, where one watches. Ray itself is told nothing: it would keep nothing of it, and answer no sooner
-        than its next look at the workers, half a second for each epoch."""
+        """To the trial, where one watches. Ray itself is told nothing: it would keep nothing of it, and answer no
+        sooner than its next look at the workers, half a second for each epoch."""
         if self.line:
             self._ask_trial((metrics, latest_step(self.run_dir / "metrics.jsonl")))
 
