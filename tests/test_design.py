@@ -250,6 +250,39 @@ def test_the_recipe_needs_no_torch():
     assert found.stdout.strip() == "[]"
 
 
+def loaded_by(module: str) -> set[str]:
+    """All that importing a module of the package imports with it, by reading: not what waits inside functions."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        # a package that is imported is run, and so are the packages above a module
+        parts = name.split(".")
+        for dotted in {".".join(parts[: i + 1]) for i in range(len(parts))} - seen:
+            seen.add(dotted)
+            if dotted.split(".")[0] != "raysurl":
+                continue
+            base = ROOT / dotted.replace(".", "/")
+            path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+            if path.is_file():
+                now = ast.Module([node for node in parsed(path).body if runs(node)], [])
+                waiting += imported(now)
+    return seen
+
+
+def runs(node: ast.stmt) -> bool:
+    return not isinstance(node, ast.FunctionDef | ast.ClassDef)
+
+
+@pytest.mark.parametrize("module", ["raysurl.scale.train", "raysurl.run"])
+def test_a_worker_begins_without_what_few_runs_need(module):
+    """Each of these is a second or so of every driver, worker and trial."""
+    loaded = loaded_by(module)
+    # it reads what is there
+    assert {"torch", "raysurl.evaluate.detecting"} <= loaded
+    assert not loaded & {"torchvision", "scipy.stats", "sklearn", "torch._dynamo", "timm"}
+
+
 def test_readmes_tree_is_the_real_one():
     text = (ROOT / "README.md").read_text()
     tree = text.partition("## Where things are\n")[2].partition("```\n")[2].partition("```")[0]

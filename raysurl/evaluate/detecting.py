@@ -29,7 +29,6 @@ from raysurl.data.source import Source
 from raysurl.embed import images_alone
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError, RunError
-from raysurl.evaluate.detector import detector_of, is_resnet
 from raysurl.nets.drawing import drawn_from
 from raysurl.recipe import Recipe
 from raysurl.recipe.detections import Detection
@@ -69,7 +68,9 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Non
         raise InputError(
             f"the protocol detection needs boxes and masks, as data.name=coco:2017 has; {recipe.data.name} has none"
         )
-    if recipe.encoder.sobel or not is_resnet(encoder_of(recipe)):
+    from raysurl.evaluate import detector  # of torchvision, seconds that other protocols need not wait
+
+    if recipe.encoder.sobel or not detector.is_resnet(encoder_of(recipe)):
         what = "a pair with Sobel edges" if recipe.encoder.sobel else f"encoder.name={recipe.encoder.name}"
         raise InputError(
             f"the protocol detection needs a ResNet, as torchvision has it, whose stages it divides, and not {what}"
@@ -128,10 +129,12 @@ def tested(model: Any, recipe: Recipe, runtime: Runtime, test_source: Source) ->
 
 
 def train(encoder: nn.Module, recipe: Recipe, runtime: Runtime, source: Source, shown: Shown) -> Any:
+    from raysurl.evaluate import detector
+
     settings, device, world = recipe.eval.detection, runtime.device, distributed.world_size()
     seed = streams.integer(recipe.stream_seed, "detection")
     with drawn_from(streams.torch_stream(seed, "weights")):
-        model = detector_of(encoder, len(shown.instances.categories), recipe).to(device)
+        model = detector.detector_of(encoder, len(shown.instances.categories), recipe).to(device)
     index = np.array([i for i in np.flatnonzero(source.readable) if shown.objects(int(i))], np.int64)
     size = max(world, settings.batch_size // world * world)
     plan = sampler.plan(np.resize(index, max(len(index), size)), batch_size=size, seed=seed)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from raysurl import intervals
 from raysurl.errors import InputError
@@ -109,6 +108,8 @@ def pairs(features: Features, seed: int = 0) -> Pairs:
 
 def _of_block(distance: Rows, same: NDArray[np.bool_]) -> tuple[NDArray[np.generic], ...]:
     """The columns of `Pairs` for distances (q, N)."""
+    from scipy.stats import rankdata  # half a second that other protocols need not wait
+
     count = same.sum(1)
     other = same.shape[1] - count
     ranks = (rankdata(distance, axis=1) * same).sum(1) if len(distance) else np.zeros(0)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import numpy as np
@@ -20,10 +21,11 @@ from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import raysurl
+from raysurl import stopping
 from raysurl.commands import embed, evaluate, predict
 from raysurl.interface import images as given_images
 from raysurl.interface import writing
-from raysurl.interface.callbacks import Callbacks
+from raysurl.interface.callbacks import Callbacks, heard
 from raysurl.interface.searching import as_text
 from raysurl.recipe import Data
 from raysurl.report import notebook
@@ -508,19 +510,23 @@ def test_a_search_gives_its_table(photos, tmp_path):
     assert table.report.is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_callbacks_hear_and_stop_a_run_under_ray(photos, tmp_path):
-    images, heard = photos[0], []
+def test_callbacks_hear_and_stop_a_run_whose_workers_write_its_record(tmp_path):
+    """As under Ray, whose workers stop as they do at a signal: by a file that asks for it."""
+    told = []
 
     def stop(values):
-        heard.append(values)
-        return True
+        told.append(values["step"])
+        return values["step"] == 1
 
-    run = raysurl.pretrain(
-        "ressl/digits", images, runtime="ray", epochs=4000, batch_size=50, output=tmp_path / "r", progress=False,
-        settings=SMALL | {"scale.workers": 1, "eval.protocols": ["rankme"], "checkpoint.every_epochs": 0}, on_step=stop,
-    )  # fmt: skip
-    assert not run.finished
-    assert len(heard) == 1
-    assert run.model.embed(images[:3]).shape == (3, 8)
+    heard_by = Callbacks(2, stop, None, None)
+    with heard(heard_by, tmp_path, "ray"), (tmp_path / "metrics.jsonl").open("a") as record:
+        deadline = time.monotonic() + 20
+        for step in range(3):
+            line = {"step": step, "total_steps": 8, "train/loss": 1.0}
+            record.write(json.dumps(line) + "\n")
+            record.flush()
+            while len(told) < min(step + 1, 2) and time.monotonic() < deadline:
+                time.sleep(0.01)
+    assert told == [0, 1]
+    assert heard_by.stopped
+    assert stopping.asked(tmp_path) == signal.SIGINT

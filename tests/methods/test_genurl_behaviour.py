@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
                         "std": [0.376] * 3,
                         "policies": {"view_1": "digits", "view_2": "digits"},
                     },
-                    "encoder": {"name": "convnet"},
+                    "encoder": {"name": "convnet", "channels": [16, 32, 64]},
                     "train": {
                         "epochs": 10,
                         "batch_size": 128,

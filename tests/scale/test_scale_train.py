@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+import raysurl
 from raysurl import metrics
 from raysurl.errors import InputError
 from raysurl.recipe import load_recipe
@@ -30,11 +31,14 @@ def run(folder, *changes):
     return pretrain(load_recipe([*SETTINGS, f"output={folder}", *changes]))
 
 
-def run_rcl(folder):
-    """On two workers; what its memory keeps is most of all methods', and its answers are asked for a step ahead."""
+def run_rcl(folder, on_step=None):
+    """On two workers, from Python; what its memory keeps is most of all methods', and its answers are asked for a step
+    ahead."""
     recipe = folder.parent / "rcl.yaml"
     recipe.write_text("data: {name: digits}\nencoder: {name: convnet}\nviews: {size: 8}\n")
-    return run(folder, *RCL, f"recipe={recipe}")
+    settings = dict(setting.split("=", 1) for setting in [*SETTINGS, *RCL])
+    done = raysurl.pretrain(recipe, settings=settings, output=folder, on_step=on_step, progress=False)
+    return done.directory
 
 
 def losses(run_dir):
@@ -47,16 +51,24 @@ def values(run_dir):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_session, tmp_path_factory):
-    return run_rcl(tmp_path_factory.mktemp("ray") / "undisturbed")
+def told():
+    """The steps that a callback heard of."""
+    return []
 
 
-def test_two_workers_begin_as_one_does_and_write_a_whole_run_directory(undisturbed):
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, told, tmp_path_factory):
+    return run_rcl(
+        tmp_path_factory.mktemp("ray") / "undisturbed", on_step=lambda line: told.append(line["step"])
+    )
+
+
+def test_two_workers_begin_as_one_does_and_write_a_whole_run_directory(undisturbed, told):
     results = json.loads((undisturbed / "results.json").read_text())
     assert (results["world_size"], results["runtime"]) == (2, "ray")
     assert (undisturbed / "report.html").stat().st_size > 10_000
     assert (undisturbed / "encoder.safetensors").exists()
-    assert [step for step, _ in losses(undisturbed)] == list(range(32))
+    assert [step for step, _ in losses(undisturbed)] == told == list(range(32))
     assert results["metrics"]["eval/knn_top1"] > 50
 
 

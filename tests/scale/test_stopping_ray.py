@@ -13,7 +13,7 @@ import pytest
 import yaml
 from places import ROOT
 
-from raysurl import cli, metrics
+from raysurl import metrics
 from raysurl.commands import sweep
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
@@ -32,7 +32,7 @@ SPACE = {
     "recipe": "ressl/digits",
     "fixed": {
         "method.hidden": 32, "method.dim": 16, "method.queue_size": 128, "data.limit": 128, "train.batch_size": 16,
-        "train.epochs": 60, "eval.every_epochs": 0, "eval.protocols": ["knn"], "eval.baselines": False,
+        "train.epochs": 30, "eval.every_epochs": 0, "eval.protocols": ["knn"], "eval.baselines": False,
     },
     "axes": {"method.tau_teacher": [0.03, 0.04]},
     "objectives": {"eval/knn_top1": "max"},
@@ -113,8 +113,9 @@ def fill(path):
 
 @RUNTIMES
 def test_a_run_goes_on_after_a_signal_and_after_a_full_disk(tmp_path, small_disk, cluster, runtime, epochs):
-    """It begins with a Ray of its own, goes on in a cluster that others use too, and ends as a local run ends that
-    nothing had happened to, to the last bit. Ctrl-C reaches all of a shell's process group, a termination one process.
+    """It begins with a Ray of its own, goes on in a cluster that others use too, and ends without one, as a local run
+    ends that nothing had happened to, to the last bit. Ctrl-C reaches all of a shell's process group, a termination
+    one process.
     """
     run_dir = (small_disk or tmp_path) / "my run"
     asked = [*SETTINGS, f"train.epochs={epochs}", f"runtime={runtime}", f"output={run_dir}"]
@@ -141,7 +142,7 @@ def test_a_run_goes_on_after_a_signal_and_after_a_full_disk(tmp_path, small_disk
         assert str(run_dir) in last_line(err)
         (small_disk / "filler").unlink()
 
-    with begun(*going_on(line), cwd=tmp_path, ray=cluster) as process:
+    with begun(*going_on(line), "runtime=local", cwd=tmp_path) as process:
         _, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     whole = [*SETTINGS, f"train.epochs={epochs}", "runtime=local", f"output={tmp_path / 'whole'}"]
@@ -151,12 +152,12 @@ def test_a_run_goes_on_after_a_signal_and_after_a_full_disk(tmp_path, small_disk
 
 
 @RUNTIMES
-def test_a_run_whose_disk_vanishes_says_that_it_is_gone(tmp_path, small_disk, runtime, epochs):
+def test_a_run_whose_disk_vanishes_says_that_it_is_gone(tmp_path, small_disk, cluster, runtime, epochs):
     if not small_disk:
         pytest.skip("file systems are mounted by root alone")
     run_dir = small_disk / "run"
     asked = [*SETTINGS, f"train.epochs={epochs}", f"runtime={runtime}", f"output={run_dir}"]
-    with begun("pretrain", *asked, cwd=tmp_path) as process:
+    with begun("pretrain", *asked, cwd=tmp_path, ray=cluster) as process:
         wait_for(lambda: len(losses(run_dir)) > 20, process)
         subprocess.run(["umount", "-l", str(small_disk)], check=True)
         _, err = process.communicate(timeout=120)
@@ -166,11 +167,11 @@ def test_a_run_whose_disk_vanishes_says_that_it_is_gone(tmp_path, small_disk, ru
 
 
 def test_a_sweep_that_is_stopped_saves_its_trials_and_says_how_to_go_on(
-    ray_session, tmp_path, monkeypatch, capsys
+    cluster, tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     directory = tmp_path / "my sweep"
-    with begun("sweep", "space=space.yaml", "output=my sweep", cwd=tmp_path) as process:
+    with begun("sweep", "space=space.yaml", "output=my sweep", cwd=tmp_path, ray=cluster) as process:
         wait_for(lambda: any(len(losses(trial)) > 20 for trial in directory.glob("trials/*")), process)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=90)
@@ -183,12 +184,3 @@ def test_a_sweep_that_is_stopped_saves_its_trials_and_says_how_to_go_on(
     assert outcomes == ["finished", "finished"]
     events = [metrics.read(path) for path in directory.glob("trials/*/metrics.jsonl")]
     assert any("resumed at step" in line.get("event", "") for lines in events for line in lines)
-
-
-def test_a_sweep_without_one_finished_trial_is_a_failure(ray_session, tmp_path, capsys):
-    diverging = {**SPACE["fixed"], "train.optimizer.lr": 1e30, "train.epochs": 2}
-    (tmp_path / "space.yaml").write_text(yaml.safe_dump({**SPACE, "fixed": diverging}))
-    with pytest.raises(SystemExit) as ended:
-        cli.run(sweep.main, [f"space={tmp_path / 'space.yaml'}", f"output={tmp_path / 's'}"])
-    assert ended.value.code == 1
-    assert "finished (2 diverged)" in last_line(capsys.readouterr().err)

@@ -28,7 +28,7 @@ SPACE = {
         "train.epochs": 12, "train.schedule.warmup_epochs": 1, "eval.every_epochs": 0, "eval.protocols": ["knn"],
         "eval.baselines": False, "checkpoint.every_steps": 4,
     },
-    "axes": {"method.tau_teacher": [0.03, 0.04, 0.05]},
+    "axes": {"method.tau_teacher": [0.03, 0.05]},
     "objectives": {"eval/knn_top1": "max"},
     "seeds": [0],
 }  # fmt: skip
@@ -55,9 +55,9 @@ def undisturbed(ray_session, space, tmp_path_factory):
 def test_a_sweep_runs_every_cell_and_the_same_command_runs_nothing_again(undisturbed, space, capsys):
     assert all(len(values) == 1 for _, values in numbers(undisturbed))
     before = {p: p.stat().st_mtime_ns for p in undisturbed.glob("trials/*/trial.json")}
-    assert len(before) == 3
+    assert len(before) == 2
     sweep.main([f"space={space}", f"output={undisturbed}"])
-    assert "all 3 trials have ended already" in capsys.readouterr().out
+    assert "all 2 trials have ended already" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in undisturbed.glob("trials/*/trial.json")}
     assert not (undisturbed / "tune").exists()
 
@@ -89,7 +89,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(undisturbed, space, tmp_p
     driver.kill()
     driver.wait()
     ended = {p: p.read_text() for p in (tmp_path / "s").glob("trials/*/trial.json")}
-    assert 1 <= len(ended) < 3
+    assert len(ended) == 1
     sweep.main([f"space={space}", f"output={tmp_path / 's'}"])
     assert numbers(tmp_path / "s") == numbers(undisturbed)
     assert {p: p.read_text() for p in ended} == ended
