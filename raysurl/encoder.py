@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raysurl import plain, streams
+from raysurl import plain, plugins, streams
 from raysurl.data import manifest
 from raysurl.data.depth import Depth
 from raysurl.errors import InputError
@@ -32,7 +32,7 @@ from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 NAME = "encoder.safetensors"
 Pixels = tuple[float, float, float]
 IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of torchvision's weights
-FED = ("encoder", "views", "eval", "data")  # the sections that say how an encoder is fed
+FED = ("encoder", "views", "eval", "data", "plugins")  # the sections that say how an encoder is fed
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ def write_encoder(run_dir: Path, encoder: nn.Module, recipe: Recipe, depth: Dept
         "depth": json.dumps(depth and depth.tree()),
         "data": recipe.data.model_dump_json(include={"flatten"}),
     }
+    if pins := plugins.pins_of(recipe.encoder.name, recipe.plugins or {}):
+        described["plugins"] = json.dumps(pins)
     with whole(run_dir / NAME) as partial:
         save_file(tensors, partial, metadata=described)
     return run_dir / NAME
