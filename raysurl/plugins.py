@@ -90,6 +90,20 @@ def offered(kind: Kind, name: str) -> bool:
     return (kind, name) in _given or is_file(name) or name in dict(_entries(kind))
 
 
+def source(kind: Kind, name: str) -> Path | None:
+    """The file in which a name from outside the package is defined, where that can be told without running it."""
+    if is_file(name):
+        return _parts(name)[0]
+    found = dict(_entries(kind)).get(name, ())
+    module = found[0][1].module if len(found) == 1 else ""
+    if "." in module:  # to find a module of a package would import the package
+        spec = importlib.util.find_spec(module.partition(".")[0])
+        folders = spec.submodule_search_locations if spec else None
+        return Path(folders[0], *module.split(".")[1:]).with_suffix(".py") if folders else None
+    spec = importlib.util.find_spec(module) if module else None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
 def refuse_shadow(kind: Kind, name: str) -> None:
     """Raises InputError where a package offers a name that is built in: which of them is meant is not clear."""
     if name in names(kind):

@@ -11,11 +11,13 @@ import torch
 
 import raysurl
 from raysurl import evaluate, method, plugins
+from raysurl.commands import recipes
 from raysurl.data.names import open_samples
 from raysurl.encoder import load_encoder
 from raysurl.errors import InputError
 from raysurl.recipe import continued, load_recipe, recipe_from
 from raysurl.run import check, pretrain
+from raysurl.shell import settings
 
 SMALL = (
     *(
@@ -354,3 +356,19 @@ def test_the_module_of_a_file_is_found_by_its_name_alone(write):
     assert importlib.import_module(name).x == 1
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("raysurl.plugins.something_else")
+
+
+# -------------------------------------------------------------------- what a person is shown
+
+
+def test_help_completion_and_lists_show_what_is_plugged_in(write, capsys):
+    recipes.main(["example"])
+    listed = capsys.readouterr().out
+    for name in ("pulled", "patches", "stripes", "spread", "gentle"):
+        assert re.search(rf"{name} +of raysurl-example 1\.2", listed)
+    path = write(METHOD)
+    for name, key in (("pulled", "method.queue_size"), (f"{path}:Mine", "method.tau")):
+        taken = {s.key: s for s in settings.taken("pretrain", settings.method_of([f"method.name={name}"]))}
+        assert key in taken
+        assert "pulled" in taken["method.name"].choices
+    assert taken["method.tau"].default == "1.0"
