@@ -75,9 +75,7 @@ def absolute(name: str) -> str:
 def short(name: str) -> str:
     """What a name is called where a path would be in the way: what it names inside its file, or the file's name."""
     found = _FILE.fullmatch(name)
-    if found is None:
-        return name
-    return found["inside"] or Path(found["path"]).stem
+    return (found["inside"] or Path(found["path"]).stem) if found else name
 
 
 def names(kind: Kind) -> dict[str, str]:
@@ -96,11 +94,11 @@ def source(kind: Kind, name: str) -> Path | None:
         return _parts(name)[0]
     found = dict(_entries(kind)).get(name, ())
     module = found[0][1].module if len(found) == 1 else ""
-    if "." in module:  # to find a module of a package would import the package
-        spec = importlib.util.find_spec(module.partition(".")[0])
-        folders = spec.submodule_search_locations if spec else None
-        return Path(folders[0], *module.split(".")[1:]).with_suffix(".py") if folders else None
-    spec = importlib.util.find_spec(module) if module else None
+    first, _, rest = module.partition(".")
+    spec = importlib.util.find_spec(first) if first else None  # to look further would import the package
+    folders = spec.submodule_search_locations if spec else None
+    if rest and folders:
+        return Path(folders[0], *rest.split(".")).with_suffix(".py")
     return Path(spec.origin) if spec and spec.origin else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 
 def on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -19,7 +19,7 @@ def on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[
     multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "raysurl.train.trainer"])
     with tempfile.TemporaryDirectory() as folder:
         entry = (function, world_size, folder, args)
-        mp.start_processes(_entry, args=entry, nprocs=world_size, start_method="forkserver")  # type: ignore[no-untyped-call]
+        start_processes(_entry, args=entry, nprocs=world_size, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 

@@ -20,6 +20,7 @@ from raysurl.testing.ranks import on_ranks
 from raysurl.testing.shared import disturb
 from raysurl.testing.small import fail, logs, named, output_of, require, start, started, steps
 from raysurl.train import trainer
+from raysurl.train.saving import save
 
 
 def check_memory(recipe: Recipe) -> None:
@@ -90,7 +91,7 @@ def check_repeats_and_resumes(recipe: Recipe) -> None:
             "their losses differ; it draws from a generator that the process shares (use raysurl.streams), or keeps"
             " something outside of itself",
         )
-        trainer.save(part)
+        save(part)
         part.writer.wait()
         resumed = start(recipe, Path(folder))
         check = "a run that is resumed goes on as if it had not been interrupted"
