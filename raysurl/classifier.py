@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from raysurl import plain
+from raysurl import plain, plugins
 from raysurl.data.depth import Depth
 from raysurl.data.source import Source
 from raysurl.encoder import encoder_of
@@ -68,6 +68,7 @@ def write_classifiers(
             "depth": json.dumps(source.depth and source.depth.tree()),
             "classes": json.dumps(known),
             "values": json.dumps(list(values[:count]) if values else list(range(count))),
+            "plugins": json.dumps(plugins.pins_of(recipe.encoder.name, recipe.plugins or {})),
         }
         with whole(folder / f"classifier-{name}.safetensors") as partial:
             save_file(tensors, partial, metadata=described)
@@ -84,7 +85,7 @@ def load_classifier(run: str, overrides: Mapping[str, str] | None = None) -> Sto
             said = {key: plain.parsed(text) for key, text in (file.metadata() or {}).items()}
         tensors = load_file(path)
         tree = {"encoder": said["encoder"], "views": said["views"], "norm": said["norm"]}
-        tree["eval"] = {"margin": said["margin"]}
+        tree |= {"eval": {"margin": said["margin"]}, "plugins": said.get("plugins")}
         classes, width = tensors["fc.weight"].shape
         values = TypeAdapter(list[int]).validate_python(said["values"], strict=True)
         names = TypeAdapter(list[str] | None).validate_python(said["classes"], strict=True)

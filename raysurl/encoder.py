@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from raysurl import __version__, plain, streams
+from raysurl import __version__, plain, plugins, streams
 from raysurl.data import manifest
 from raysurl.data.depth import Depth
 from raysurl.embed import plain_policy
@@ -33,7 +33,7 @@ from raysurl.recipe import Recipe, overridden, read_stored, recipe_from
 NAME = "encoder.safetensors"
 Pixels = tuple[float, float, float]
 IMAGENET: tuple[Pixels, Pixels] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of torchvision's weights
-FED = ("encoder", "views", "eval", "data")  # the sections that say how an encoder is fed
+FED = ("encoder", "views", "eval", "data", "plugins")  # the sections that say how an encoder is fed
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ def write_encoder(
         "data": recipe.data.model_dump_json(include={"flatten"}),
         "about": json.dumps(described(recipe, encoder, depth) | origin(recipe, commit)),
     }
+    if pins := plugins.pins_of(recipe.encoder.name, recipe.plugins or {}):
+        stored["plugins"] = json.dumps(pins)
     with whole(run_dir / NAME) as partial:
         save_file(tensors, partial, metadata=stored)
     return run_dir / NAME

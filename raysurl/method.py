@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from raysurl.recipe.method_config import MethodConfig, TeacherKind, available, method_module
+from raysurl.recipe.method_config import MethodConfig, TeacherKind, available, method_class
 
 __all__ = [
     "Answer",
@@ -206,11 +206,7 @@ class Method(nn.Module):
 
 def load(name: str) -> type[Method]:
     """The class of the method of this name. Raises InputError, which names the methods there are."""
-    module = method_module(name)
-    own = [
-        c for c in vars(module).values() if isinstance(c, type) and c.__module__.startswith(module.__name__)
-    ]
-    (found,) = [c for c in own if issubclass(c, Method)]
+    found: type[Method] = method_class(name)
     return found
 
 

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from raysurl import build, evaluate, metrics, stopping, teachers
+from raysurl import build, evaluate, metrics, plugins, stopping, teachers
+from raysurl.data import names
 from raysurl.data.names import Samples, open_samples
 from raysurl.encoder import encoder_of, initial_weights
 from raysurl.errors import InputError, storage_error
 from raysurl.evaluate import Division, detecting, divide, elsewhere
 from raysurl.evaluate.augmenting import check_views
+from raysurl.nets import encoders
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
+from raysurl.recipe.evaluation import PROTOCOLS
+from raysurl.recipe.method_config import built_in
 from raysurl.report import write_report
 from raysurl.report.progress import announce, watching
 from raysurl.train import advice, cost, run_directory
@@ -96,6 +100,7 @@ def priced(
 
 def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Division:
     """What can be known of a resolved recipe before any worker starts; how its data are divided. Raises InputError."""
+    _check_names(recipe)
     if len(samples) < 2:
         raise InputError(f"data.path={recipe.data.path} holds one sample; training needs two or more")
     if recipe.train.batch_size > len(samples):
@@ -113,6 +118,19 @@ def check(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Div
     if (name := recipe.teacher.name) and name.endswith(".parquet"):
         teachers.check_names(given_path("teacher.name", name), samples)
     return _check_evaluation(recipe, samples, eval_samples)
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Raises InputError where an installed package offers a built-in name that the recipe has."""
+    method, data, encoder = recipe.method.name, recipe.data.name, recipe.encoder.name
+    if method in built_in():
+        plugins.refuse_shadow("method", method)
+    if names.built_in(data):
+        plugins.refuse_shadow("data", data)
+    if encoders.built_in(encoder):
+        plugins.refuse_shadow("encoder", encoder)
+    for protocol in set(recipe.eval.protocols) & set(PROTOCOLS):
+        plugins.refuse_shadow("protocol", protocol)
 
 
 def _check_evaluation(recipe: Recipe, samples: Samples, eval_samples: Samples | None) -> Division:

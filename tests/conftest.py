@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its pool: two ranks share two cores
 
 import hypothesis
+import plugging
 import pytest
 import torch
 
@@ -50,8 +51,11 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     paths = [
         str(path) for path in (here.parent, here, *sorted({file.parent for file in here.rglob("test_*.py")}))
     ]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+    given = os.environ.get("PYTHONPATH", "")
+    # a package that is installed for workers; other processes that tests start do not have it
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, str(plugging.installed()), given])
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     ray.init(address="local", num_cpus=2, **options)  # local: never a cluster that happens to run here
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, given])
     yield
     ray.shutdown()

@@ -1,4 +1,4 @@
-"""List the packaged recipes, the data that can be read, and the methods with their papers."""
+"""List the packaged recipes, the data that can be read, the methods with their papers, and what packages offer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(f"argument {wrong[0]!r} is no text to look for, for example: raysurl recipes stl10")
     lists = {
         "Recipes, recipe=NAME": {name: settings.head_of(name) for name in settings.recipes()},
-        "Data, data.name=NAME": settings.data_sources(),
-        "Methods, method.name=NAME": settings.of_methods(),
+        "Data, data.name=NAME": settings.plugged("data") | settings.data_sources(),
+        "Methods, method.name=NAME": settings.plugged("method") | settings.of_methods(),
+        "Encoders of packages, encoder.name=NAME": settings.plugged("encoder"),
+        "Protocols of packages, eval.protocols=[NAME]": settings.plugged("protocol"),
+        "Policies of packages, views.policies.VIEW=NAME": settings.plugged("policy"),
     }
     found = {title: _matching(entries, arguments) for title, entries in lists.items()}
     if not any(found.values()):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from raysurl import streams
+from raysurl import plugins, streams
 from raysurl.data import coco, folders, listings, planetoid, storage, tables, torchvision_data, voc
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.decode import Flatten
@@ -19,6 +19,7 @@ from raysurl.data.depth import FEW, Depth
 from raysurl.data.label_files import few_labels
 from raysurl.data.labels import Classes
 from raysurl.data.manifest import Listing
+from raysurl.data.plugged import open_plugged
 from raysurl.data.readers import ArrayReader, Digits, digits
 from raysurl.data.residency import check_unreadable
 from raysurl.errors import InputError
@@ -118,6 +119,11 @@ def flattened(samples: Samples, kind: str) -> Samples:
 
 def _open(data: Data, split: Split) -> Samples | None:
     listed = {"folder": folders.folder, "parquet": tables.parquet, "npz": listings.npz}
+    if data.options and built_in(data.name):
+        raise InputError(
+            f"data.options are of sources from outside the package, and data.name={data.name} is built in; leave"
+            " them out"
+        )
     if data.name in listed:
         return _listed(listed[data.name], data, split)
     if data.labels not in (None, "none"):
@@ -142,7 +148,17 @@ def _of_its_own(data: Data, split: Split) -> Samples | None:
         return voc.open_voc(data, split)
     if data.name.startswith("coco:"):
         return coco.open_coco(data, split)
-    raise InputError(f"data.name={data.name} is not known; choose one of {', '.join(KINDS)}")
+    if plugins.offered("data", data.name):
+        return open_plugged(data, split)
+    known = ", ".join([*KINDS, *plugins.names("data")])
+    raise InputError(
+        f"data.name={data.name} is not known; choose one of {known}{plugins.near('data', data.name, KINDS)}"
+    )
+
+
+def built_in(name: str) -> bool:
+    """Whether a name is of the package's own sources."""
+    return name in KINDS or f"{name.partition(':')[0]}:" in {kind.partition("<")[0] for kind in KINDS}
 
 
 def _listed(

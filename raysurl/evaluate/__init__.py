@@ -6,7 +6,7 @@ labels; tags, of samples that show several classes at once; targets, labels or t
 samples; nodes, all labelled samples, which it divides itself; instances, the objects in each image; augmented, random
 views of the train images where its settings say so. OF_PIXELS says whether raw pixels are its baseline.
 `check(division, settings)`, where a module has one, raises InputError for what it could not do with the data. A further
-protocol is a further module and its name in the recipe.
+protocol is a further module and its name in the recipe, or from outside the package (raysurl.evaluate.plugged).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from raysurl import intervals
 from raysurl.evaluate.division import SEEN, Division, divide
 from raysurl.evaluate.features import Features, NodeFeatures, pixel_features
 from raysurl.evaluate.knn import knn_classify
+from raysurl.evaluate.plugged import plugged
 from raysurl.recipe import Evaluation
+from raysurl.recipe.evaluation import PROTOCOLS
 
 __all__ = [
     "SEEN",
@@ -69,7 +71,9 @@ def names(protocols: Sequence[str], settings: Evaluation, division: Division) ->
 
 
 def _module(protocol: str) -> Any:
-    return importlib.import_module(f"{__name__}.{protocol}")
+    if protocol in PROTOCOLS:
+        return importlib.import_module(f"{__name__}.{protocol}")
+    return plugged(protocol)
 
 
 def check(division: Division, settings: Evaluation) -> None:

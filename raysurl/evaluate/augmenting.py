@@ -15,7 +15,7 @@ from raysurl.data.source import Source
 from raysurl.embed import Augmented, embed
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe
-from raysurl.views import POLICIES
+from raysurl.views import POLICIES, named_policy
 from raysurl.views.policies import Policy
 
 ALIGNED = 512  # samples of whose views the distance is measured
@@ -65,6 +65,6 @@ def check_views(recipe: Recipe, samples: Samples) -> None:
 def policy_of(recipe: Recipe, name: str | None) -> Policy:
     """That of `augment` of a probe; `views` is the first of the run's own that crops at random."""
     if name != "views":
-        return POLICIES[name or "plain"]
+        return named_policy(name or "plain")
     own = [policy for policy in recipe.view_policies().values() if policy.crop]
     return own[0] if own else POLICIES["plain"]

@@ -24,6 +24,7 @@ from raysurl.export.card import card
 from raysurl.export.checking import Apply, difference
 from raysurl.export.graphs import WRITE, Pixels
 from raysurl.export.timm_form import TimmForm, known_form, spoken, timm_form
+from raysurl.nets.encoders import built_in
 from raysurl.recipe import Recipe
 
 SPARE = 1 << 22  # bytes of a file that are no weights, generously
@@ -69,6 +70,11 @@ def _prepared(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None
     vectors = len(input_shape(recipe)) == 1
     if vectors and asked.takes == "pixels":
         raise InputError(f"takes=pixels is of images, and {spoken(recipe)} sees vectors here; leave it out")
+    if "huggingface" in asked.targets and not built_in(recipe.encoder.name):
+        raise InputError(
+            f"to=huggingface: {spoken(recipe)} is not of this package, whose code is written beside the weights;"
+            " export to onnx, torchscript or torch.export"
+        )
     network = _on_cpu(recipe, encoder)
     form = None
     if "timm" in asked.targets or ("huggingface" in asked.targets and known_form(recipe)):

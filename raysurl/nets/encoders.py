@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raysurl import features
+from raysurl import features, plugins
 from raysurl.errors import InputError
-from raysurl.nets import timm_models
+from raysurl.nets import plugged, timm_models
 from raysurl.nets.dropping import Dropout, seeded
 from raysurl.nets.norm import convert
 
@@ -113,15 +113,21 @@ def build_encoder(
     `norm`: sync | shuffle | local, see raysurl.norm. `with_sobel`: a `TwoTrunk`, whose names begin with `rgb.` and
     `sobel.`. `widths`: of a convnet's layers. `zero_init_residual`: the last batch norm of each residual block begins
     at 0; networks other than ResNets have none. `drop_path`: rate of stochastic depth at the last block, None: the
-    network's own. `options`: what timm's constructor of the network is given besides. `sizes`: pixels of the views that
-    a network of timm will see, the main one first. Raises InputError for an unknown name, and for what a network of
-    timm cannot be or see.
+    network's own. `options`: what the constructor of a network of timm, or from outside the package, is given
+    besides. `sizes`: pixels of the views that such a network will see, the main one first. Raises InputError for an
+    unknown name, and for what such a network cannot be or see.
     """
 
     of_timm = name.startswith(timm_models.PREFIX)
+    of_others = not built_in(name) and plugins.offered("encoder", name)
+    if of_others:
+        own = {"small_stem": small_stem, "maxpool": maxpool, "zero_init_residual": zero_init_residual}
+        plugged.refuse(name, own | {"drop_path": drop_path})
 
     def network(channels: int) -> nn.Module:
         net: Any
+        if of_others:
+            return plugged.build(name, options or {}, channels=channels, sizes=sizes, norm=norm)
         if name == "convnet":
             return convert(ConvNet(widths, channels=channels) if widths else ConvNet(channels=channels), norm)
         if of_timm:
@@ -135,7 +141,7 @@ def build_encoder(
                 options=options or {},
             )
         else:
-            net = _network(name, _torchvision_options(name, zero_init_residual, drop_path))
+            net = _network(name, _torchvision_options(name, zero_init_residual, drop_path, options))
         if small_stem or (channels != 3 and not of_timm):
             _replace_stem(net, small_stem=small_stem, channels=channels)
         if small_stem and hasattr(net, "maxpool") and not maxpool:
@@ -159,7 +165,14 @@ def check_size(name: str, size: int, *, small_stem: bool) -> None:
         )
 
 
-def _torchvision_options(name: str, zero_init_residual: bool, drop_path: float | None) -> dict[str, Any]:
+def _torchvision_options(
+    name: str, zero_init_residual: bool, drop_path: float | None, given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    if given and built_in(name):
+        raise InputError(
+            f"encoder.options are of timm's networks and of those from outside the package, and encoder.name={name} is"
+            " neither; leave them out"
+        )
     options: dict[str, Any] = {}
     if zero_init_residual and name.startswith("resnet"):
         options["zero_init_residual"] = True
@@ -172,15 +185,28 @@ def _torchvision_options(name: str, zero_init_residual: bool, drop_path: float |
     return options
 
 
-def _network(name: str, options: dict[str, Any]) -> nn.Module:
+def built_in(name: str) -> bool:
+    """Whether a name is of the package's own networks, of timm's or of torchvision's."""
+    own = name in ("convnet", "mlp") or name.startswith(timm_models.PREFIX)
+    return own or (_head_of(name) != "" and name in _torchvision_names())
+
+
+def _torchvision_names() -> list[str]:
     import torchvision  # a second, which the small networks need not wait for
 
-    names = sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
+    return sorted(n for n in torchvision.models.list_models(torchvision.models) if _head_of(n))
+
+
+def _network(name: str, options: dict[str, Any]) -> nn.Module:
+    import torchvision
+
+    names = [*_torchvision_names(), *plugins.names("encoder")]
     if name not in names:
         near = difflib.get_close_matches(name, [*names, "convnet", "mlp"], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InputError(
-            f"encoder.name={name} is not known{hint} (convnet, mlp, timm:NAME, or one of {', '.join(names)})"
+            f"encoder.name={name} is not known{hint} (convnet, mlp, timm:NAME, FILE.py:NAME, or one of"
+            f" {', '.join(names)})"
         )
     net = torchvision.models.get_model(name, weights=None, **options)
     head = _head_of(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
+from raysurl import plugins
 from raysurl.recipe.detections import Detection
 from raysurl.recipe.probes import PROBES, Positive, Probe
 from raysurl.recipe.schema import Section, sentence
@@ -14,10 +15,22 @@ from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.views.policies import POLICIES
 
 TAKEN = ("untrained", "pixels", "backbone")  # what metrics of the run's own data may begin with
-Protocol = Literal[
+BuiltIn = Literal[
     "knn", "linear", "lbfgs", "transfer", "finetune", "rankme", "embedding", "nodes", "svm", "multilabel", "detection",
     "retrieval", "clustering", "neighbours", "distances", "zeroshot",
 ]  # fmt: skip
+PROTOCOLS: tuple[str, ...] = get_args(BuiltIn)
+
+
+def _protocol(name: str) -> str:
+    """A protocol of ours, or one from outside the package, a file by its whole path."""
+    if name not in PROTOCOLS and not plugins.offered("protocol", name):
+        known = [*PROTOCOLS, *plugins.names("protocol")]
+        raise ValueError(f"choose of {', '.join(known)}{plugins.near('protocol', name, PROTOCOLS)}")
+    return plugins.absolute(name)
+
+
+Protocol = Annotated[BuiltIn | str, AfterValidator(_protocol)]
 
 
 class Elsewhere(Section):
@@ -101,6 +114,12 @@ class Evaluation(Section):
             name: Tuning.model_validate({**TUNINGS[name].model_dump(), **changes}) for name in self.finetune
         }
 
+    @field_validator("linear_augment", "finetune_augment", "neighbours_views", mode="after")
+    @classmethod
+    def _whole_paths(cls, value: Any) -> Any:
+        of = plugins.absolute
+        return of(value) if isinstance(value, str) else value and tuple(of(name) for name in value)
+
     @field_validator("finetune", mode="before")
     @classmethod
     def _one_is_a_list_too(cls, value: Any) -> Any:
@@ -128,7 +147,7 @@ class Evaluation(Section):
             raise ValueError(f"finetune={wrong[0]} is none; choose one or more of {', '.join(TUNINGS)}")
         chosen = [(key, getattr(self, key)) for key in ("linear_augment", "finetune_augment")]
         for key, name in [*chosen, *(("neighbours_views", name) for name in self.neighbours_views)]:
-            if name not in (None, "views", *POLICIES):
+            if name not in (None, "views", *POLICIES) and not plugins.offered("policy", name):
                 raise ValueError(f"{key}={name} is no policy; choose views or one of {', '.join(POLICIES)}")
         if without := [prompt for prompt in self.zeroshot_prompts if "{}" not in prompt]:
             raise ValueError(f"zeroshot_prompts={without[0]!r} has no {{}} for the name of a class")

@@ -7,9 +7,9 @@ import importlib.util
 import pkgutil
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from raysurl import plugins
 from raysurl.errors import InputError
 from raysurl.recipe.schema import Section
 
@@ -24,16 +24,53 @@ Refresh = Literal["no", "itself", "features"]
 """Whether memory is rebuilt now, and of what: what it holds, or the features of the whole data set."""
 
 
-def available() -> list[str]:
-    """Names of all methods: the modules of raysurl.methods, of which none is imported."""
+def built_in() -> list[str]:
+    """Names of the package's own methods: the modules of raysurl.methods, of which none is imported."""
     return sorted(module.name for module in pkgutil.iter_modules(_package().submodule_search_locations))
 
 
-def method_module(name: str) -> ModuleType:
-    """The module of a method, and with it torch. InputError names the methods there are."""
-    if name not in available():
-        raise InputError(f"method.name={name!r} is not a method; choose one of {', '.join(available())}")
-    return importlib.import_module(f"{_package().name}.{name}")
+def available() -> list[str]:
+    """Names of all methods: the package's own, and those that installed packages offer."""
+    return sorted({*built_in(), *plugins.names("method")})
+
+
+def method_class(name: str) -> type[Any]:
+    """The class of a method, which brings torch: of the module of this name, or from outside the package.
+
+    Raises InputError, which names the methods there are, and for what is no method.
+    """
+    if name in built_in():
+        module = importlib.import_module(f"{_package().name}.{name}")
+        own = [
+            c
+            for c in vars(module).values()
+            if isinstance(c, type) and c.__module__.startswith(module.__name__)
+        ]
+        (found,) = [c for c in own if _has_config(c)]
+        return found
+    if not plugins.offered("method", name):
+        hint = plugins.near("method", name, built_in())
+        raise InputError(
+            f"method.name={name!r} is not a method; choose one of {', '.join(available())}{hint}"
+        )
+    found = plugins.load("method", name)
+    # by its name, for the class itself stands above this layer
+    bases = {f"{c.__module__}.{c.__qualname__}" for c in found.__mro__} if isinstance(found, type) else set()
+    if "raysurl.method.Method" not in bases:
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise InputError(
+            f"method.name={name} is {what}, which is not a raysurl.method.Method; name a subclass of it"
+        )
+    if not _has_config(found):
+        raise InputError(
+            f"method.name={name}: its Config is not a raysurl.method.MethodConfig; make it a subclass"
+        )
+    return found
+
+
+def _has_config(found: type) -> bool:
+    config = getattr(found, "Config", None)
+    return isinstance(config, type) and issubclass(config, MethodConfig)
 
 
 def _package() -> ModuleSpec:
@@ -48,7 +85,7 @@ class MethodConfig(Section):
     couples_batch: ClassVar[bool] = False  # the loss is not a mean of per-sample terms
     freezes_patches: ClassVar[bool] = False  # a network that cuts images into patches keeps its first layer
 
-    name: str = ""  # the module of raysurl.methods; set by whoever reads a recipe
+    name: str = ""  # of the method; set by whoever reads a recipe
 
     def views(self) -> dict[str, str]:
         """View name -> name of its default policy (raysurl.views.POLICIES), or of the view whose policy it shares."""
@@ -95,11 +132,6 @@ class MethodConfig(Section):
 
 
 def config_class(name: str) -> type[MethodConfig]:
-    """The Config of the method class that the module of this name defines."""
-    module = method_module(name)
-    own = [
-        c for c in vars(module).values() if isinstance(c, type) and c.__module__.startswith(module.__name__)
-    ]
-    configs: list[type] = [getattr(c, "Config", object) for c in own]
-    (found,) = [config for config in configs if issubclass(config, MethodConfig)]
-    return found
+    """The Config of the method of this name."""
+    config: type[MethodConfig] = method_class(name).Config
+    return config

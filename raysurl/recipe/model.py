@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator
 
+from raysurl import plugins
 from raysurl.errors import InputError
 from raysurl.recipe.evaluation import Evaluation
 from raysurl.recipe.method_config import MethodConfig, config_class
@@ -23,7 +25,7 @@ from raysurl.recipe.sections import (
     Views,
 )
 from raysurl.streams import VERSION, FirstSeed
-from raysurl.views.policies import POLICIES, Policy
+from raysurl.views.policies import POLICIES, Policy, named_policy
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +65,9 @@ class Recipe(Section):
     resume: bool = False  # continue the run in output=
     init_from: str | None = (
         None  # a run, an encoder.safetensors, or a file of timm's or torchvision's weights that the encoder begins with
+    )
+    plugins: dict[str, str] | None = (
+        None  # files whose code the recipe names and their SHA-256, written by the run; none: as they are now
     )
 
     @field_validator("method", mode="before")
@@ -106,7 +111,7 @@ class Recipe(Section):
 
         def of(view: str) -> Policy:
             default = defaults[view]
-            return named.get(view) or (of(default) if default in defaults else POLICIES[default])
+            return named.get(view) or (of(default) if default in defaults else named_policy(default))
 
         policies = {view: of(view) for view in defaults}
         t = self.teacher
@@ -120,7 +125,8 @@ def method_config(settings: Any) -> MethodConfig:
     if not isinstance(settings, dict):
         raise InputError(f"method={settings!r} holds no settings; name a method with method.name=")
     settings = {"name": DEFAULT_METHOD, **settings}
-    config = config_class(str(settings["name"]))
+    settings["name"] = plugins.absolute(str(settings["name"]))
+    config = config_class(settings["name"])
     try:
         return config.model_validate(settings)
     except ValidationError as error:
@@ -142,9 +148,27 @@ def _validated(tree: dict[str, Any]) -> Recipe:
         recipe = Recipe.model_validate({**tree, "method": MethodConfig()})
     except ValidationError as error:
         raise InputError(sentence(error, Recipe)) from None
-    recipe = recipe.model_copy(update={"method": method_config(tree.get("method", {}))})
+    settings = tree.get("method", {})
+    named = settings.get("name") if isinstance(settings, dict) else getattr(settings, "name", None)
+    # before the code of any is run: none may have changed since the run began
+    files = plugins.pinned([("method.name", str(named)), *_names(recipe)], recipe.plugins or {})
+    recipe = recipe.model_copy(update={"method": method_config(settings), "plugins": files or None})
     _check(recipe)
     return recipe
+
+
+def _names(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(setting, name) of all but the method that may be of a file, and that are looked up while a run works."""
+    yield "encoder.name", recipe.encoder.name
+    yield "data.name", recipe.data.name
+    settings = recipe.eval
+    for key in ("linear_augment", "finetune_augment"):
+        yield f"eval.{key}", getattr(settings, key) or ""
+    yield from (("eval.neighbours_views", name) for name in settings.neighbours_views)
+    yield from (("eval.protocols", name) for name in settings.protocols)
+    for key, there in settings.elsewhere.items():
+        yield f"eval.elsewhere.{key}.data.name", there.data.name
+        yield from ((f"eval.elsewhere.{key}.protocols", name) for name in there.protocols)
 
 
 # -------------------------------------------------------------------- checks

@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from raysurl.errors import InputError
+
 
 class Section(BaseModel):
     """Frozen, an unknown key is an error, and so is a number that is not finite."""
@@ -37,6 +39,9 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
         return f"unknown recipe key {key}{hint} (valid here: {', '.join(fields)})"
     if problem["type"] == "missing":
         return f"{key} is missing; name it"
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):  # it names its key
+        return str(cause)
     text = problem["msg"].removeprefix("Value error, ")
     return f"{key.rstrip('.')}={problem['input']!r} is not valid: {text[0].lower()}{text[1:]}"
 

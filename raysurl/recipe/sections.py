@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from raysurl import plugins
 from raysurl.errors import InputError
 from raysurl.recipe.schema import Section, sentence
-from raysurl.views.policies import POLICIES, Policy
+from raysurl.views.policies import POLICIES, Policy, named_policy
 
+# of an encoder or of data: a name, or PATH.py:NAME with the whole path
+Named = Annotated[str, AfterValidator(plugins.absolute)]
+Option = bool | int | float | str | None | tuple[bool | int | float | str | None, ...]
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
 
 
@@ -17,7 +21,7 @@ class Data(Section):
     """What to read. Names: digits | torchvision:<class> | folder | parquet | npz | planetoid:<graph> | voc:<year> |
     coco:<year>."""
 
-    name: str = "folder"  # what kind of data; `raysurl recipes` lists them
+    name: Named = "folder"  # what kind of data; `raysurl recipes` lists them; or FILE.py:NAME
     path: str | None = None  # a folder, file, root or URI, as data.name has it
     eval_path: str | None = None  # labelled test set, where the name implies none
     download: bool = False  # torchvision's and Planetoid's; nothing is downloaded unless asked
@@ -44,6 +48,7 @@ class Data(Section):
     labelled: str | None = None  # a file of sample names, one a line: only they keep their labels
     per_class: int | None = Field(None, ge=1)  # of a set without a test set: so many train, all others test
     limit: int | None = Field(None, ge=1)  # use only this many samples, a seeded choice
+    options: dict[str, Option] = Field({})  # of a data source from outside the package
 
 
 class Views(Section):
@@ -62,12 +67,9 @@ class Views(Section):
         return values
 
 
-Option = bool | int | float | str | None | tuple[bool | int | float | str | None, ...]
-
-
 class Encoder(Section):
-    name: str = (
-        "resnet18"  # or convnet, or mlp, any of torchvision's that raysurl.nets.encoders names, or timm:NAME
+    name: Named = (
+        "resnet18"  # or convnet, mlp, one of torchvision (raysurl.nets.encoders), timm:NAME, FILE.py:NAME
     )
     small_stem: bool = False  # 3×3 stride-1 first convolution, no max-pool (images up to 64 px)
     maxpool: bool = False  # keep the max-pool behind a small stem
@@ -81,7 +83,9 @@ class Encoder(Section):
     dropout: float = Field(0.0, ge=0, lt=1)  # of an mlp's inputs and hidden values
     inputs: int | None = Field(None, ge=1)  # of an mlp; None: from the data, or the pixels of a view
     sobel: bool = False  # a second network of this kind sees Sobel edges, and the features of both are joined
-    options: dict[str, Option] = Field({})  # of timm's constructor of the network, as patch_size, depth
+    options: dict[str, Option] = Field(
+        {}
+    )  # of timm's constructor of the network, as patch_size, depth; or of an encoder from outside the package
     drop_path: float | None = Field(
         None, ge=0, lt=1
     )  # rate of stochastic depth at the last block, in training alone; None: the network's own, mostly 0
@@ -93,7 +97,7 @@ class Encoder(Section):
     def _check(self) -> Encoder:
         if self.channels and self.name != "convnet":
             raise ValueError(f"channels are of a convnet, and name={self.name} has its own; leave them out")
-        if self.options and not self.name.startswith("timm:"):
+        if self.options and self.name in ("convnet", "mlp"):
             raise ValueError(f"options are of timm's networks, and name={self.name} is none; leave them out")
         if self.drop_path and self.name in ("convnet", "mlp"):
             raise ValueError(f"drop_path: name={self.name} has no stochastic depth; leave it out")
@@ -201,11 +205,12 @@ def policy_from(value: Any, view: str) -> Policy:
         return value
     settings = dict(value) if isinstance(value, dict) else {"base": value}
     base = settings.pop("base", "plain")
-    if not isinstance(base, str) or base not in POLICIES:
+    if not isinstance(base, str):
         raise InputError(
             f"views.policies.{view}={base!r} is not a policy; choose one of {', '.join(POLICIES)}"
         )
+    begun = named_policy(base, f"views.policies.{view}")
     try:
-        return Policy.model_validate({**POLICIES[base].model_dump(), **settings})
+        return Policy.model_validate({**begun.model_dump(), **settings})
     except ValidationError as error:
         raise InputError(sentence(error, Policy, f"views.policies.{view}.")) from None

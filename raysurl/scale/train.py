@@ -162,13 +162,14 @@ def fit(
 
 def train_worker(config: dict[str, Any]) -> None:
     """What each worker runs, and runs again after a failure: it goes on from the newest checkpoint."""
-    recipe, run_dir, name = recipe_from(config["recipe"]), Path(config["run_dir"]), config["name"]
+    run_dir, name = Path(config["run_dir"]), config["name"]
     if failure.told(name):  # final: starting again would end the same way
         return
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     record, line = None, config["line"]
     try:
+        recipe = recipe_from(config["recipe"])
         if not (run_dir / "recipe.yaml").is_file():
             raise RuntimeError(
                 f"output={run_dir} is not visible from every node; name a directory on shared storage"

@@ -14,6 +14,8 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+from raysurl import plugins
+from raysurl.errors import InputError
 from raysurl.shell.definitions import PACKAGE, Setting, classes, constant, fields, imported, tree
 
 MODEL, POLICIES = PACKAGE / "recipe" / "model.py", PACKAGE / "views" / "policies.py"
@@ -88,11 +90,19 @@ def taken(name: str, method: str | None = None) -> list[Setting]:
     return [s for s in of_recipe(method) if s.key.startswith(under)] if under else []
 
 
+def plugged(kind: plugins.Kind) -> dict[str, str]:
+    """Name -> package, of what installed packages offer; nothing where one of them is not as it should be."""
+    try:
+        return {name: f"of {package}" for name, package in plugins.names(kind).items()}
+    except InputError:  # who names one of them is told
+        return {}
+
+
 def method_of(arguments: Sequence[str]) -> str | None:
     """The method that arguments name, by itself or by a packaged recipe's folder."""
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     named = given.get("method.name") or given.get("recipe", "").partition("/")[0]
-    return named if named in methods() else None
+    return named if named in methods() or _plugged_file(named) else None
 
 
 def of_recipe(method: str | None = None) -> list[Setting]:
@@ -112,9 +122,19 @@ def of_recipe(method: str | None = None) -> list[Setting]:
 def of_method(name: str | None) -> list[Setting]:
     """`method.name` and the settings of that method, inherited ones last."""
     default = str(constant(MODEL, "DEFAULT_METHOD"))
-    chosen = Setting("method.name", "text", default, "the method; `raysurl recipes` lists all", methods())
-    path = next((p for p in _method_files() if _name_of(p) == (name or default)), None)
+    known = (*methods(), *plugged("method"))
+    chosen = Setting("method.name", "text", default, "the method; `raysurl recipes` lists all", known)
+    path = next((p for p in _method_files() if _name_of(p) == (name or default)), None) or _plugged_file(name)
     return [chosen] if path is None else [chosen, *_of_config(path, "Config", "method")]
+
+
+def _plugged_file(name: str | None) -> Path | None:
+    """The text of a method from outside the package; None where there is none."""
+    try:
+        path = plugins.source("method", name) if name else None
+        return path if path and "Config" in classes(path) else None
+    except (InputError, OSError, ValueError, SyntaxError):
+        return None
 
 
 def described(path: Path) -> str:
@@ -190,7 +210,7 @@ def _listed(key: str) -> tuple[str, ...]:
     lists: dict[str, Callable[[], tuple[str, ...]]] = {
         "recipe": recipes,
         "space": spaces,
-        "method.name": methods,
-        "data.name": lambda: tuple(data_sources()),
+        "method.name": lambda: (*methods(), *plugged("method")),
+        "data.name": lambda: (*data_sources(), *plugged("data")),
     }
     return lists[key]() if key in lists else ()

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from raysurl import health, intervals, metrics, stopping
+from raysurl import health, intervals, metrics, plugins, stopping
 from raysurl.classifier import write_classifiers
 from raysurl.data.source import Source
 from raysurl.errors import InputError
@@ -92,8 +92,10 @@ def refusing(directory: Path) -> Iterator[None]:
 
 def default_directory(recipe: Recipe) -> Path:
     """`runs/<method>-<data>-<time>` here, or under the home directory inside a submitted job, whose cwd is a copy."""
-    data = recipe.data.name.replace(":", "-").lower()
-    return default_place("runs") / f"{recipe.method.name}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    data = plugins.short(recipe.data.name).replace(":", "-").lower()
+    return (
+        default_place("runs") / f"{plugins.short(recipe.method.name)}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
 
 
 def _check_same(recipe: Recipe, stored: dict[str, Any], run_dir: Path) -> None:
@@ -216,7 +218,7 @@ def versions() -> dict[str, str]:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return found | plugins.packages
 
 
 @functools.cache

@@ -5,6 +5,6 @@ positions, `augmenter.Augment` does both for every view of a run. The same sampl
 whatever the number of ranks, their order, or the device.
 """
 
-from raysurl.views.policies import POLICIES, Policy
+from raysurl.views.policies import POLICIES, Policy, named_policy
 
-__all__ = ["POLICIES", "Policy"]
+__all__ = ["POLICIES", "Policy", "named_policy"]

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raysurl import plugins
+from raysurl.errors import InputError, first_line
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0)]
@@ -112,3 +115,27 @@ POLICIES: dict[str, Policy] = {
     # Digits of 8 pixels: a flip or a strong crop would turn one digit into another, and there is no colour.
     "digits": Policy(crop=(0.5, 1.0), jitter=(0.4, 0.4, 0.0, 0.0), jitter_p=0.8),
 }  # fmt: skip
+
+
+def named_policy(name: str, setting: str = "views.policies") -> Policy:
+    """The policy of a name: one of POLICIES, or from outside the package a Policy or a mapping of its settings.
+
+    Raises InputError, which calls the name that of `setting`, for a name that none has, and for what is no policy.
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    if not plugins.offered("policy", name):
+        known = ", ".join([*POLICIES, *plugins.names("policy")])
+        raise InputError(
+            f"{setting}={name!r} is not a policy; choose one of {known}{plugins.near('policy', name, POLICIES)}"
+        )
+    found = plugins.load("policy", name, setting)
+    try:
+        return found if isinstance(found, Policy) else Policy.model_validate(found)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        at = ".".join(str(part) for part in problem["loc"])
+        said = first_line(ValueError(problem["msg"]))
+        raise InputError(
+            f"{setting}={name} is no raysurl.views.Policy, nor a mapping of its settings: {at}{at and ': '}{said}"
+        ) from None

@@ -243,6 +243,22 @@ def test_an_encoder_of_timm_is_exported_under_its_own_name(encoder, tmp_path):
 # -------------------------------------------------------------------- Hugging Face
 
 
+def test_an_encoder_from_outside_is_a_graph_and_no_code(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    dim = 4\n\n    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    recipe = recipe_from({"encoder": {"name": f"{tmp_path}/net.py:Net"}, "views": {"size": 8}})
+    network = encoder_of(recipe).eval()
+    (tmp_path / "run").mkdir()
+    file = write_encoder(tmp_path / "run", network, recipe)
+    with pytest.raises(InputError, match="is not of this package, .*; export to onnx, torchscript"):
+        writing.write(file, recipe, network, None, asked_for("huggingface", str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    (form,) = writing.write(file, recipe, network, None, asked_for("torchscript", str(tmp_path / "out")))
+    assert form.difference == 0
+
+
 ALONE = """
 import json, sys
 sys.path = [place for place in sys.path if "raysurl" not in place]

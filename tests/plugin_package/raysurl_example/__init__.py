@@ -1,0 +1,1 @@
+"""A method, an encoder, a data source, a protocol and a policy for raysurl."""
