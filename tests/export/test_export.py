@@ -252,7 +252,7 @@ def test_an_encoder_from_outside_is_a_graph_and_no_code(tmp_path):
     network = encoder_of(recipe).eval()
     (tmp_path / "run").mkdir()
     file = write_encoder(tmp_path / "run", network, recipe)
-    with pytest.raises(InputError, match="is not of this package, .*; export to onnx, torchscript"):
+    with pytest.raises(InputError, match=r"is not of this package, .*; export to onnx, torchscript"):
         writing.write(file, recipe, network, None, asked_for("huggingface", str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
     (form,) = writing.write(file, recipe, network, None, asked_for("torchscript", str(tmp_path / "out")))
