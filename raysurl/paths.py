@@ -35,6 +35,14 @@ def given_path(key: str, text: str) -> Path:
     return path
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; of a name that no file can have, as one that is too long, False."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def place(key: str, text: str) -> Path:
     """The absolute path of what a person names to be written to. Raises InputError where it would be lost."""
     if _URI.match(text):

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl.paths import given_path, is_file
 
 BASES = "bases"  # of the packaged recipes: what they share, by data set
 DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what they stand for
@@ -21,9 +21,9 @@ def read_recipe_file(name: str) -> dict[str, Any]:
     """A packaged recipe by name, or a YAML file: what it differs in, upon what its `base` differs in."""
     path = given_path("recipe", name)
     packaged = _root() / f"{name}.yaml"
-    if packaged.is_file():
+    if is_file(packaged):
         path = packaged
-    elif not (path.suffix in {".yaml", ".yml"} and path.is_file()):
+    elif not (path.suffix in {".yaml", ".yml"} and is_file(path)):
         known = packaged_recipes()
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -37,7 +37,7 @@ def with_base(tree: dict[str, Any], named: str, root: Path) -> dict[str, Any]:
     if base is None:
         return tree
     found = [root / BASES / f"{base}.yaml", root / f"{base}.yaml"]
-    path = next((p for p in found if p.is_file()), None)
+    path = next((p for p in found if is_file(p)), None)
     if path is None:
         bases = ", ".join(sorted(p.stem for p in (root / BASES).glob("*.yaml")))
         raise InputError(f"{named}: base={base} is neither a file of {root.name} nor one of {bases}")

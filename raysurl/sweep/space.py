@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl.paths import given_path, is_file
 from raysurl.recipe import Recipe, read_mapping
 from raysurl.recipe.files import with_base
 from raysurl.recipe.schema import Section, nearest, sentence
@@ -234,7 +234,7 @@ def read_space(name: str) -> Space:
     path = given_path("space", name)
     if path.suffix not in (".yaml", ".yml"):
         path = SPACES / f"{name}.yaml"
-    if not path.is_file():
+    if not is_file(path):
         known = [p.stem for p in sorted(SPACES.glob("*.yaml"))]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -11,6 +11,7 @@ from raysurl.errors import InputError
 from raysurl.recipe import dump, load_recipe, packaged_recipes, read_mapping, recipe_from
 from raysurl.recipe.files import merge, with_base
 from raysurl.report.recipe import flatten
+from raysurl.sweep.space import read_space
 
 RECIPES = Path(str(resources.files("raysurl") / "recipes"))
 
@@ -220,3 +221,17 @@ def same(under, tree, path, whole):
         return dump(recipe_from(merged(under, less))) == whole
     except InputError:
         return False
+
+
+@pytest.mark.parametrize("length", [251, 255, 300])
+def test_a_name_too_long_for_a_file_is_one_sentence(length, tmp_path):
+    name = "a" * length
+    (tmp_path / "mine.yaml").write_text(f"base: {name}")
+    for wrong in (
+        lambda: load_recipe([f"recipe={name}"]),
+        lambda: load_recipe([f"recipe={tmp_path / 'mine.yaml'}"]),
+    ):
+        with pytest.raises(InputError, match="recipe="):
+            wrong()
+    with pytest.raises(InputError, match="space="):
+        read_space(name)
