@@ -7,12 +7,24 @@ if TYPE_CHECKING:
     from raysurl.errors import InputError, RunError
     from raysurl.estimator import GenURL
     from raysurl.interface import StopRun, TrainedRun, load, pretrain, search
+    from raysurl.interface.transformer import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["GenURL", "InputError", "RunError", "StopRun", "TrainedRun", "load", "pretrain", "search"]
+__all__ = [
+    "Encoder",
+    "GenURL",
+    "InputError",
+    "RunError",
+    "StopRun",
+    "TrainedRun",
+    "load",
+    "pretrain",
+    "search",
+]
 
 # imported when they are used: torch and scikit-learn take seconds
 _WHERE = {
+    "Encoder": "raysurl.interface.transformer",
     "GenURL": "raysurl.estimator",
     "InputError": "raysurl.errors",
     "RunError": "raysurl.errors",
