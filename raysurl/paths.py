@@ -4,6 +4,7 @@ whole or not there."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -86,6 +87,12 @@ def default_place(kind: str) -> Path:
 
 def _home() -> Path:
     return Path.home() / "raysurl-runs"
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from raysurl.errors import InputError, first_line
-from raysurl.paths import given_path
+from raysurl.paths import given_path, sha256
 
 Kind = Literal["method", "encoder", "data", "protocol", "policy"]
 GROUPS: dict[str, str] = {  # kind -> group of entry points
@@ -250,7 +250,7 @@ def told(error: BaseException, name: str) -> str:
 def digest(path: Path, said: str) -> str:
     """SHA-256 of a file's text. Raises InputError, which begins with `said`."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256(path)
     except FileNotFoundError:
         reason = "there is no such file"
     except OSError as error:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raysurl import plain
 from raysurl.errors import InputError
-from raysurl.paths import whole
+from raysurl.paths import sha256, whole
 
 if TYPE_CHECKING:
     from raysurl.data.dataset import Samples
@@ -177,10 +177,13 @@ def described(run: Path, found: TrainedEncoder, samples: Samples) -> dict[str, A
 
     recipe = found.recipe
     file = run if run.is_file() else run / NAME
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
     encoder = recipe.encoder.model_dump(mode="json")
-    model = {"run": found.where.name, "method": recipe.method.name, "encoder": encoder, "sha256": digest}
+    model = {
+        "run": found.where.name,
+        "method": recipe.method.name,
+        "encoder": encoder,
+        "sha256": sha256(file),
+    }
     return {
         "model": model | {"size": recipe.views.size, "file": str(file.absolute())},
         "data": {"name": recipe.data.name, "root": samples.listing.root},

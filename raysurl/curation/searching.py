@@ -5,7 +5,6 @@ Letters: Q queries, k neighbours.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from raysurl.data.tree import FileEntry
 from raysurl.embed import embed
 from raysurl.encoder import NAME, TrainedEncoder, load_encoder
 from raysurl.errors import InputError
-from raysurl.paths import given_path
+from raysurl.paths import given_path, sha256
 from raysurl.recipe import Data
 from raysurl.runtime import default_device
 
@@ -74,12 +73,8 @@ def encoder_of_index(index: StoredIndex, run: str | None) -> TrainedEncoder:
         )
     path = index.folder / ENCODER if run is None else given_path("run", run)
     file = path / NAME if path.is_dir() else path
-    if run is not None and index.model and file.is_file():
-        with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != index.model:
-                raise InputError(
-                    f"run={path} is not the run that made the embeddings of index={index.folder}"
-                )
+    if run is not None and index.model and file.is_file() and sha256(file) != index.model:
+        raise InputError(f"run={path} is not the run that made the embeddings of index={index.folder}")
     return load_encoder(str(path))
 
 

@@ -6,7 +6,6 @@ Letters: Q queries, k neighbours.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from raysurl.curation.given import BUILDING
 from raysurl.curation.indexing import BuiltIndex, Kind, build, kind_for, write_whole
 from raysurl.curation.rows import Rows, StoredRows, batches, opened
 from raysurl.errors import InputError
-from raysurl.paths import given_path, whole
+from raysurl.paths import given_path, sha256, whole
 
 INDEX, ROWS, ABOUT, ENCODER = "index.faiss", "rows.parquet", "index.json", "encoder.safetensors"
 
@@ -90,9 +89,8 @@ def _keep_encoder(about: dict[str, Any], folder: Path) -> bool:
         return False
     file = Path(model["file"])
     try:
-        with file.open("rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != model.get("sha256"):
-                return False
+        if sha256(file) != model.get("sha256"):
+            return False
         with whole(folder / ENCODER) as partial:
             shutil.copyfile(file, partial)
     except OSError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from raysurl.errors import InputError
-from raysurl.paths import place
+from raysurl.paths import place, writable
 from raysurl.recipe import nearest
 
 TARGETS = {  # -> what stands in the folder afterwards
@@ -91,7 +91,4 @@ def _new_folder(given: str) -> Path:
         raise InputError(f"output={folder} cannot be read ({error.strerror}); name another folder") from None
     if taken:
         raise InputError(f"output={folder} holds {taken[0]} already; name a new folder")
-    above = next(place for place in folder.parents if os.path.lexists(place))
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise InputError(f"output={folder} cannot be written: {above} is no folder that may be written to")
-    return folder
+    return writable("output", folder)

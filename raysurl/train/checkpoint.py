@@ -7,7 +7,6 @@ process or a full disk leaves the older ones as they were. `state.pt` is read wi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from raysurl import plain
 from raysurl.errors import InputError, StorageError, storage_error, unwritable
+from raysurl.paths import sha256
 
 # what a state must have, and of which type
 PARTS: dict[str, Any] = {
@@ -54,7 +54,7 @@ def save(
             "method": method,
             "metric": _metric_of(final) if metric is None else metric,
             "bytes": (partial / "state.pt").stat().st_size,
-            "sha256": _sha256(partial / "state.pt"),
+            "sha256": sha256(partial / "state.pt"),
         }
         (partial / "manifest.json").write_text(json.dumps(manifest))
         for name in ("state.pt", "manifest.json", "."):
@@ -155,7 +155,7 @@ def load_newest(directory: Path, *, method: str) -> tuple[dict[str, Any] | None,
             manifest = plain.read_mapping(path / "manifest.json")
             if (path / "state.pt").stat().st_size != manifest["bytes"]:
                 raise ValueError("state.pt is truncated")
-            if _sha256(path / "state.pt") != manifest["sha256"]:
+            if sha256(path / "state.pt") != manifest["sha256"]:
                 raise ValueError("state.pt does not match its checksum")
             named = manifest["method"]
             state = _whole(_load(path / "state.pt")) if named == method else None
@@ -222,11 +222,6 @@ def prune(directory: Path, *, keep: int) -> None:
             shutil.rmtree(s.path, ignore_errors=True)
     for partial in directory.glob(".partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

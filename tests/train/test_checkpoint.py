@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from raysurl.errors import InputError, RunError
+from raysurl.paths import sha256
 from raysurl.train import checkpoint
 
 
@@ -90,7 +91,7 @@ def test_a_pickled_object_is_not_loaded(tmp_path):
     path = _save(tmp_path, 1)
     (path / "state.pt").write_bytes(pickle.dumps(shutil.rmtree))
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest |= {"bytes": (path / "state.pt").stat().st_size, "sha256": checkpoint._sha256(path / "state.pt")}
+    manifest |= {"bytes": (path / "state.pt").stat().st_size, "sha256": sha256(path / "state.pt")}
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="something else than tensors"):
         checkpoint.load_newest(tmp_path, method="ressl")
