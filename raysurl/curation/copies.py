@@ -170,7 +170,10 @@ def _around(near: Near, first: Index, threshold: float) -> tuple[Index, Rows]:
     end, cosine = near.index.ravel(), near.cosine.ravel()
     once = start < end
     once |= ~(near.index[end] == start[:, None]).any(axis=1)  # the other end does not have it
-    pairs, cosine = first[np.stack([start, end], 1)[once]].reshape(-1, 2), cosine[once]
+    return _nearest_to(threshold, first[np.stack([start, end], 1)[once]].reshape(-1, 2), cosine[once])
+
+
+def _nearest_to(threshold: float, pairs: Index, cosine: Rows) -> tuple[Index, Rows]:
     order = np.argsort(-cosine, kind="stable")
     above = int((cosine >= threshold - ROUNDING).sum())
     order = order[max(0, above - SHOWN) : above + SHOWN]
@@ -277,8 +280,4 @@ def _equal(bank: Index, queries: Index) -> Index:
 
 def _around_split(near: Near, exact: NDArray[np.bool_], threshold: float) -> tuple[Index, Rows]:
     rows = np.flatnonzero(~exact)
-    pairs, cosine = np.stack([rows, near.index[rows, 0]], 1), near.cosine[rows, 0]
-    order = np.argsort(-cosine, kind="stable")
-    above = int((cosine >= threshold - ROUNDING).sum())
-    order = order[max(0, above - SHOWN) : above + SHOWN]
-    return pairs[order], np.minimum(cosine[order], 1)
+    return _nearest_to(threshold, np.stack([rows, near.index[rows, 0]], 1), near.cosine[rows, 0])

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from raysurl.curation.copies import Duplicates, Leaks
 from raysurl.curation.given import write_list, write_names
+from raysurl.curation.near import by_index
 from raysurl.curation.pages import Caption, gallery, pair_cards, row_card, short_names, write_page
 from raysurl.curation.pictures import Pictures
-from raysurl.curation.rows import Embeddings
+from raysurl.curation.rows import Embeddings, columns_of
 from raysurl.report.page import table
 
 SHOWN_GROUPS, SHOWN_MEMBERS = 24, 12
@@ -30,8 +31,7 @@ def write_duplicates(folder: Path, of: Embeddings, found: Duplicates) -> list[st
     order = members[np.lexsort((members, ~found.keep[members], found.group[members]))]
     columns = {
         "group": found.group[order],
-        "name": of.names(order),
-        **{key: of.table[key].take(pa.array(order)) for key in ("path", "row", "label")},
+        **columns_of(of.table, order),
         "keep": found.keep[order],
         "exact": found.exact[order],
         "similarity": found.similarity[order],
@@ -44,10 +44,7 @@ def write_duplicates(folder: Path, of: Embeddings, found: Duplicates) -> list[st
         f"{found.groups:,} groups of copies hold {len(order):,} of {len(of):,} images ({exact:,} have an exact copy);"
         f" {len(found.drop):,} can go: {folder / 'delete.txt'}"
     ]
-    said += _caveats(found)
-    if left_out:
-        said.append(f"{left_out} names with a line break are in the tables alone, not in delete.txt")
-    return [*said, f"pairs at the threshold: {folder / 'page.html'}"]
+    return [*said, *_caveats(found), *left_out, f"pairs at the threshold: {folder / 'page.html'}"]
 
 
 def _caveats(found: Duplicates | Leaks) -> list[str]:
@@ -56,9 +53,7 @@ def _caveats(found: Duplicates | Leaks) -> list[str]:
         said.append(
             "the embeddings hold no digests of pixels, so that exact copies are not told apart from near ones"
         )
-    if found.recall < 1:
-        said.append(f"the neighbours are those of an index, which finds {found.recall:.1%} of them")
-    return said
+    return [*said, *by_index(found.recall)]
 
 
 def _duplicates_page(folder: Path, of: Embeddings, found: Duplicates) -> None:
@@ -139,13 +134,8 @@ def write_leaks(folder: Path, train: Embeddings, test: Embeddings, found: Leaks)
     """leaks.csv, .parquet, .json, test.txt and page.html; returns what there is to say."""
     of_test, of_train = found.pairs.T if len(found.pairs) else np.zeros((2, 0), np.int64)
     columns: Mapping[str, Any] = {
-        **{
-            f"test_{key}": test.table[key].take(pa.array(of_test)) for key in ("name", "path", "row", "label")
-        },
-        **{
-            f"train_{key}": train.table[key].take(pa.array(of_train))
-            for key in ("name", "path", "row", "label")
-        },
+        **columns_of(test.table, of_test, "test_"),
+        **columns_of(train.table, of_train, "train_"),
         "exact": found.exact,
         "similarity": found.cosines,
     }
@@ -157,10 +147,7 @@ def write_leaks(folder: Path, train: Embeddings, test: Embeddings, found: Leaks)
         f"{len(found.leaked):,} of {len(test):,} test images have a copy among {len(train):,} training images"
         f" ({exact:,} an exact one): {folder / 'test.txt'}"
     ]
-    said += _caveats(found)
-    if left_out:
-        said.append(f"{left_out} names with a line break are in the tables alone, not in test.txt")
-    return [*said, f"pairs: {folder / 'page.html'}"]
+    return [*said, *_caveats(found), *left_out, f"pairs: {folder / 'page.html'}"]
 
 
 def _leaks_page(folder: Path, train: Embeddings, test: Embeddings, found: Leaks) -> None:

@@ -127,10 +127,12 @@ def write_list(table: Any, folder: Path, name: str) -> None:
         text.write("\n]\n")
 
 
-def write_names(names: list[str], folder: Path, file: str) -> int:
-    """A name per line, for `xargs -d '\\n'`; returns how many were left out, because they hold an end of a line."""
+def write_names(names: list[str], folder: Path, file: str) -> list[str]:
+    """A name per line, for `xargs -d '\\n'`; returns a sentence where some were left out, for they hold an end of a
+    line."""
     plain = [name for name in names if "\n" not in name]
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / file) as partial:
         partial.write_text("".join(f"{name}\n" for name in plain), encoding="utf-8")
-    return len(names) - len(plain)
+    left_out = len(names) - len(plain)
+    return [f"{left_out} names with a line break are in the tables alone, not in {file}"] if left_out else []

@@ -31,6 +31,11 @@ class Near:
     recall: float
 
 
+def by_index(recall: float) -> list[str]:
+    """What there is to say of neighbours with this recall: a sentence, or nothing where they are exact."""
+    return [f"the neighbours are those of an index, which finds {recall:.1%} of them"] if recall < 1 else []
+
+
 def near_others(bank: Embeddings, k: int, *, seed: int = 0, among: NDArray[np.int64] | None = None) -> Near:
     """The k ≤ N − 1 nearest others of each row, or of rows `among` alone, whose numbers are then places in it."""
     rows = bank.rows if among is None else taken(bank.rows, among)

@@ -54,13 +54,18 @@ def write_page(
 
 
 def gallery(
-    rows: Sequence[int], shown: dict[int, Pixels], captions: Sequence[Caption], marked: int | None = None
+    rows: Sequence[int],
+    shown: dict[int, Pixels],
+    captions: Sequence[Caption],
+    marked: int | None = None,
+    *,
+    first: str = "",
 ) -> str:
-    """A grid of rows with their captions; the `marked` one has a frame."""
+    """A grid of rows with their captions; the `marked` one has a frame. `first`: a figure before them."""
     figures = "".join(
         figure(shown.get(row), caption, row == marked) for row, caption in zip(rows, captions, strict=True)
     )
-    return f'<div class="gallery">{figures}</div>'
+    return f'<div class="gallery">{first}{figures}</div>'
 
 
 def figure(pixels: Pixels | None, caption: Caption, marked: bool = False) -> str:

@@ -6,7 +6,7 @@ Letters: N rows, D values of an embedding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,19 @@ class Embeddings:
     @property
     def model(self) -> str:
         """The digest of the network that made the rows; empty where it is not known."""
-        model = self.about.get("model")
-        return str(model.get("sha256", "")) if isinstance(model, dict) else ""
+        return model_of(self.about)
+
+
+def model_of(about: Mapping[str, Any]) -> str:
+    """The digest of the network that a note on embeddings names; empty where it names none."""
+    model = about.get("model")
+    return str(model.get("sha256", "")) if isinstance(model, dict) else ""
+
+
+def columns_of(table: Any, rows: NDArray[np.int64], prefix: str = "") -> dict[str, Any]:
+    """What rows of a table of embeddings are of, as columns of a list."""
+    some = pa.array(rows)
+    return {f"{prefix}{key}": table[key].take(some) for key in ("name", "path", "row", "label")}
 
 
 def embeddings_of(given: Any, names: Sequence[str] | None = None) -> Embeddings:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from raysurl.curation.given import write_list
 from raysurl.curation.pages import brief, figure, gallery, row_card, short_names, write_page
 from raysurl.curation.pictures import Pictures, small
-from raysurl.curation.rows import Rows, unit
+from raysurl.curation.rows import Rows, columns_of, unit
 from raysurl.curation.stored_index import ENCODER, StoredIndex
 from raysurl.data.dataset import Samples, Unreadable
 from raysurl.data.manifest import Listing
@@ -123,17 +123,16 @@ def write_found(folder: Path, index: StoredIndex, found: Found) -> list[str]:
     """results.csv, .parquet, .json and page.html; returns the lines to print: similarity and name."""
     query, rank = np.nonzero(found.rows >= 0)
     rows = found.rows[query, rank]
-    names = index.table["name"].take(pa.array(rows)).to_pylist()
     columns: dict[str, Any] = {
         "query": [found.names[q] for q in query],
         "rank": rank + 1,
-        "name": names,
-        **{key: index.table[key].take(pa.array(rows)) for key in ("path", "row", "label")},
+        **columns_of(index.table, rows),
         "similarity": found.cosines[query, rank],
     }
     write_list(pa.table(columns), folder, "results")
     _page(folder, index, found)
     said, before = [], -1
+    names = columns["name"].to_pylist()
     for q, cosine, name in zip(query.tolist(), columns["similarity"].tolist(), names, strict=True):
         if q != before and len(found.names) > 1:
             said.append(found.names[q])
@@ -155,8 +154,7 @@ def _page(folder: Path, index: StoredIndex, found: Found) -> None:
         ]
         asked = None if isinstance(own, Unreadable) or own.ndim != 3 else small(own)
         first = figure(asked, ("looked up", ""), marked=True)
-        others = gallery(rows, shown, captions).replace('<div class="gallery">', "", 1)
-        cards += row_card(brief(found.names[q], 90), "", f'<div class="gallery">{first}{others}')
+        cards += row_card(brief(found.names[q], 90), "", gallery(rows, shown, captions, first=first))
     measured = index.about
     lead = (
         f"The {found.rows.shape[1]} nearest of {len(index):,} images by the cosine of their embeddings. The index"

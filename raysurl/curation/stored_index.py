@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from raysurl import plain
 from raysurl.curation.given import BUILDING
 from raysurl.curation.indexing import BuiltIndex, Kind, build, kind_for, write_whole
-from raysurl.curation.rows import Rows, StoredRows, batches, opened
+from raysurl.curation.rows import Rows, StoredRows, batches, model_of, opened
 from raysurl.errors import InputError
 from raysurl.paths import given_path, sha256, whole
 
@@ -117,8 +117,7 @@ class StoredIndex:
     @property
     def model(self) -> str:
         """The digest of the network whose embeddings these are; empty where it is not known."""
-        model = self.about["of"].get("model")
-        return str(model.get("sha256", "")) if isinstance(model, dict) else ""
+        return model_of(self.about["of"])
 
     def search(self, queries: Rows, k: int) -> tuple[Rows, NDArray[np.int64]]:
         """Cosines and row numbers (Q, k), the nearest first; −1 where the visited cells hold fewer than k rows."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,29 +10,25 @@ from numpy.typing import NDArray
 
 from raysurl.curation.clustering import ImageClusters
 from raysurl.curation.given import write_list, write_names
+from raysurl.curation.near import by_index
 from raysurl.curation.outlying import Outliers
 from raysurl.curation.pages import gallery, row_card, short_names, write_page
 from raysurl.curation.pictures import Pictures
-from raysurl.curation.rows import Embeddings
+from raysurl.curation.rows import Embeddings, columns_of
 from raysurl.report.page import table
 
 SHOWN = 96  # images of a list
 SHOWN_CLUSTERS, SHOWN_MEMBERS = 100, 8
-COLUMNS = ("path", "row", "label")
-
-
-def _columns(of: Embeddings, rows: NDArray[np.int64]) -> dict[str, Any]:
-    return {"name": of.names(rows), **{key: of.table[key].take(pa.array(rows)) for key in COLUMNS}}
-
-
-def _left_out(count: int, file: str) -> list[str]:
-    return [f"{count} names with a line break are in the tables alone, not in {file}"] if count else []
 
 
 def write_outliers(folder: Path, of: Embeddings, found: Outliers, top: int, how: str) -> list[str]:
     """outliers.csv, .parquet, .json (all images, the farthest first) and page.html; returns what there is to say."""
     order = found.order
-    columns = {**_columns(of, order), "score": found.scores[order], "nearest": of.names(found.nearest[order])}
+    columns = {
+        **columns_of(of.table, order),
+        "score": found.scores[order],
+        "nearest": of.names(found.nearest[order]),
+    }
     write_list(pa.table(columns), folder, "outliers")
     pictures = Pictures(of.table, of.about)
     first = order[:top]
@@ -58,17 +53,18 @@ def write_outliers(folder: Path, of: Embeddings, found: Outliers, top: int, how:
     ]
     write_page(folder, "Outliers", f"Images far from their neighbours, {how}.", parts, pictures)
     said = [f"{found.scores[row]:.4f}  {name}" for row, name in zip(first[:10].tolist(), names, strict=False)]
-    if found.recall < 1:
-        said.append(f"the neighbours are those of an index, which finds {found.recall:.1%} of them")
     return [
         *said,
+        *by_index(found.recall),
         f"all {len(of):,} images by score: {folder / 'outliers.csv'}; pictures: {folder / 'page.html'}",
     ]
 
 
 def write_selected(folder: Path, of: Embeddings, chosen: NDArray[np.int64], how: str) -> list[str]:
     """selected.csv, .parquet, .json, selected.txt (names, in order) and page.html; returns what there is to say."""
-    write_list(pa.table({"rank": np.arange(1, len(chosen) + 1), **_columns(of, chosen)}), folder, "selected")
+    write_list(
+        pa.table({"rank": np.arange(1, len(chosen) + 1), **columns_of(of.table, chosen)}), folder, "selected"
+    )
     left_out = write_names(of.names(chosen), folder, "selected.txt")
     pictures = Pictures(of.table, of.about)
     first = chosen[:SHOWN]
@@ -84,13 +80,13 @@ def write_selected(folder: Path, of: Embeddings, chosen: NDArray[np.int64], how:
         pictures,
     )
     said = [f"{len(chosen):,} of {len(of):,} images chosen, {how}: {folder / 'selected.txt'}"]
-    return [*said, *_left_out(left_out, "selected.txt"), f"pictures: {folder / 'page.html'}"]
+    return [*said, *left_out, f"pictures: {folder / 'page.html'}"]
 
 
 def write_clusters(folder: Path, of: Embeddings, found: ImageClusters, how: str) -> list[str]:
     """clusters.* (a row per image), medoids.* (a row per cluster) and page.html; returns what there is to say."""
     levels = [f"level{level + 2}" for level in range(len(found.labels))] if found.thresholds else ["cluster"]
-    columns = _columns(of, np.arange(len(of)))
+    columns = columns_of(of.table, np.arange(len(of)))
     for name, labels in zip(levels, found.labels, strict=True):
         columns[name] = labels
     columns["similarity"] = found.cosines[0]
@@ -98,7 +94,7 @@ def write_clusters(folder: Path, of: Embeddings, found: ImageClusters, how: str)
     medoids = []
     for name, labels, rows in zip(levels, found.labels, found.medoids, strict=True):
         head = {"level": [name] * len(rows), "cluster": np.arange(len(rows))}
-        medoids.append(pa.table({**head, "size": np.bincount(labels), **_columns(of, rows)}))
+        medoids.append(pa.table({**head, "size": np.bincount(labels), **columns_of(of.table, rows)}))
     write_list(pa.concat_tables(medoids), folder, "medoids")
     pictures = Pictures(of.table, of.about)
     parts = []
