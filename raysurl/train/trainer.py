@@ -126,9 +126,9 @@ def train_epochs(run: Run) -> None:
 def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path) -> Run:
     """Build the run and restore the newest checkpoint, if the run directory has one."""
     torch.set_num_threads(threads_of(recipe.scale.threads, runtime.device))
-    count, labels = len(source.readable), labels_to_learn(source, eval_source)
+    is_first, count, labels = runtime.rank == 0, len(source.readable), labels_to_learn(source, eval_source)
     method = build.method_of(recipe, num_samples=count, labels=labels)
-    is_first, network = runtime.rank == 0, counted(recipe, method.encoder)
+    network = counted(recipe, method.encoder) if is_first else ""
     method = build.prepare(method, recipe, runtime.device)
     state, damaged = checkpoint.load_newest(run_dir / "checkpoints", method=recipe.method.name)
     if state is None and recipe.init_from:
