@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from raysurl import streams
 from raysurl.export import modeling
 from raysurl.export.checking import Apply, quietly
-from raysurl.export.timm_form import TimmForm, timm_args
+from raysurl.export.timm_form import TimmForm
 from raysurl.nets.drawing import drawn_from
-from raysurl.nets.encoders import ConvNet
-from raysurl.nets.timm_models import PREFIX
+from raysurl.nets.encoders import ConvNet, TwoTrunk
 from raysurl.recipe import Recipe
 
 WEIGHTS, CONFIG, CARD, CODE = "model.safetensors", "config.json", "README.md", "modeling.py"
@@ -62,7 +61,7 @@ def write_timm(folder: Path, form: TimmForm, about: Mapping[str, Any]) -> Apply:
 def write_plain(folder: Path, network: nn.Module, recipe: Recipe, about: Mapping[str, Any]) -> Apply:
     """With the code that rebuilds the network; gives the model that this code makes of the folder."""
     config = {
-        "encoder": rebuilt(recipe),
+        "encoder": rebuilt(recipe, network),
         "num_features": about["dim"],
         "preprocessing": about["preprocessing"],
         "raysurl": {key: value for key, value in about.items() if key not in ("encoder", "preprocessing")},
@@ -81,7 +80,7 @@ def write_plain(folder: Path, network: nn.Module, recipe: Recipe, about: Mapping
     return made
 
 
-def rebuilt(recipe: Recipe) -> dict[str, Any]:
+def rebuilt(recipe: Recipe, network: nn.Module) -> dict[str, Any]:
     """What `modeling.build` reads, with nothing left to defaults of this program."""
     e = recipe.encoder
     if e.name == "mlp":
@@ -91,7 +90,8 @@ def rebuilt(recipe: Recipe) -> dict[str, Any]:
     if e.name == "convnet":
         return shape | {"channels": list(e.channels or signature(ConvNet).parameters["widths"].default)}
     shape |= {"small_stem": e.small_stem, "maxpool": e.maxpool}
-    return shape | {"options": timm_args(recipe)} if e.name.startswith(PREFIX) else shape
+    made_with = getattr(network.rgb if isinstance(network, TwoTrunk) else network, "made_with", None)
+    return shape if made_with is None else shape | {"options": made_with}
 
 
 def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:

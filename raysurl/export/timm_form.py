@@ -64,7 +64,7 @@ def known_form(recipe: Recipe) -> TimmForm | None:
     if e.sobel or e.small_stem:
         return None
     if e.name.startswith(PREFIX):
-        return TimmForm(e.name.removeprefix(PREFIX), timm_args(recipe))
+        return TimmForm(e.name.removeprefix(PREFIX))
     if re.fullmatch(r"resnet\d+", e.name):
         return TimmForm(e.name)
     if found := re.fullmatch(r"efficientnet_b(\d)", e.name):
@@ -76,22 +76,6 @@ def known_form(recipe: Recipe) -> TimmForm | None:
     if (width := e.name.removeprefix("regnet_")) in REGNETS:
         return TimmForm(f"regnet{REGNETS[width]}")
     return None
-
-
-def timm_args(recipe: Recipe) -> dict[str, Any]:
-    """What a network of timm is made with: the recipe's options, and the size of its views where that is told."""
-    import timm
-
-    name, options = recipe.encoder.name.removeprefix(PREFIX), dict(recipe.encoder.options)
-    with_size = {"img_size": recipe.views.size, **options}
-    try:
-        with torch.device("meta"), quietly():
-            timm.create_model(name, num_classes=0, **with_size)
-    except TypeError:
-        return options
-    except (NotImplementedError, RuntimeError):  # it computes with values when it is built
-        return with_size
-    return with_size
 
 
 def timm_form(recipe: Recipe, encoder: nn.Module) -> TimmForm:
@@ -108,12 +92,13 @@ def timm_form(recipe: Recipe, encoder: nn.Module) -> TimmForm:
     state = encoder.state_dict()
     if any(name.startswith("trunk_output.") for name in state):
         state = {_regnet_name(name): value for name, value in state.items()}
-    tensors = _matched(_shapes(form.name, form.args), state)
+    args = getattr(encoder, "made_with", form.args)
+    tensors = _matched(_shapes(form.name, args), state)
     if tensors is None:
         raise InputError(
             f"to=timm: the weights of {spoken(recipe)} are not those of timm's {form.name}; {OTHERS}"
         )
-    return TimmForm(form.name, form.args, tensors)
+    return TimmForm(form.name, args, tensors)
 
 
 def spoken(recipe: Recipe) -> str:

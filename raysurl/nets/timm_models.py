@@ -55,7 +55,8 @@ def build(
     options: Mapping[str, Any],
 ) -> nn.Module:
     """A network of timm, (b, channels, H, W) -> (b, net.dim), for views of each of `sizes`, of which the first is the
-    size that position embeddings are made for.
+    size that position embeddings are made for. `net.made_with`: the arguments of `timm.create_model` that decide its
+    weights.
 
     Raises InputError for an unknown name, options that it has not, and views that it cannot see.
     """
@@ -64,15 +65,15 @@ def build(
     _check_name(timm, name, said)
     _check_options(said, options)
     wanted: dict[str, Any] = {"img_size": sizes[0], "dynamic_img_size": True, "zero_init_last": zero_init}
-    wanted["drop_rate"] = (
-        0.0  # of the pooled features, which some drop unless told: its draws could not be repeated
-    )
+    # of the pooled features, which some drop unless told: its draws could not be repeated
+    wanted["drop_rate"] = 0.0
     fixed = {**options, "num_classes": 0}
     if channels != 3:
         fixed["in_chans"] = channels
     if drop_path is not None:
         fixed["drop_path_rate"] = drop_path
-    net = _created(timm, name, said, wanted, fixed)
+    net, taken = _created(timm, name, said, wanted, fixed)
+    net.made_with = {key: taken[key] for key in taken if key == "img_size"} | dict(options)  # type: ignore[assignment]
     if small_stem:
         _check_stem(net, said)
     cfg = getattr(net, "pretrained_cfg", None) or {}
@@ -102,12 +103,12 @@ def _check_options(said: str, options: Mapping[str, Any]) -> None:
 
 def _created(
     timm: Any, name: str, said: str, wanted: Mapping[str, Any], fixed: Mapping[str, Any]
-) -> nn.Module:
-    """The network with all of `fixed`, and with those of `wanted` that its constructor takes."""
+) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The network with all of `fixed`, and with those of `wanted` that its constructor takes; and the latter."""
     while True:
         try:
             net: nn.Module = timm.create_model(name, pretrained=False, **wanted, **fixed)
-            return net
+            return net, wanted
         except Exception as error:  # whatever a network's constructor makes of values that it did not expect
             named = set(_QUOTED.findall(str(error))) if isinstance(error, TypeError) else set()
             unknown = named if "unexpected keyword argument" in str(error) else set()
