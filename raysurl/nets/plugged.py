@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
 from raysurl import plugins
 from raysurl.errors import InputError
 from raysurl.nets.dropping import seeded
 from raysurl.nets.norm import convert
+from raysurl.nets.probing import outputs
 from raysurl.recipe.options import options_of, parameters
 
 OURS = ("channels", "size")
@@ -69,23 +68,18 @@ def refuse(name: str, settings: Mapping[str, Any]) -> None:
 
 def width_of(net: nn.Module, name: str, *, channels: int, sizes: Sequence[int]) -> int:
     """The width D of its output (b, D) for views of each size. Raises InputError where it gives none, or another."""
-    said, was, widths = f"encoder.name={name}", net.training, set()
-    net.eval()
-    for size in dict.fromkeys(sizes):
-        try:
-            with _disable_current_modes(), torch.no_grad():  # no weights are drawn here
-                out = net(torch.zeros(2, channels, size, size))
-        except Exception as error:  # of whatever layer is the first that cannot
-            raise InputError(
-                f"{said} cannot see views of {size} pixels: {plugins.told(error, name)}; set views.size as it needs"
-            ) from None
+    said, widths = f"encoder.name={name}", set()
+
+    def cannot(size: int, error: Exception) -> str:
+        return f"{said} cannot see views of {size} pixels: {plugins.told(error, name)}; set views.size as it needs"
+
+    for size, out in outputs(net, 2, channels, sizes, cannot).items():
         if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != 2 or not out.is_floating_point():
             shape = f"{out.dtype} {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
             raise InputError(
                 f"{said} gives {shape} for two images of {size} pixels, and not a vector each, float (2, D)"
             )
         widths.add(out.shape[1])
-    net.train(was)
     if len(widths) > 1:
         raise InputError(
             f"{said} gives vectors of {min(widths)} and of {max(widths)} values, by the size of views"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from raysurl.errors import InputError, first_line
+from raysurl.nets.probing import outputs
 
 PREFIX = "timm:"
 # of the create function of timm, which this module answers itself
@@ -169,16 +170,12 @@ def _takes(net: nn.Module, key: str) -> bool:
 
 def width_for(net: nn.Module, name: str, channels: int, sizes: Sequence[int]) -> int:
     """The width of what a network gives for views of each of these sizes. Raises InputError where it cannot see one."""
-    said, was, width = f"encoder.name={name}", net.training, 0
-    net.eval()
-    for size in dict.fromkeys(sizes):
-        try:
-            with _disable_current_modes(), torch.no_grad():  # no weights are drawn here
-                out = net(torch.zeros(1, channels, size, size))
-        except Exception as error:  # of whatever layer is the first that cannot
-            raise InputError(
-                f"{said} cannot see views of {size} pixels ({_brief(error)}); {_fitting(net)}"
-            ) from None
+    said, width = f"encoder.name={name}", 0
+
+    def cannot(size: int, error: Exception) -> str:
+        return f"{said} cannot see views of {size} pixels ({_brief(error)}); {_fitting(net)}"
+
+    for out in outputs(net, 1, channels, sizes, cannot).values():
         if not isinstance(out, Tensor) or out.dim() != 2:
             shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise InputError(
@@ -186,7 +183,6 @@ def width_for(net: nn.Module, name: str, channels: int, sizes: Sequence[int]) ->
                 " encoder.options.global_pool out"
             )
         width = out.shape[1]
-    net.train(was)
     return width
 
 
