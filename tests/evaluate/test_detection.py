@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import on_ranks
 from voc_files import coco_files
+
+from raysurl.testing.ranks import on_ranks
 
 pytest.importorskip("pycocotools")
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from ranks import on_ranks
 from torch import nn
 
 from raysurl.classifier import load_classifier
@@ -22,6 +21,7 @@ from raysurl.nets.encoders import build_encoder
 from raysurl.recipe import Evaluation, dump, load_recipe, recipe_from
 from raysurl.recipe.tunings import TUNINGS, Tuning
 from raysurl.runtime import LocalRuntime
+from raysurl.testing.ranks import on_ranks
 from raysurl.train import local
 from raysurl.views import POLICIES
 from raysurl.views.augment import apply

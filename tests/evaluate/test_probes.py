@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from places import ROOT, SHARED
-from ranks import on_ranks
 
 from raysurl.data.names import open_samples
 from raysurl.encoder import encoder_of
@@ -18,6 +17,7 @@ from raysurl.recipe.detections import Detection
 from raysurl.recipe.probes import PROBES
 from raysurl.recipe.tunings import TUNINGS
 from raysurl.runtime import LocalRuntime
+from raysurl.testing.ranks import on_ranks
 from raysurl.train import local
 
 PAGE = ROOT / "docs" / "protocols.md"

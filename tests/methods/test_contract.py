@@ -3,13 +3,13 @@
 import contract
 import pytest
 import torch
-from ranks import on_ranks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from raysurl import method
 from raysurl.nets.dropping import DropPath
 from raysurl.nets.ema import MomentumTeacher
 from raysurl.testing import methods, runs
+from raysurl.testing.ranks import on_ranks
 
 METHODS = method.available()
 every_method = pytest.mark.parametrize("name", METHODS)

@@ -8,7 +8,6 @@ import contract
 import numpy as np
 import pytest
 import torch
-from ranks import on_ranks
 from scipy.optimize import brentq
 
 from raysurl import build, distributed
@@ -25,6 +24,7 @@ from raysurl.methods.genurl.structures import (
     linear,
 )
 from raysurl.recipe import recipe_from
+from raysurl.testing.ranks import on_ranks
 from raysurl.train import trainer
 
 N, D, NU = 30, 4, 20.0

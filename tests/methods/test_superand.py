@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import on_ranks
 
 from raysurl import distributed, recipe
 from raysurl.encoder import encoder_of
@@ -17,6 +16,7 @@ from raysurl.errors import InputError
 from raysurl.method import Progress
 from raysurl.methods.superand import SuperAND, and_loss, augmentation_loss, discover, unification_entropy
 from raysurl.methods.superand.memory import CONSISTENCY, INSTANCE
+from raysurl.testing.ranks import on_ranks
 from raysurl.train import trainer
 
 ROUNDS = {"rounds": 3, "epochs": 1}

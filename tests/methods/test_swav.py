@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import on_ranks
 from test_baselines import double, first_batch, rows, started
 
 from raysurl import distributed
 from raysurl.errors import InputError
 from raysurl.methods import swav
 from raysurl.recipe import recipe_from
+from raysurl.testing.ranks import on_ranks
 
 MULTI_CROP = {"small_views": ["small_1", "small_2"]}
 

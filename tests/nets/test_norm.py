@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from ranks import on_ranks
 from torch import nn
 
 from raysurl import distributed
 from raysurl.nets.norm import SyncBatchNorm, convert
+from raysurl.testing.ranks import on_ranks
 
 
 def _inputs(shape, weight_seed=1):
