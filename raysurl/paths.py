@@ -60,6 +60,13 @@ def new_place(key: str, text: str) -> Path:
     return writable(key, target)
 
 
+def new_file(key: str, text: str, *kinds: str) -> Path:
+    """As `new_place`, of a file whose name ends as one of `kinds`."""
+    if not text.endswith(kinds):
+        raise InputError(f"name the file to write: {' or '.join(f'{key}=FILE{kind}' for kind in kinds)}")
+    return new_place(key, text)
+
+
 def writable(key: str, target: Path) -> Path:
     """The path as it is. Raises InputError where the folder that is to hold it cannot be written to, or made."""
     there = next(folder for folder in target.absolute().parents if os.path.lexists(folder))

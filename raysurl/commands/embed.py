@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from raysurl.errors import InputError
-from raysurl.paths import new_place, whole
+from raysurl.paths import new_file
 from raysurl.recipe import take
 
 SETTINGS = {
@@ -26,23 +23,8 @@ def main(arguments: Sequence[str]) -> None:
     program. What was interrupted goes on when the same line is given again.
     """
     mine, rest = take(arguments, "to")
-    target = new_file(
-        mine.get("to", ""), ".parquet"
-    )  # at once: what follows imports torch and opens the data
+    # at once: what follows imports torch and opens the data
+    target = new_file("to", mine.get("to", ""), ".parquet")
     from raysurl.curation.embedding import write_embeddings
 
     write_embeddings(rest, target)
-
-
-def new_file(given: str, *kinds: str) -> Path:
-    """The file to write, whose name ends as one of `kinds`. Raises InputError for one that is there, or cannot be."""
-    if not given.endswith(kinds):
-        raise InputError(f"name the file to write: {' or '.join(f'to=FILE{kind}' for kind in kinds)}")
-    return new_place("to", given)
-
-
-def write_new(write: Callable[[Any, Any], object], table: Any, target: Path) -> None:
-    """Written with its folder: whole, or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with whole(target) as partial, partial.open("wb") as file:
-        write(table, file)

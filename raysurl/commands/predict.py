@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from raysurl.commands.embed import new_file, write_new
 from raysurl.errors import InputError
+from raysurl.paths import new_file, whole
 from raysurl.recipe import take
 
 SETTINGS = {
@@ -25,9 +27,8 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError(
             "name what to use: run=DIR of a run that was fine-tuned, or run=FILE of its classifier"
         )
-    target = new_file(
-        mine.get("to", ""), ".csv", ".parquet"
-    )  # at once: what follows imports torch and opens the data
+    # at once: what follows imports torch and opens the data
+    target = new_file("to", mine.get("to", ""), ".csv", ".parquet")
     import numpy as np
     import pyarrow as pa
     import pyarrow.csv
@@ -59,3 +60,10 @@ def main(arguments: Sequence[str]) -> None:
     write = pq.write_table if target.suffix == ".parquet" else pyarrow.csv.write_csv
     write_new(write, pa.table(columns), target)
     print(f"{len(index)} predictions: {target}")
+
+
+def write_new(write: Callable[[Any, Any], object], table: Any, target: Path) -> None:
+    """Written with its folder: whole, or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole(target) as partial, partial.open("wb") as file:
+        write(table, file)

@@ -25,10 +25,8 @@ By = Literal["kmeans", "hierarchy"]
 ROUNDS = 25  # of k-means
 LEARNED = 256  # rows of which the place of a mean is learned
 PASSES, BATCH = 2, 4096  # over all rows in which the hierarchy moves, splits and merges; rows of an update
-QUANTILES = (
-    0.5,
-    0.9,
-)  # of the distance to the fourth neighbour: how far two of a cluster are linked, level by level
+# of the distance to the fourth neighbour: how far two of a cluster are linked, level by level
+QUANTILES = (0.5, 0.9)
 
 Index = NDArray[np.int64]
 

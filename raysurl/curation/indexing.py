@@ -31,10 +31,8 @@ PER_CELL = 40  # rows from which the place of a cell is learned
 CODE = 4  # values that one byte of a code stands for, or fewer
 SHARD = 2**17  # rows that are added between two saves
 K = 10  # neighbours of which the recall is measured
-QUERIES, DEEP = (
-    256,
-    64,
-)  # rows of which it is measured, and neighbours among which equally near ones are known
+# rows of which it is measured, and neighbours among which equally near ones are known
+QUERIES, DEEP = 256, 64
 
 
 class RowBlocks(Protocol):

@@ -91,12 +91,8 @@ def _prepared(run: Path, recipe: Recipe, encoder: nn.Module, depth: Depth | None
     title = (run if run.is_dir() else run.parent).name or recipe.encoder.name
     try:
         text = card(title, about, results, form, asked.license)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ):  # of files that a person, or a fault, has changed
+    # of files that a person, or a fault, has changed
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"run={run} has results or a description that cannot be read") from None
     return _Work(asked, recipe, network, about, form, text)
 
