@@ -7,7 +7,6 @@ Letters: N rows of a bank, Q queries, D values, k neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import faiss
@@ -47,26 +46,10 @@ def near_in(bank: Embeddings, queries: Embeddings, k: int, *, seed: int = 0) -> 
     return _near(bank.rows, queries.rows, k, itself=False, seed=seed)
 
 
-@dataclass(frozen=True, eq=False)
-class _Held:
-    rows: Rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def dim(self) -> int:
-        return int(self.rows.shape[1])
-
-    def blocks(self) -> Iterator[tuple[int, Rows]]:
-        for start in range(0, len(self.rows), QUERIES):
-            yield start, self.rows[start : start + QUERIES]
-
-
 def _near(bank: Rows, queries: Rows, k: int, *, itself: bool, seed: int) -> Near:
     index, recall = None, 1.0
     if len(bank) * len(queries) > EXACT:
-        index, measured = build(_Held(bank), "ivf", seed=seed)
+        index, measured = build(Embeddings(bank, None), "ivf", seed=seed)
         recall = measured.recall
     cosine = np.empty((len(queries), k), np.float32)
     found = np.empty((len(queries), k), np.int64)
