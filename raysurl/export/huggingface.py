@@ -3,11 +3,11 @@ none of timm's the code that rebuilds it."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from safetensors.torch import save_file
@@ -70,11 +70,10 @@ def write_plain(folder: Path, network: nn.Module, recipe: Recipe, about: Mapping
     _write_config(folder, config)
     source = Path(modeling.__file__).read_text(encoding="utf-8")
     (folder / CODE).write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("raysurl_exported_modeling", folder / CODE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # as text: imported as a file, it would leave its bytecode in the folder
+    module: Any = ModuleType("raysurl_exported_modeling")
+    module.__file__ = str(folder / CODE)
+    exec(compile(source, folder / CODE, "exec"), module.__dict__)
     with drawn_from(streams.torch_stream(0, "export")):
         made: nn.Module = module.load(folder)
     return made
