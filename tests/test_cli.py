@@ -124,6 +124,7 @@ def test_names_that_are_not_utf8_are_not_written(command, arguments, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_working_directory_that_is_not_utf8_holds_no_results(tmp_path, monkeypatch):
     there = tmp_path / "caf\udce9"
     there.mkdir()

@@ -68,6 +68,7 @@ def test_new_points_land_beside_their_like(digits, fitted):
     assert np.abs(moved - fitted.embedding_[:50]).max() < 0.02 * np.ptp(fitted.embedding_)
 
 
+@pytest.mark.slow
 def test_settings_reach_the_recipe(digits):
     base = small().fit_transform(digits[0])
     for change in (

@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_checks_what_it_shows(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], {})

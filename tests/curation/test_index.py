@@ -66,6 +66,7 @@ def test_the_kind_follows_from_size_and_memory(monkeypatch):
     assert [kind_for(n, 512) for n in (49_999, 50_000, 500_000, 600_000)] == ["flat", "ivf", "ivf", "pq"]
 
 
+@pytest.mark.slow
 def test_building_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(indexing, "SHARD", 8192)
     pq.write_table(table_of(clustered(20_000, 8)), tmp_path / "e.parquet")

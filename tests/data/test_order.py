@@ -160,6 +160,7 @@ def test_shards_are_mixed_as_row_groups_are(window, tmp_path):
 # -------------------------------------------------------------------- windows smaller than the data
 
 
+@pytest.mark.slow
 def test_groups_in_windows_come_near_a_full_shuffle_where_they_can(tmp_path):
     source = opened(table(tmp_path, row_group_size=2), window=100)
     p = plan(source.readable, batch_size=BATCH, seed=0, windows=source.windows)
@@ -172,6 +173,7 @@ def test_groups_in_windows_come_near_a_full_shuffle_where_they_can(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_where_they_cannot_the_number_is_said_with_its_cause_and_what_helps(tmp_path):
     source = opened(table(tmp_path, row_group_size=20), window=100, reads=1)
     p = plan(source.readable, batch_size=BATCH, seed=0, windows=source.windows)

@@ -29,6 +29,7 @@ def finished(tmp_path_factory):
     return root, recipe, run.pretrain(recipe)
 
 
+@pytest.mark.slow
 def test_the_run_has_the_numbers_that_evaluate_gives_for_those_data(finished):
     root, _, run_dir = finished
     metrics = json.loads((run_dir / "results.json").read_text())["metrics"]

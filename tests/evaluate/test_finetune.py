@@ -161,6 +161,7 @@ def test_the_encoder_that_is_given_is_left_as_it_is():
     assert all(p.requires_grad for p in encoder.parameters())
 
 
+@pytest.mark.slow
 def test_rates_are_chosen_without_the_test_images():
     task = task_of()
     settings = Tuning(epochs=3, batch_size=16, lr=(1e-7, 0.05, 1e30), head_times=(1.0, 10.0))
@@ -244,6 +245,7 @@ def test_each_preset_can_be_named_and_changed(name):
 # -------------------------------------------------------------------- from a run to classes
 
 
+@pytest.mark.slow
 def test_a_run_is_tuned_and_names_the_classes_of_a_folder(tmp_path, capsys):
     root = folder_of(tmp_path / "images", {"dark": 20, "light": 20})
     recipe = load_recipe(

@@ -234,6 +234,7 @@ def run_dir(tmp_path_factory):
     return pretrain(load_recipe([*settings, f"output={folder}"]))
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_beside_its_baselines_and_its_report_shows_neighbours_and_distances(run_dir):
     results = json.loads((run_dir / "results.json").read_text())
     found = results["metrics"]
@@ -254,6 +255,7 @@ def test_a_run_is_judged_beside_its_baselines_and_its_report_shows_neighbours_an
         assert said in text
 
 
+@pytest.mark.slow
 def test_evaluate_says_of_the_run_what_the_run_said(run_dir, capsys):
     from raysurl.commands import evaluate as command
 

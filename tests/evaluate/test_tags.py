@@ -210,6 +210,7 @@ def test_k_images_are_drawn_of_each_class(k, draw):
     assert np.array_equal(index, svm.drawn(tags, k, seed=0, draw=draw))
 
 
+@pytest.mark.slow
 def test_the_probe_is_that_of_torch(features):
     settings = Evaluation(probe="mvmr", linear_epochs=4, linear_lr=0.02, linear_augment="plain")
     found = evaluate(features, settings, protocols=["multilabel"])
@@ -271,6 +272,7 @@ def run_dir(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_on_voc(run_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(transfer, "PENALTIES", (10.0, 0.1))
     given = [

@@ -77,6 +77,7 @@ def transcript(photos, tmp_path_factory):
     return names
 
 
+@pytest.mark.slow
 def test_the_page_of_the_docs_runs_as_it_stands(transcript):
     run = transcript["run"]
     assert run.finished
@@ -92,6 +93,7 @@ def test_the_page_of_the_docs_runs_as_it_stands(transcript):
     assert set(transcript["model"].predict(transcript["images"][:20])) <= set(range(10))
 
 
+@pytest.mark.slow
 def test_embeddings_and_classes_equal_those_of_the_commands(transcript, tmp_path):
     run, images = transcript["run"], transcript["images"][:40]
     folder = tmp_path / "photos"
@@ -125,6 +127,7 @@ def test_embeddings_and_classes_equal_those_of_the_commands(transcript, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_an_evaluation_equals_that_of_the_command(transcript, photos):
     run = transcript["run"]
     mine = run.evaluate(protocols=["knn"])
@@ -154,6 +157,7 @@ class Pairs(Dataset):
         return Image.fromarray(self.images[index]), int(self.labels[index]) % 2
 
 
+@pytest.mark.slow
 def test_every_kind_of_images_is_written_as_the_same_pixels_and_labels(photos, tmp_path):
     images, labels = photos
     kinds = {
@@ -282,6 +286,7 @@ def test_a_mistake_is_an_exception_of_one_sentence_and_leaves_nothing(photos, ar
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_before_is_opened_and_no_run_is_refused(transcript, tmp_path):
     again = raysurl.TrainedRun(str(transcript["run"].directory))
     assert again.results == transcript["run"].results
@@ -309,6 +314,7 @@ def steps(run):
     return [line["train/loss"] for line in run.history if "train/loss" in line]
 
 
+@pytest.mark.slow
 def test_a_callback_stops_a_run_which_is_used_as_it_stands_and_goes_on_as_if_undisturbed(
     photos, whole, tmp_path
 ):
@@ -332,6 +338,7 @@ def test_a_callback_stops_a_run_which_is_used_as_it_stands_and_goes_on_as_if_und
     assert again.results == whole.results
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_stopped_run_keeps_the_range_of_wide_pixels(tmp_path, monkeypatch):
     shutil.copytree(finished_run(), tmp_path / "run")
     monkeypatch.setattr(manifest, "depth_of", lambda path: Depth(0, 12))
@@ -339,6 +346,7 @@ def test_the_encoder_of_a_stopped_run_keeps_the_range_of_wide_pixels(tmp_path, m
     assert raysurl.load(tmp_path / "run").depth == Depth(0, 12)
 
 
+@pytest.mark.slow
 def test_steps_and_evaluations_are_heard_an_error_is_raised_and_the_last_step_stops_nothing(photos, tmp_path):
     heard = []
     run = trained(
@@ -376,6 +384,7 @@ def test_true_alone_stops(answer, stops, tmp_path):
     assert (tmp_path / ".stop").is_file() == stops
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on_and_no_handler(photos, whole, tmp_path):
     before = signal.getsignal(signal.SIGINT)
 
@@ -393,6 +402,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_no_handler(photos, whole, tmp_path
     assert again.results == whole.results
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread_of_a_notebook_works_and_keeps_torchs_threads(photos, whole, tmp_path):
     threads, found = torch.get_num_threads(), []
     work = threading.Thread(target=lambda: found.append(trained(photos, tmp_path / "run")))
@@ -522,6 +532,7 @@ def test_a_search_gives_its_table(photos, tmp_path):
     assert table.report.is_file()
 
 
+@pytest.mark.slow
 def test_callbacks_hear_and_stop_a_run_whose_workers_write_its_record(tmp_path):
     """As under Ray, whose workers stop as they do at a signal: by a file that asks for it."""
     told = []

@@ -52,6 +52,7 @@ def test_an_exported_pair_is_loaded_again_and_does_not_fit_a_single_network(tmp_
         read_weights(tmp_path, encoder_of(single))
 
 
+@pytest.mark.slow
 def test_views_too_small_for_alexnet_are_refused_with_a_sentence():
     settings = recipe_of(encoder={"name": "alexnet"})
     with pytest.raises(InputError, match=r"alexnet needs views of at least 63 pixels, not 8"):

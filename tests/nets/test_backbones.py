@@ -368,6 +368,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_is_loaded_embedded_and_evaluated_again(finished, capsys):
     results = json.loads((finished / "results.json").read_text())
     found = load_encoder(str(finished))

@@ -26,6 +26,7 @@ def package(monkeypatch):
     monkeypatch.syspath_prepend(plugging.installed())
 
 
+@pytest.mark.slow
 def test_what_another_package_offers_passes_by_name():
     check_method("pulled", {"dim": 4})
     check_encoder("patches", {"width": 8})

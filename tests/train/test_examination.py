@@ -93,6 +93,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLANTED)
 def test_a_planted_fault_is_named_with_its_cause_and_a_setting(kind, tmp_path):
     plant, changes = PLANTED[kind]
@@ -124,6 +125,7 @@ def test_without_labels_an_order_without_a_shuffle_is_seen_by_its_positions(tmp_
 # -------------------------------------------------------------------- what is done about it
 
 
+@pytest.mark.slow
 def test_a_run_stops_where_a_finding_lasts_and_goes_on_where_it_is_only_said(tmp_path):
     sick = {"views": {"size": 8, "mean": [77.0] * 3, "std": [97.0] * 3}}
     with pytest.raises(UnhealthyError, match=r"after epoch 3 of 5 \(log.on_finding=stop\): wrong norm"):
@@ -151,6 +153,7 @@ def test_a_trial_is_pruned_where_that_is_asked_for():
         assert "finding" not in watch.metrics
 
 
+@pytest.mark.slow
 def test_a_run_that_is_gone_on_with_is_examined_as_if_nothing_had_been(healthy, tmp_path):
     """Between two looks: the next one compares with the same state of weights and memory."""
     run = contract.start(recipe_for(), tmp_path / "run")

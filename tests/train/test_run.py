@@ -251,6 +251,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_runtime_report_is_asked_once_per_epoch(tmp_path):
     class Counting(LocalRuntime):
         calls = 0
