@@ -128,8 +128,7 @@ def equations(method: str, link: Link) -> str:
         table = ["| paper | code |", "|---|---|"]
         table += [f"| {prose(left)} | {prose(right, module, link)} |" for left, right in rows(lines)]
         tables.append("\n".join(table))
-    path = module.relative_to(ROOT).as_posix()
-    return "\n\n".join([*tables, f'All of it: <a href="{link(path)}"><code>{path}</code></a>.'])
+    return "\n\n".join(tables)
 
 
 def deviations(method: str, link: Link) -> str:
@@ -194,7 +193,7 @@ def spaces(method: str, link: Link) -> Iterator[str]:
             line = next(line for line in written_results().splitlines() if f"/{page.name})" in line)
             address = link(page.relative_to(ROOT).as_posix())
             said = f'<a href="{address}">kept</a>: {plain(line.partition("): ")[2])}'
-        table.append(f"| {plain(space['title'])} | {count(space.get('paper'))} | `{path.stem}` | {said} |")
+        table.append(f"| {plain(space['title'])} | {count(space.get('paper')) or '–'} | `{path.stem}` | {said} |")
     if len(table) > 2:
         yield "\n".join(table)
 
