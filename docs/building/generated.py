@@ -193,7 +193,9 @@ def spaces(method: str, link: Link) -> Iterator[str]:
             line = next(line for line in written_results().splitlines() if f"/{page.name})" in line)
             address = link(page.relative_to(ROOT).as_posix())
             said = f'<a href="{address}">kept</a>: {plain(line.partition("): ")[2])}'
-        table.append(f"| {plain(space['title'])} | {count(space.get('paper')) or '–'} | `{path.stem}` | {said} |")
+        table.append(
+            f"| {plain(space['title'])} | {count(space.get('paper')) or '–'} | `{path.stem}` | {said} |"
+        )
     if len(table) > 2:
         yield "\n".join(table)
 
