@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -257,6 +258,7 @@ def test_a_line_is_found_wherever_it_stands():
     )
 
 
+@pytest.mark.slow
 def test_a_line_that_is_wrong_fails(here, monkeypatch, capfd):
     for line in ("pretrain recipe=ressl/cifar10 train.epoch=1", "sweep space=no_such", "report run=nowhere"):
         name, *arguments = line.split()
@@ -282,3 +284,34 @@ def test_recipes_and_spaces_that_a_page_names_are_there(page):
     assert named <= set(settings.recipes()), named - set(settings.recipes())
     spaces = set(re.findall(r"space=([a-z0-9_]+)(?=[\s`)])", text))
     assert spaces <= set(settings.spaces()), spaces - set(settings.spaces())
+
+
+@cache
+def all_settings():
+    own = {setting.key for name in settings.commands() for setting in settings.of_command(name)}
+    return own | {setting.key for setting in settings.of_recipe()}
+
+
+def settings_in_prose(text):
+    """`section.key=value` in backticks, outside blocks: (key, value)."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    for code in re.findall(r"`([^`\n]+)`", prose):
+        yield from re.findall(r'(?:^|[ "])([a-z_]+(?:\.[a-zA-Z_]+)+)=([^ "]*)', code)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_settings_that_a_page_names_are_there(page):
+    open_ended = ("encoder.options.", "data.options.", "views.policies.", "eval.detection.", "method.")
+    for key, value in settings_in_prose(page.read_text()):
+        assert key in all_settings() or key.startswith(open_ended), f"{key}={value}"
+        if (
+            key.startswith("method.") and page.stem in settings.methods()
+        ):  # a page of that method: its value too
+            load_recipe([f"recipe={page.stem}/cifar10", f"{key}={value}"])
+
+
+def test_a_setting_that_is_not_there_is_noticed():
+    assert list(settings_in_prose("`a.b=1 c.d=x` and `x=1`\n```\n`e.f=2`\n```\n")) == [
+        ("a.b", "1"),
+        ("c.d", "x"),
+    ]

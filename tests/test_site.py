@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from places import ROOT
 
+import raysurl.curation
+import raysurl.testing
 from raysurl.commands.results import BEGIN, END, table
 from raysurl.shell import settings
 
@@ -147,10 +149,11 @@ def read(site):
 @pytest.mark.slow
 def test_it_is_built_by_reading_alone(site):
     assert site[1].splitlines()[-1] == "[]"  # no torch, no Ray: signatures are read, not imported
-    text = (site[0] / "api" / "index.html").read_text()
-    for name in ("pretrain", "load", "search", "TrainedRun", "Encoder", "GenURL", "InputError"):
-        assert re.search(rf'<h2 id="raysurl\.(\w+\.)*{name}"', text), name
-    assert 'id="raysurl.curation.duplicates"' in (site[0] / "api" / "curation.html").read_text()
+    pages = {"index": raysurl, "curation": raysurl.curation, "testing": raysurl.testing}
+    for page, package in pages.items():
+        text = (site[0] / "api" / f"{page}.html").read_text()
+        for name in package.__all__:
+            assert re.search(rf'<h[23] id="raysurl\.(\w+\.)*{name}"', text), name
 
 
 @pytest.mark.slow

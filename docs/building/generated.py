@@ -249,5 +249,5 @@ PARTS: dict[str, Callable[[str, Link], str]] = {
 
 
 def part(kind: str, what: str, link: Link) -> str:
-    """The Markdown of a part; comments that are of something else stay."""
-    return PARTS[kind](what, link) if kind in PARTS else f"<!-- {kind}: {what} -->"
+    """The Markdown of a part. Raises KeyError for a kind that is not known, so that none is left out unnoticed."""
+    return PARTS[kind](what, link)

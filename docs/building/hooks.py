@@ -21,7 +21,9 @@ from mkdocs.structure.files import File  # noqa: E402
 
 FENCE = re.compile(r"^(`{3,}|~{3,})[^\n]*\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
-PART = re.compile(r"^<!-- (\w+): ([^>]+?) -->$", re.MULTILINE)
+PART = re.compile(
+    r"^<!-- (?!results:)(\w+): ([^>]+?) -->$", re.MULTILINE
+)  # those of docs/results.md are its own
 SOURCE = "source"  # folder of the pages of files
 
 
@@ -85,9 +87,12 @@ def content_of(path: str) -> str:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in what is generated, and point links at pages of the site."""
     here = page.file.src_uri
-    if here.startswith(f"{SOURCE}/") and not origin_of(here).endswith(".md"):
-        return markdown
-    text = PART.sub(lambda match: generated.part(match[1], match[2], link_from(page, files)), markdown)
+    text = markdown
+    if here.startswith(f"{SOURCE}/"):
+        if not origin_of(here).endswith(".md"):
+            return markdown
+    else:
+        text = PART.sub(lambda match: generated.part(match[1], match[2], link_from(page, files)), markdown)
     return "".join(
         piece if code else LINK.sub(lambda match: moved(match, here), piece) for code, piece in pieces(text)
     )
