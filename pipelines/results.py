@@ -1,4 +1,4 @@
-"""The README's results, generated: `python pipelines/results.py [add=RUN_OR_SWEEP_DIR] [name=NAME]`."""
+"""The page of results, generated: `python pipelines/results.py [add=RUN_OR_SWEEP_DIR] [name=NAME]`."""
 
 from raysurl import cli
 

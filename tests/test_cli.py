@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from raysurl import cli
-from raysurl.commands.results import BEGIN, END
+from raysurl.commands.results import BEGIN, END, PAGE
 from raysurl.recipe import load_recipe, method_config
 from raysurl.report.recipe import flatten
 from raysurl.shell import settings
@@ -91,14 +91,15 @@ NO_PATHS = {
 @pytest.mark.parametrize(("command", "others", "key"), PATHS, ids=lambda x: x if isinstance(x, str) else "")
 def test_what_cannot_be_a_path_is_one_sentence(command, others, key, what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
+    (tmp_path / PAGE).parent.mkdir()
+    (tmp_path / PAGE).write_text(f"{BEGIN}\n{END}\n")
     key, _, ending = key.partition(".")
     if key == "data":
         key, ending = f"{key}.{ending}", ""
     found = called(command, *others, f"{key}={NO_PATHS[what]}{ending and '.'}{ending}")
     assert found.exit_code == 2, found.exception
     assert len(found.stderr.strip().splitlines()) == 1
-    assert os.listdir(tmp_path) == ["README.md"]
+    assert os.listdir(tmp_path) == ["docs"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from PIL import Image
 from small_run import SETTINGS, finished_index, finished_run
 
 from raysurl import cli, stopping
-from raysurl.commands.results import BEGIN, END
+from raysurl.commands.results import BEGIN, END, PAGE
 from raysurl.shell import settings
 
 # command -> arguments with which it does its work, and a function in the midst of it
@@ -70,9 +70,10 @@ WRONG = {
 
 @pytest.fixture
 def called(tmp_path, monkeypatch, capfd):
-    """A command in a folder with a finished run, one of images, and a README: its exit code, and what it said."""
+    """A command in a folder with a finished run, one of images, a page of results: its exit code, and what it said."""
     shutil.copytree(finished_run(), tmp_path / "run")
-    (tmp_path / "README.md").write_text(f"# é\n{BEGIN}\n{END}\n", encoding="utf-8")
+    (tmp_path / PAGE).parent.mkdir()
+    (tmp_path / PAGE).write_text(f"# é\n{BEGIN}\n{END}\n", encoding="utf-8")
     (tmp_path / "images").mkdir()
     shutil.copytree(finished_index(), tmp_path / "index")
     Image.new("L", (8, 8), 9).save(tmp_path / "digit.png")

@@ -2,7 +2,7 @@
 
 L_θ,ξ = ‖q̄_θ(z_θ) − z̄'_ξ‖² = 2 − 2 cos(q_θ(z_θ), z'_ξ), eq. 2     `regression`
 L_BYOL = L + L~, the views exchanged, sec. 3.1                     their sum in `forward`
-ξ ← τ ξ + (1 − τ) θ, τ = 1 − (1 − τ_base)(cos(πk/K) + 1)/2          `after_step`, ema.momentum_at `cosine`
+ξ ← τ ξ + (1 − τ) θ, τ = 1 − (1 − τ_base)(cos(πk/K) + 1)/2          `after_step`, `nets.ema.momentum_at`
 
 Defaults of the paper and the authors' code: projector and predictor Linear–BN–ReLU–Linear of 4096 hidden units and
 256 outputs, no norm on the output, τ_base = 0.996 (0.99 for 300 epochs and fewer), views of appendix B that differ

@@ -1,6 +1,7 @@
 """MoCo v2 (Chen et al. 2020), the baseline of ReSSL's tables: InfoNCE against a queue of EMA keys.
 
 L = −log exp(q·k/τ) / (exp(q·k/τ) + Σ_j exp(q·Q_j/τ))   functional.info_nce; query with gradient, key from the EMA copy
+
 Head Linear–ReLU–Linear without batch norm, τ = 0.2, both views contrastive, shuffle-BN (norm=shuffle), as published.
 """
 

@@ -1,7 +1,7 @@
 """MoCo v3 (Chen, Xie, He 2021), a baseline of RCL's tables: InfoNCE among the keys of a batch.
 
-q = predictor(projector(encoder(v))), k = EMA of encoder and projector, no gradient
-L = 2τ · CE(q·kᵀ/τ, own row), over the keys of the whole batch, summed over the two directions (their algorithm 1)
+q = predictor(projector(encoder(v)))              `forward`; k by the EMA of encoder and projector, no gradient
+L = 2τ · CE(q·kᵀ/τ, own row), their algorithm 1   `contrast`, over the keys of the whole batch; both directions summed
 
 As in the authors' code: projector of two layers with batch norm behind both, the last without scale and shift; the
 predictor's output has no norm; no Linear layer has a bias. They move the EMA at the start of a step, with that step's

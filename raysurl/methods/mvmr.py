@@ -1,6 +1,6 @@
 """MV-MR: multi-views and multi-representations for self-supervised learning (Kinakh et al., 2023).
 
-Z, Z̃ (eqs. 1-2)                       `embed` of the view `original` and of `augmented`; gradient through both
+Z, Z̃ (eqs. 1-2)                       `embed` of the views original and augmented; gradient through both
 L1 = λ d(Z, Z̃) + μ [v(Z) + v(Z̃)]      `mean_squared_error` (eq. 4), functional.variance_hinge (5-6), eq. 7
 L2 = α [1 − dCor(Z̃, Z)], eq. 8         functional.distance_correlation (eqs. 2-3), from distances taken once
 L3 = Σ_k β_k [1 − dCor(Z̃, Z*_k)], 9    `representations`: hand-crafted features of the original image, no gradient

@@ -1,8 +1,10 @@
 """NNCLR (Dwibedi et al. 2021), a baseline of RCL's tables: the positive is the nearest entry of a support set.
 
-L = −log exp(NN(z_i)·p_i⁺/τ) / Σ_k exp(NN(z_i)·p_k⁺/τ), eq. 4, over the predictions of the whole batch, mean of the two
-directions; NN(z) is the entry of the queue nearest to z, without gradient; the queue holds projections of view 1.
-Slots not yet filled are never chosen: until there is one, the positive is z itself.
+L = −log exp(NN(z_i)·p_i⁺/τ) / Σ_k exp(NN(z_i)·p_k⁺/τ), eq. 4   `contrast`, over all predictions, mean of both ways
+NN(z), the entry of the queue nearest to z, without gradient    `nearest`
+
+The queue holds projections of view 1. Slots not yet filled are never chosen: until there is one, the positive is z
+itself.
 
 Heads of the paper (sec. 4.1): a projector of three layers with batch norm behind all of them, a predictor of two with
 batch norm on its hidden layer.

@@ -1,10 +1,10 @@
 """ReSSL: relational self-supervised learning (Zheng et al., journal version; conference version by recipe).
 
-p¹ = softmax(z¹·Q/τ_s), eqs. 2-3      `student_logits`, strong view, encoder + projector + predictor
-p² = softmax(z²·Q/τ_t), eq. 4         `teacher_logits`, weak view, EMA encoder + projector, no gradient
+p¹ = softmax(z¹·Q/τ_s), eqs. 2-3      `student` gives z¹: strong view, encoder + projector + predictor
+p² = softmax(z²·Q/τ_t), eq. 4         `z_teacher`, weak view, EMA encoder + projector, no gradient
 L_relation, eq. 5                     functional.relation_loss (without the entropy of p², which has no gradient)
 t ← m·t + (1 − m)·s, eq. 6            `after_step`: the same numbers as the authors' update before the next forward
-α L_relation + (1 − α) L_InfoNCE, eq. 7, α = min(1, step / warm-up steps); InfoNCE at τ_s with the predictor
+α L_relation + (1 − α) L_InfoNCE, 7   `forward`; α = min(1, step / warm-up steps), `alpha`; InfoNCE at τ_s, predictor
 
 Choices where the paper is silent: warm-up of 10 epochs in the recipes that use it; two crops are two independent
 (strong, weak) pairs, their losses averaged and both keys remembered; the predictor has no teacher copy.

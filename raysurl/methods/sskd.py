@@ -2,11 +2,12 @@
 
 x̃ the image turned by 90°, 180° and 270°, x as it is         `turned`, four views with a crop and a colour each
 A_ij = cos(z̃_i, z_j), i over 3B turned, j over B plain rows   `forward`
-B = softmax_j(A_ij / τ)                                       `transferred`, of student and teacher
-L_SS = −τ² Σ_ij B^T_ij log B^S_ij, mean over the rows that are transferred
-a row is transferred where the teacher finds its own image, and besides the share k of the other rows whose own
-image the teacher ranks best                                  `selected`
-L = λ_SS L_SS + λ_C L_C, L_C the InfoNCE of A^S/τ_C whose positive is the row's own image
+B = softmax_j(A_ij / τ)                                       `losses` in `forward`, of student and teacher
+L_SS = −τ² Σ_ij B^T_ij log B^S_ij, mean over chosen rows       `transfer` in `forward`; the rows that `selected` gives:
+                                                              where the teacher finds its own image, and besides the
+                                                              share k of the others whose own image it ranks best
+L = λ_SS L_SS + λ_C L_C                                       `forward`; L_C the InfoNCE of A^S/τ_C whose positive is
+                                                              the row's own image
 
 Defaults of the authors' code: τ = 0.5, λ_SS = 10, k = 0.75. Without labels there are no class logits, so L_CE, L_KD
 and L_T fall away; L_C is the "InfoNCE" of GenURL's Table IV. Deviations: the teacher is self-supervised and its

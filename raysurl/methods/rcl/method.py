@@ -1,13 +1,13 @@
 """RCL: relative contrastive learning (Tang et al., ECCV 2022), with an online hierarchical clustering.
 
 q_i = P_i(z), sec. 4.1             `queries`: H predictors on the query projection z = projector(encoder(v))
-ẑ' = K(v'), EMA, no gradient       `keys`: of the other view
-z' from S, sec. 4.2, step 2        `chosen_keys`: the memory names a queue entry per criterion, or the own key
+ẑ' = K(v'), EMA, no gradient       `teacher`: of the other view
+z' from S, sec. 4.2, step 2        `key` in `loss`: the memory names a queue entry per criterion, or the own key
 L_RCL, eqs. 2-3, α_i = 1/H         functional.relative_contrastive_loss, averaged over the two directions
 warm-up with eq. 1                 every criterion sees the own key as positive until the first clustering
 
 labels Y_i, sec. 4.3               hierarchy.Hierarchy, made once after the warm-up and followed batch by batch;
-Table 4's offline arms             label_bank, made anew before each epoch after the warm-up (`hierarchy.kind`)
+Table 4's offline arms             rcl.offline, made anew before each epoch after the warm-up (`hierarchy.kind`)
 
 Choices where the paper is silent or inconsistent: τ divides inside the exponential of eq. 1; one key per criterion
 (`key=per_level`), each scored under all criteria; the chosen entries do not also count as negatives (`dedupe`);

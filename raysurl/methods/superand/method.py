@@ -5,7 +5,7 @@ r_i = v_i·M / ‖v_i·M‖, eq. 2           inside `augmentation_loss`; the pap
 L_and, eq. 10                          `neighbourhood_loss`, of neighbours that memory names for the batch
 L_ue, eqs. 11-12                       `unification_entropy`
 L_aug, eqs. 13-14                      `augmentation_loss`
-L_and + w(t)·L_ue + L_aug, eq. 6       `forward`; w(t) grows by a step at 0.4 and 0.8 of each round (`weight`)
+L_and + w(t)·L_ue + L_aug, eq. 6       `losses`; w(t) grows by a step at 0.4 and 0.8 of each round (`weight`)
 N of eqs. 7-9, Algorithm 1             superand.memory, before each round; the share of anchors is `fraction`
 
 Where paper and authors' code differ this is the code: +H in L_ue (eq. 12's sign would raise the entropy that the text
