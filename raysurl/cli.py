@@ -22,6 +22,7 @@ Exit codes:
   0    done
   1    the work failed, or none of it came out: diverged, disk full, no trial finished
   2    an argument, a file or a data set is wrong; nothing was started
+  3    reproduce: what the paper says can be seen at this size neither to hold nor not to
   130  stopped by Ctrl-C (SIGINT), after saving
   143  stopped by SIGTERM, after saving
 What was stopped is saved, and says how to continue."""
@@ -119,7 +120,7 @@ def run_named(name: str, arguments: Sequence[str] | None = None) -> None:
 def run(command: Command, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
     """Run a command, `name` where it is not that of its module; every way in which it can end has its exit code.
 
-    A person's mistake is one sentence and 2, a failed run one and 1, a stopped one says how to continue.
+    A person's mistake is one sentence and 2, a failed run one and 1 (or 3), a stopped one says how to continue.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     name = name or command.__module__.rpartition(".")[2]
@@ -129,7 +130,7 @@ def run(command: Command, arguments: Sequence[str] | None = None, name: str | No
         except InputError as error:
             fail(str(error), code=2)
         except RunError as error:
-            fail(str(error), code=1)
+            fail(str(error), code=error.exit_code)
         except KeyboardInterrupt as stop:
             stopped(stop, stopping.command_line(name, arguments))
         except BrokenPipeError:  # whoever read the output wants no more of it

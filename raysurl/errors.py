@@ -32,6 +32,14 @@ class InputError(ValueError):
 class RunError(RuntimeError):
     """A run that had begun could not go on; what it had finished is kept. Exit code 1."""
 
+    exit_code = 1
+
+
+class UndecidedError(RunError):
+    """All was run, and what was asked cannot be answered by it. Exit code 3."""
+
+    exit_code = 3
+
 
 class DivergedError(RunError):
     """A loss became infinite or NaN; the message names the step and what can be done."""

@@ -144,7 +144,7 @@ def test_what_needs_ray_is_0_when_done_and_1_where_it_came_out_otherwise(called,
     space.write_text(yaml.safe_dump({**SPACE, "paper": [-50.0], "band": {"points": 1.0}}))
     assert called("reproduce", [str(space), *where]) == (
         1,
-        "raysurl: Small and quick: outside the stated band\n",
+        "raysurl: Small and quick: otherwise than in the paper\n",
     )
     lost = ["train.optimizer.lr=1e30", "scale=full", "output=lost"]
     code, said = called("sweep", [f"space={space}", *lost])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
 from raysurl import stopping
 from raysurl.commands import sweep
-from raysurl.errors import InputError, RunError
+from raysurl.errors import InputError, RunError, UndecidedError
 
 if TYPE_CHECKING:
     from raysurl.sweep.agreement import Agreement
@@ -19,7 +19,8 @@ LIKE = "sweep"  # whose settings it takes
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`reproduce.py NAME [only.AXIS=LABEL …] [scale=cpu|full] [key=value …]`, exit code 1 outside the band."""
+    """`reproduce.py NAME [only.AXIS=LABEL …] [scale=cpu|full] [key=value …]`, exit code 1 where it came out
+    otherwise than in the paper, 3 where that cannot be seen."""
     if not arguments or "=" in arguments[0] or arguments[0].startswith("-"):
         raise InputError(
             "name the table first: reproduce.py NAME, a file of search_spaces/, for example ressl_table2"
@@ -40,18 +41,24 @@ def main(arguments: Sequence[str]) -> None:
     run(plan, asked.output, again, resources=asked.share, max_hours=asked.max_hours)
     print(write_report(asked.output))
     check_any_finished(plan, asked.output)
-    inside, sentences = verdict(read_sweep(asked.output), set(plan.ids))
+    came_out, sentences = verdict(read_sweep(asked.output), set(plan.ids))
     for sentence in sentences:
         Console().print(sentence, markup=False, highlight=False, soft_wrap=True)
-    if not inside:
-        raise RunError(f"{asked.request.space.title}: outside the stated band")
+    if came_out == "otherwise":
+        raise RunError(f"{asked.request.space.title}: otherwise than in the paper")
+    if came_out == "not seen":
+        raise UndecidedError(f"{asked.request.space.title}: cannot be seen at this size")
 
 
-def verdict(result: Sweep, keys: set[tuple[str, ...]]) -> tuple[bool, list[str]]:
-    """Whether the cells `keys` are inside the band, and the sentences that say so.
+CameOut = Literal["as in the paper", "otherwise", "not seen"]
 
-    At full scale a cell is inside when its mean is within `band.points` of the paper's; at scale=cpu the numbers
-    are of other data, so the order is judged: each group's rank correlation is at least `band.spearman`.
+
+def verdict(result: Sweep, keys: set[tuple[str, ...]]) -> tuple[CameOut, list[str]]:
+    """How the cells `keys` came out, and the sentences that say so.
+
+    At full scale they are as in the paper when each mean is within `band.points` of the paper's. At scale=cpu the
+    numbers are of other data, and the paper's claims are judged; where the space states none, the order: each group's
+    rank correlation is at least `band.spearman`, and not seen where no cells differ by more than their noise.
     """
     from raysurl.sweep.results import in_band
 
@@ -62,14 +69,21 @@ def verdict(result: Sweep, keys: set[tuple[str, ...]]) -> tuple[bool, list[str]]
             f"{result.name(e)}: {e.text()}, the paper {e.paper:g}: outside ±{band.points:g}" for e in outside
         ]
         said += [f"{len(inside)} of {len(inside) + len(outside)} cells are inside ±{band.points:g} points"]
-        return bool(inside) and not outside, said
+        return "as in the paper" if inside and not outside else "otherwise", said
     agreements = result.agreements()
-    judged = [a for a in agreements if a.spearman is not None]
-    return bool(judged) and all(_agrees(a, band.spearman) for a in judged), [
-        f"{'inside' if _agrees(a, band.spearman) else 'outside'} the band: {a.sentence(band.spearman)}"
-        for a in agreements
-    ]
+    said = [*(v.sentence for v in result.verdicts()), *(a.sentence(band.spearman) for a in agreements)]
+    return _by_claims(result) if result.space.claims else _by_order(agreements, band.spearman), said
 
 
-def _agrees(agreement: Agreement, least: float) -> bool:
-    return agreement.spearman is not None and agreement.spearman >= least
+def _by_claims(result: Sweep) -> CameOut:
+    found = {verdict.verdict for verdict in result.verdicts()}
+    if "contradicted" in found:
+        return "otherwise"
+    return "as in the paper" if "supported" in found else "not seen"
+
+
+def _by_order(agreements: Sequence[Agreement], least: float) -> CameOut:
+    judged = [(a.spearman >= least, a.clear) for a in agreements if a.spearman is not None]
+    if judged and all(agrees for agrees, _ in judged):
+        return "as in the paper"
+    return "otherwise" if any(clear for agrees, clear in judged if not agrees) else "not seen"

@@ -10,19 +10,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.stats import rankdata, spearmanr
 
+from raysurl import streams
+
 NOISE = 2.0  # standard errors of a difference from which on two cells differ for certain
+RESAMPLES = 1000  # of the seeds of each cell, for the interval of a rank correlation
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One cell: its name, our mean over seeds (−inf: collapsed), its standard error (None: one seed), the paper's."""
+    """One cell: its name, our mean over seeds (−inf: collapsed), its error (None: one seed), the paper's number,
+    the seeds' values.
+    """
 
     name: str
     ours: float
     error: float | None
     paper: float
+    values: tuple[float, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -33,12 +40,14 @@ class Pair:
 class Agreement:
     """`spearman` in [−1, 1], None where fewer than three cells or all equal. Pairs that tie in the paper are left out.
 
-    `same` of `pairs` have the paper's order; `clear_same` of `clear` pairs that differ by more than the seeds' noise.
+    `interval`: of 95 %, over resampled seeds; None where some cell has but one. `same` of `pairs` have the paper's
+    order; `clear_same` of `clear` pairs that differ by more than the seeds' noise here and in the paper.
     """
 
     group: str
     cells: int
     spearman: float | None
+    interval: tuple[float, float] | None
     same: int
     pairs: int
     clear_same: int
@@ -62,7 +71,8 @@ class Agreement:
             verdict = "too few different values for a rank correlation"
         else:
             said = "agrees with the paper" if self.spearman >= least else "disagrees with the paper"
-            verdict = f"the order {said} (Spearman {self.spearman:.2f}, agreement from {least:g})"
+            between = f", {self.interval[0]:.2f} to {self.interval[1]:.2f} at 95 %" if self.interval else ""
+            verdict = f"the order {said} (Spearman {self.spearman:.2f}{between}, agreement from {least:g})"
         return f"{where}over {self.cells} cells {verdict}; {pairs}{clear}."
 
 
@@ -71,6 +81,24 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
     if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
         return None
     return float(spearmanr(rankdata(a), rankdata(b)).statistic)
+
+
+def spearman_interval(pairs: Sequence[Pair]) -> tuple[float, float] | None:
+    """The middle 95 % of rank correlations of means over seeds that are drawn with replacement, cell by cell."""
+    if any(len(p.values) < 2 and math.isfinite(p.ours) for p in pairs):
+        return None
+    draws, found = streams.numpy_stream(0, "agreement"), []
+    for _ in range(RESAMPLES):
+        means = [
+            float(np.mean(draws.choice(p.values, len(p.values)))) if math.isfinite(p.ours) else p.ours
+            for p in pairs
+        ]
+        if (rank := spearman(means, [p.paper for p in pairs])) is not None:
+            found.append(rank)
+    if not found:
+        return None
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def agree(group: str, pairs: Sequence[Pair], *, higher_is_better: bool = True) -> Agreement:
@@ -90,6 +118,7 @@ def agree(group: str, pairs: Sequence[Pair], *, higher_is_better: bool = True) -
         group,
         len(pairs),
         spearman([p.ours for p in pairs], [p.paper for p in pairs]),
+        spearman_interval(pairs),
         same,
         counted,
         clear_same,
@@ -101,9 +130,13 @@ def agree(group: str, pairs: Sequence[Pair], *, higher_is_better: bool = True) -
 
 
 def differ(a: Pair, b: Pair) -> bool:
-    """Whether two cells differ by more than the noise of their seeds; a collapsed one differs from any other."""
+    """Whether two cells differ by more than the noise of their seeds, here and in the paper.
+
+    The paper's noise is taken to be ours. A collapsed cell differs from any other.
+    """
     if math.isinf(a.ours) or math.isinf(b.ours):
         return a.ours != b.ours
     if a.error is None or b.error is None:
         return False
-    return abs(a.ours - b.ours) > NOISE * math.hypot(a.error, b.error)
+    noise = NOISE * math.hypot(a.error, b.error)
+    return min(abs(a.ours - b.ours), abs(a.paper - b.paper)) > noise

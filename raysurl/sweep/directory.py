@@ -30,7 +30,7 @@ from raysurl.train.run_directory import NOTHING, commit, is_taken, refusing, wri
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
 FREE = {
     *("title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "shown", "group", "cpu"),
-    "measures",
+    *("measures", "claims"),
 }
 FILE = "sweep.json"
 

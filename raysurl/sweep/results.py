@@ -15,6 +15,7 @@ from raysurl.errors import InputError
 from raysurl.intervals import over_seeds
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.agreement import Agreement, Pair, agree
+from raysurl.sweep.claims import Verdict, judge
 from raysurl.sweep.space import INACTIVE, Space, labels_of, space_from
 from raysurl.sweep.trial import Outcome
 
@@ -169,9 +170,16 @@ class Sweep:
             if entry.paper is None or entry.ranked is None:
                 continue
             error = entry.std / math.sqrt(len(entry.values)) if entry.std is not None else None
-            pair = Pair(self.name(entry), entry.ranked, error, entry.paper)
+            pair = Pair(self.name(entry), entry.ranked, error, entry.paper, tuple(entry.values))
             groups.setdefault("" if at is None else entry.labels[at], []).append(pair)
         return [agree(g, pairs, higher_is_better=self.higher_is_better) for g, pairs in groups.items()]
+
+    def verdicts(self) -> list[Verdict]:
+        """One per claim of the paper."""
+        return [
+            judge(claim, self.axes, self.entries, higher_is_better=self.higher_is_better)
+            for claim in self.space.claims
+        ]
 
 
 def read_sweep(directory: Path) -> Sweep:

@@ -16,6 +16,7 @@ from raysurl.paths import given_path
 from raysurl.recipe import Recipe, read_mapping
 from raysurl.recipe.files import with_base
 from raysurl.recipe.schema import Section, nearest, sentence
+from raysurl.sweep.claims import Claim
 
 SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
@@ -124,6 +125,7 @@ class Space(Section):
     read_from_figure: bool = False  # the numbers of `paper` were read off a plot, which prints none
     epoch_seconds: EpochSeconds | None = None
     says: str = ""  # what the paper says in words where it prints no number
+    claims: tuple[Claim, ...] = ()  # what it concludes from the numbers
     band: Band = Band()
     cpu: Small | None = None
 
@@ -156,6 +158,8 @@ class Space(Section):
             raise ValueError(f"epoch_seconds.to={timed.to} must be a label of the only axis")
         if self.columns is not None and self.columns not in self.axes:
             raise ValueError(f"columns={self.columns} is not an axis; the axes are {', '.join(self.axes)}")
+        for claim in self.claims:
+            claim.check({name: labels_of(axis) for name, axis in self.axes.items()})
         for name, metrics in self.measures.items():
             known = labels_of(self.axes[name]) if name in self.axes else []
             if self.search != "grid" or sorted(metrics) != sorted(known):

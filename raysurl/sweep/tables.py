@@ -133,8 +133,8 @@ def _restarts(sweep: Sweep) -> str:
 
 
 def findings(sweep: Sweep) -> list[str]:
-    """Agreement with the paper, the best cell, pruning, and what was not run."""
-    found = []
+    """Verdicts on its claims, agreement with the paper, the best cell, pruning, and what was not run."""
+    found = [verdict.sentence for verdict in sweep.verdicts()]
     for agreement in sweep.agreements():
         found.append(agreement.sentence(sweep.space.band.spearman))
         if 2 <= agreement.cells <= 12:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from raysurl.recipe import dump
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep import tables
 from raysurl.sweep.agreement import Pair, agree, spearman
+from raysurl.sweep.claims import Claim
 from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.results import read_sweep
@@ -201,14 +203,30 @@ def test_reproduced_means_within_the_band_at_full_scale_and_in_order_at_the_smal
     result = read_sweep(directory)
     keys = {("0.1", "0.03"), ("0.1", "0.08")}
     wide = result.space.model_copy(update={"band": result.space.band.model_copy(update={"points": 4.0})})
-    inside, said = verdict(result, keys)
-    assert not inside
+    came_out, said = verdict(result, keys)
+    assert came_out == "otherwise"
     assert "the paper 90: outside ±1" in said[0]
-    assert verdict(type(result)(**{**vars(result), "space": wide}), keys)[0]
-    collapsed = {("0.2", "0.08")}
-    assert not verdict(type(result)(**{**vars(result), "space": wide}), collapsed)[0]
-    small = type(result)(**{**vars(result), "scale": "cpu"})
-    assert verdict(small, keys)[0]
+    assert verdict(replace(result, space=wide), keys)[0] == "as in the paper"
+    assert verdict(replace(result, space=wide), {("0.2", "0.08")})[0] == "otherwise"  # collapsed
+    assert verdict(replace(result, scale="cpu"), keys)[0] == "as in the paper"
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [
+        ("0.03", "0.08", "as in the paper"),
+        ("0.08", "0.03", "otherwise"),
+        (["0.03", "0.08"], "0.03", "otherwise"),
+    ],
+)
+def test_at_the_small_scale_the_claims_of_the_paper_are_what_is_judged(directory, better, worse, expected):
+    result = read_sweep(directory)
+    axis = "method.tau_teacher"
+    claim = Claim(says="so it is", better={axis: better}, worse={axis: worse})
+    stated = replace(result, scale="cpu", space=result.space.model_copy(update={"claims": (claim,)}))
+    came_out, said = verdict(stated, set())
+    assert came_out == expected, said
+    assert any("so it is" in sentence for sentence in said)
 
 
 def test_a_grid_goes_on_with_what_has_not_ended_and_what_had_begun_first(tmp_path):
