@@ -70,11 +70,14 @@ def main(arguments: Sequence[str]) -> None:
         described(model.about(), asked.limits, missing_pages(model)),
     )
     del model
-    with listening(gate, where, asked.limits.timeout_s) as listener:
-        with importlib.import_module(REPLICAS).replicas(asked) as backend, listener.drained():
-            gate.open(backend)
-            host = f"[{asked.host}]" if ":" in asked.host else asked.host
-            print(f"serving at http://{host}:{where.getsockname()[1]}; Ctrl-C ends it", flush=True)
-            while listener.lives:
-                time.sleep(0.2)
+    with (
+        listening(gate, where, asked.limits.timeout_s) as listener,
+        importlib.import_module(REPLICAS).replicas(asked) as backend,
+        listener.drained(),
+    ):
+        gate.open(backend)
+        host = f"[{asked.host}]" if ":" in asked.host else asked.host
+        print(f"serving at http://{host}:{where.getsockname()[1]}; Ctrl-C ends it", flush=True)
+        while listener.lives:
+            time.sleep(0.2)
     raise RunError("the HTTP server has ended")

@@ -79,6 +79,7 @@ def form(image, *, boundary=b"xyz", name=b'name="file"; filename="a.png"', befor
 
 
 FORM = {"content-type": "multipart/form-data; boundary=xyz"}
+FIRST = form(b"y").removesuffix(b"--xyz--\r\n")
 FIELD = form(b"5", name=b'name="k"').removesuffix(b"--xyz--\r\n")
 
 # -------------------------------------------------------------------- answers
@@ -179,7 +180,7 @@ REFUSED = {
     "a frame beyond the screen": (("/embed", outgrown()), {}, 413, "400 × 300"),
     "no boundary": (("/embed", form(b"x")), {"headers": {"content-type": "multipart/form-data"}}, 400, "cut off"),
     "a cut form": (("/embed", form(picture())[:-12]), {"headers": FORM}, 400, "cut off"),
-    "two files": (("/embed", form(b"x", before=form(b"y").removesuffix(b"--xyz--\r\n"))), {"headers": FORM}, 400, "2 files"),
+    "two files": (("/embed", form(b"x", before=FIRST)), {"headers": FORM}, 400, "2 files"),
     "no k": (("/neighbours?k=0", picture()), {}, 400, "k= must"),
     "more than the index": (("/neighbours?k=61", picture()), {}, 400, "60 neighbours"),
     "no top": (("/classify?top=x", picture()), {}, 400, "top= must"),
