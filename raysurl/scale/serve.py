@@ -79,6 +79,8 @@ class Replica:
         self.max_pixels = asked.limits.max_pixels
         self.decoders = ThreadPoolExecutor(taken.threads, "decode")
         self.network = ThreadPoolExecutor(1, "network", torch.set_num_threads, (taken.threads,))
+        self.free = asyncio.Event()
+        self.free.set()
         self.id = uuid.uuid4().hex[:8]
         for batched in (self._embedded, self._scored):
             batched.set_max_batch_size(asked.max_batch_size)
@@ -98,6 +100,10 @@ class Replica:
 
     async def _forward(self, which: str, image: Array) -> Row:
         batched: Any = self._embedded if which == "encoder" else self._scored
+        # Serve closes a batch by its clock, also while the network works on the one before: who enters now would be in
+        # one of few, and so would all after it
+        while not self.free.is_set():
+            await self.free.wait()
         found: Row = await batched(image)
         return found
 
@@ -110,8 +116,12 @@ class Replica:
         return await self._rows(self.model.classifier, images)
 
     async def _rows(self, fed: Any, images: list[Array]) -> list[Row]:
-        loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self.network, self.model.forward, fed, images)
+        self.free.clear()
+        try:
+            loop = asyncio.get_running_loop()
+            rows = await loop.run_in_executor(self.network, self.model.forward, fed, images)
+        finally:
+            self.free.set()
         return [Row(row, len(images) if i == 0 else 0) for i, row in enumerate(rows)]
 
 
