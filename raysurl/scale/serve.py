@@ -32,6 +32,7 @@ from raysurl.serving.gate import UnavailableError
 from raysurl.serving.model import ServedModel, load_served
 
 QUIET = {"log_level": "ERROR", "enable_access_log": False}
+TOGETHER_S = 0.002  # that a request waits for others to travel with
 LEAVE_S = 5.0  # that a replica may take to end
 
 
@@ -86,7 +87,11 @@ class Replica:
             batched.set_max_batch_size(asked.max_batch_size)
             batched.set_batch_wait_timeout_s(asked.batch_wait_s)
 
-    async def answer(self, ask: Ask) -> Reply:
+    async def answer(self, asks: list[Ask]) -> list[Reply]:
+        """Each goes its own way: into batches with whatever else is here."""
+        return await asyncio.gather(*map(self._answer, asks))
+
+    async def _answer(self, ask: Ask) -> Reply:
         reply = await answer(self.model, ask, self.max_pixels, self._forward, self._aside)
         return reply._replace(replica=self.id, resident=resident())
 
@@ -126,28 +131,68 @@ class Replica:
 
 
 class Replicas:
-    """The backend of the gate. A replica that dies is started again; what it worked on is asked of another."""
+    """The backend of the gate. A replica that dies is started again; what it worked on is asked of another.
 
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
+    A call of Serve costs some milliseconds of both processes, more than a small network takes for an image: requests
+    that come at about the same time travel in one.
+    """
+
+    def __init__(self, handle: Any, most: int) -> None:
+        self._handle, self._most = handle, most
+        self._waiting: list[tuple[Ask, asyncio.Future[Reply]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._sent: set[asyncio.Task[None]] = set()
 
     async def answer(self, ask: Ask) -> Reply:
-        for again in (True, False):
-            try:
-                reply: Reply = await self._handle.answer.remote(ask)
-                return reply
-            except RayActorError:
-                if not again:
-                    raise UnavailableError from None
-            except RayServeException:
-                raise UnavailableError from None
-        raise UnavailableError
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Reply] = loop.create_future()
+        self._waiting.append((ask, reply))
+        if len(self._waiting) >= self._most:
+            self._send()
+        elif self._timer is None:
+            self._timer = loop.call_later(TOGETHER_S, self._send)
+        return await reply
 
     async def alive(self) -> None:
         try:
             await self._handle.alive.remote()
         except (RayError, RayServeException):
             raise UnavailableError from None
+
+    def _send(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        together, self._waiting = self._waiting, []
+        if together:
+            task = asyncio.get_running_loop().create_task(self._answer(together))
+            self._sent.add(task)
+            task.add_done_callback(self._sent.discard)
+
+    async def _answer(self, together: list[tuple[Ask, asyncio.Future[Reply]]]) -> None:
+        together = [(ask, reply) for ask, reply in together if not reply.done()]  # some have been given up
+        try:
+            found = await self._asked([ask for ask, _ in together])
+        except Exception as error:  # it belongs to whoever waits
+            for _, reply in together:
+                if not reply.done():
+                    reply.set_exception(error)
+            return
+        for (_, reply), one in zip(together, found, strict=True):
+            if not reply.done():
+                reply.set_result(one)
+
+    async def _asked(self, asks: list[Ask]) -> list[Reply]:
+        for again in (True, False):
+            try:
+                replies: list[Reply] = await self._handle.answer.remote(asks)
+                return replies
+            except RayActorError:
+                if not again:
+                    break
+            except RayServeException:
+                break
+        raise UnavailableError
 
 
 @contextlib.contextmanager
@@ -156,6 +201,7 @@ def replicas(asked: AskedService) -> Iterator[Replicas]:
 
     Raises InputError where the cluster cannot hold them, and RunError where they do not start.
     """
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15: whatever else runs would come before an answer
     joining.connect()
     taken = share(asked)
     asked = replace(asked, token=None)
@@ -175,7 +221,7 @@ def replicas(asked: AskedService) -> Iterator[Replicas]:
         serve.start(proxy_location="Disabled", logging_config=QUIET)
         application = serve.deployment(Replica, **options).bind(asked, taken, name)
         handle = serve.run(application, name=name, route_prefix=None, logging_config=QUIET)
-        yield Replicas(handle)
+        yield Replicas(handle, asked.max_batch_size)
     except (RayError, RayServeException, RuntimeError) as error:
         if isinstance(error, RunError):
             raise
