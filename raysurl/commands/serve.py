@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Sequence
 
@@ -49,9 +50,10 @@ def main(arguments: Sequence[str]) -> None:
     mine, rest = take(arguments, *SETTINGS)
     if rest:
         raise InputError(f"{next(iter(rest))} is not a setting of serve; there are {', '.join(SETTINGS)}")
-    from raysurl.serving.asked import asked_for, listen
+    from raysurl.serving.asked import TOKEN, asked_for, listen
 
     asked = asked_for(mine)
+    os.environ.pop(TOKEN, None)  # Ray's processes would inherit it
     where = listen(asked.host, asked.port)
     # the port is ours: what follows imports torch, and then starts Ray
     import torch

@@ -140,7 +140,8 @@ class Gate:
         finally:
             self._inside -= 1
             self.gauges.waiting.set(self._inside)
-        self._answered = time.monotonic()
+        if reply.status == 200:  # else the network was not asked
+            self._answered = time.monotonic()
         self.gauges.seconds.labels(kind).observe(time.perf_counter() - since)
         if reply.batch:
             self.gauges.batch.observe(reply.batch)

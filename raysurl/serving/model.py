@@ -155,14 +155,14 @@ def load_served(asked: AskedService, device: torch.device) -> ServedModel:
     index = open_index(asked.index) if asked.index else None
     fed, classifier, why = _networks(asked.run, index)
     model = ServedModel(fed, classifier, index, device, why)
-    recipe = fed.recipe
+    recipe, named = fed.recipe, f"run={asked.run}" if asked.run else f"index={asked.index}"
     shape, size = input_shape(recipe), recipe.views.size
     if len(shape) == 1 and recipe.data.flatten is None and shape[0] != 3 * size**2:
-        raise InputError(f"run={asked.run} is an encoder of vectors, and images alone are served")
+        raise InputError(f"{named} has an encoder of vectors, and images alone are served")
     if index is not None and (dim := model.about()["dim"]) != index.dim:
         raise InputError(
-            f"run={asked.run} gives {dim} values and the rows of index={asked.index} have {index.dim}; name the run"
-            " whose embeddings it holds"
+            f"{named}: its encoder gives {dim} values, and the rows of index={asked.index} have {index.dim}; name the"
+            " run whose embeddings it holds"
         )
     return model
 

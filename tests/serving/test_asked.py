@@ -1,6 +1,7 @@
 """What `raysurl serve` is asked for, and the server around the gate: heads, draining, ports."""
 
 import asyncio
+import io
 import socket
 import threading
 import time
@@ -12,14 +13,20 @@ import pytest
 pytest.importorskip("uvicorn")
 pytest.importorskip("python_multipart")
 
+import numpy as np
 from asking import Here, served
+from PIL import Image
 from small_run import finished_index, finished_run
 
+import raysurl
+from raysurl.encoder import encoder_of, write_encoder
 from raysurl.errors import InputError
+from raysurl.recipe import load_recipe
 from raysurl.serving import asked as asking_for
 from raysurl.serving import listener
 from raysurl.serving.asked import Limits, asked_for, is_loopback, listen
 from raysurl.serving.gate import Gate
+from raysurl.serving.images import RefusedError
 from raysurl.serving.model import load_served
 
 TOKEN = "0123456789abcdef"
@@ -149,3 +156,33 @@ def test_the_server_leaves_who_never_ends_a_head_and_answers_who_is_inside_at_it
     assert found == [415]
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+# -------------------------------------------------------------------- other encoders
+
+
+def stored(folder, *settings):
+    """The file of an encoder with its initial weights."""
+    recipe = load_recipe(["encoder.name=mlp", "encoder.widths=[4]", "views.size=8", *settings])
+    return str(write_encoder(folder, encoder_of(recipe), recipe))
+
+
+def png(width, height):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(width * height, dtype=np.uint8).reshape(height, width)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_images_become_vectors_where_the_encoder_takes_these(tmp_path):
+    file = stored(tmp_path, "encoder.inputs=64", "data.flatten=grey")
+    model = load_served(asked_for({"run": file}), served().device)
+    found = model.forward(model.encoder, [model.prepared(png(8, 8), model.encoder)])
+    np.testing.assert_allclose(found, raysurl.load(file).embed([png(8, 8)]), rtol=1e-5, atol=1e-6)
+    with pytest.raises(RefusedError, match="72 values, and the encoder takes 64"):
+        model.prepared(png(9, 8), model.encoder)
+
+
+def test_an_encoder_of_vectors_is_refused(tmp_path):
+    file = stored(tmp_path, "encoder.inputs=10")
+    with pytest.raises(InputError, match="images alone are served"):
+        load_served(asked_for({"run": file}), served().device)

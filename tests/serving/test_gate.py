@@ -284,6 +284,22 @@ def test_more_than_the_queue_is_503_and_all_before_is_answered():
     assert {found.status for found in [*first, after]} == {200}
 
 
+def test_a_refusal_does_not_show_that_the_model_lives():
+    async def both():
+        backend = Waits()
+        of = gate(backend)
+        backend.let.set()
+        asked = [
+            (await ask(of, body=body), await ask(of, "/health", method="GET"))
+            for body in (b"text", picture())
+        ]
+        return asked, backend.asked
+
+    asked, times = asyncio.run(both())
+    assert [found.status for pair in asked for found in pair] == [415, 200, 200, 200]
+    assert times == 3  # two images, and one question of its health
+
+
 def test_a_model_that_does_not_answer_is_504_and_unwell(monkeypatch):
     monkeypatch.setattr(door, "HEALTH_S", 0.02)
 
@@ -368,7 +384,7 @@ TYPES = st.one_of(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(BODIES, TYPES, st.booleans())
 def test_no_body_and_no_type_is_an_error_of_the_service(body, kind, in_a_form):
     body = form(body) if in_a_form else body
