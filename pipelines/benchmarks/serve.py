@@ -3,7 +3,7 @@
 The encoder has its initial weights, which cost as much as trained ones, and the images are JPEG files of smooth noise.
 The clients are threads of this process, on the machine that serves: what they take is missing there. The bare loop has
 the same batch size and threads, and is given images that are decoded and prepared already. Memory is that of the
-replica and of the process that listens, as /metrics says it 10 s after the first request and at the end.
+replica and of the process that listens, as /metrics says it every 10 s of the load, and after it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from raysurl.train.run_directory import commit, hardware
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "results" / "benchmarks" / "serve.json"
-EARLY_S = 10.0
+EVERY_S = 10.0
 IMAGES = 64
 
 
@@ -115,7 +115,7 @@ def under_load(folder: Path, images: list[bytes], given: dict[str, Any]) -> dict
     try:
         wait_for(port, process)
         before = metrics(port)
-        statuses, seconds, early = clients(port, images, given)
+        statuses, seconds, during = clients(port, images, given)
         after = metrics(port)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -129,18 +129,15 @@ def under_load(folder: Path, images: list[bytes], given: dict[str, Any]) -> dict
         "not 200": sum(count for status, count in statuses.items() if status != 200),
         "statuses": {str(status): count for status, count in statuses.items()},
         "mean batch": (after["images"] - before["images"]) / batches,
-        "replica MB at 10 s": early["replica"] / 1e6,
-        "replica MB at the end": after["replica"] / 1e6,
-        "listener MB at 10 s": early["listener"] / 1e6,
-        "listener MB at the end": after["listener"] / 1e6,
+        **{f"{of} MB": [round(at[of] / 1e6, 1) for at in (*during, after)] for of in ("replica", "listener")},
         "exit code": process.returncode,
     }
 
 
 def clients(
     port: int, images: list[bytes], given: dict[str, Any]
-) -> tuple[Counter[Any], list[float], dict[str, float]]:
-    """What was answered, how long each took, and the memory after EARLY_S."""
+) -> tuple[Counter[Any], list[float], list[dict[str, float]]]:
+    """What was answered, how long each took, and the metrics every EVERY_S."""
     statuses: Counter[Any] = Counter()
     seconds: list[float] = []
     end = time.monotonic() + given["seconds"]
@@ -164,11 +161,13 @@ def clients(
     threads = [threading.Thread(target=client, args=(i,)) for i in range(given["clients"])]
     for thread in threads:
         thread.start()
-    time.sleep(min(EARLY_S, given["seconds"] / 2))
-    early = metrics(port)
+    during = []
+    while time.monotonic() + EVERY_S < end:
+        time.sleep(EVERY_S)
+        during.append(metrics(port))
     for thread in threads:
         thread.join()
-    return statuses, seconds, early
+    return statuses, seconds, during
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
