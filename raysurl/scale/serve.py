@@ -203,10 +203,19 @@ def replicas(asked: AskedService) -> Iterator[Replicas]:
     """
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15: whatever else runs would come before an answer
     joining.connect()
-    taken = share(asked)
-    asked = replace(asked, token=None)
+    taken, name = share(asked), f"raysurl-{uuid.uuid4().hex[:8]}"
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    name = f"raysurl-{uuid.uuid4().hex[:8]}"
+    try:
+        yield Replicas(_started(replace(asked, token=None), taken, name), asked.max_batch_size)
+    finally:
+        stopping.renew()
+        with stopping.held(), contextlib.suppress(Exception):  # a Ray that has gone has taken them along
+            failure.forget(name)
+            serve.delete(name, _blocking=False)
+
+
+def _started(asked: AskedService, taken: Share, name: str) -> Any:
+    """The handle of the application `name`, once every replica has loaded the model."""
     options: dict[str, Any] = {
         "num_replicas": asked.replicas,
         "max_ongoing_requests": 2 * asked.max_batch_size
@@ -220,16 +229,8 @@ def replicas(asked: AskedService) -> Iterator[Replicas]:
     try:
         serve.start(proxy_location="Disabled", logging_config=QUIET)
         application = serve.deployment(Replica, **options).bind(asked, taken, name)
-        handle = serve.run(application, name=name, route_prefix=None, logging_config=QUIET)
-        yield Replicas(handle, asked.max_batch_size)
+        return serve.run(application, name=name, route_prefix=None, logging_config=QUIET)
     except (RayError, RayServeException, RuntimeError) as error:
-        if isinstance(error, RunError):
-            raise
         if found := failure.told_if_ray_lives(name):
             raise found from None
         raise RunError(f"the replicas did not start: {first_line(error)}") from error
-    finally:
-        stopping.renew()
-        with stopping.held(), contextlib.suppress(Exception):  # a Ray that has gone has taken them along
-            failure.forget(name)
-            serve.delete(name, _blocking=False)
