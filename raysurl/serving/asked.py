@@ -16,7 +16,7 @@ from raysurl.curation.given import count, number
 from raysurl.errors import InputError
 from raysurl.paths import given_path
 
-NEEDS = ("uvicorn", "prometheus_client", "python_multipart")
+NEEDS = ("uvicorn", "fastapi", "starlette", "prometheus_client", "python_multipart")
 EXTRA = "pip install 'raysurl[serve]'"
 TOKEN = "RAYSURL_SERVE_TOKEN"
 SHORTEST = 16  # characters of a token

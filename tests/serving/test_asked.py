@@ -1,6 +1,7 @@
 """What `raysurl serve` is asked for, and the server around the gate: heads, draining, ports."""
 
 import asyncio
+import importlib.util
 import io
 import socket
 import threading
@@ -59,6 +60,14 @@ def no_token(monkeypatch):
 def test_what_cannot_be_is_one_sentence(given, said):
     with pytest.raises(InputError, match=said):
         asked_for(given)
+
+
+@pytest.mark.parametrize("package", asking_for.NEEDS)
+def test_a_package_that_is_missing_is_named_with_its_extra(package, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else there(name))
+    with pytest.raises(InputError, match=rf"package {package}: pip install 'raysurl\[serve\]'"):
+        asked_for({"run": "x"})
 
 
 @pytest.mark.parametrize("content", ["", "short", "two words of a sentence", "é" * 20, f"{TOKEN}\n{TOKEN}"])
