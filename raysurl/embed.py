@@ -87,7 +87,6 @@ def embed(
     encoder.eval()
     rank, world = distributed.rank(), distributed.world_size()
     block = recipe.eval.batch_size
-    in_bf16 = device.type == "cuda" and recipe.precision(device) == "bf16"  # on a CPU it would save nothing
     share = -(-len(index) // world)
     padded = np.resize(index, share * world)[rank * share : (rank + 1) * share]
     requests = [Request(0, i, padded[i : i + block]) for i in range(0, share, block)]
@@ -104,15 +103,27 @@ def embed(
     for request, images in zip(requests, source.batches(requests, looked), strict=True):
         place = slice(request.start, request.start + len(request.index))
         view = _images(recipe, images, device, augmented, draws[place] if draws else None)
-        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
-            out = encoder(view)
-        out = distributed.gather(out.float())
+        out = distributed.gather(_through(encoder, recipe, view))
         if rank == 0:
             if not len(rows):
                 rows = room(share * world, out.shape[1])
             rows.view(world, share, -1)[:, place] = out.view(world, -1, out.shape[1]).cpu()
     encoder.train(training)
     return rows[: len(index)]
+
+
+@torch.no_grad()
+def embed_images(encoder: nn.Module, recipe: Recipe, images: Images, device: torch.device) -> Tensor:
+    """Encoder output (b, D) fp32 of decoded images, prepared as `embed` does; the encoder is in `eval()` already."""
+    return _through(encoder, recipe, plain_images(recipe, images, device))
+
+
+def _through(encoder: nn.Module, recipe: Recipe, view: Tensor) -> Tensor:
+    device = view.device
+    in_bf16 = device.type == "cuda" and recipe.precision(device) == "bf16"  # on a CPU it would save nothing
+    with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
+        out: Tensor = encoder(view)
+    return out.float()
 
 
 def room(count: int, dim: int) -> Tensor:

@@ -49,12 +49,16 @@ OTHERS = {
     ".venv/bin/mypy": ".ci/run",
     "mkdocs build": "tests/test_site.py",
     "eval $(_RAYSURL_COMPLETE": "tests/test_cli.py completes in bash",
+    "curl ": "tests/serving and tests/scale/test_serving.py ask the same",
+    "openssl rand": "any random text",
+    "docker run": "needs an image",
 }
 # lines of which only the settings are read
 READ = {
     "data.name=coco:2017": "a detector trains for hours; tests/evaluate/test_detection.py trains a small one",
     "teacher.name=open_clip": "its weights are not at hand; tests/teachers judges made-up ones",
     "pipelines/benchmark.py": "measures a machine for minutes",
+    "raysurl serve": "answers until it is stopped; tests/scale/test_serving.py asks it",
 }
 # where the work of a command is too long or needs a cluster, and what it does before is enough
 STOPPED = {"export": ("raysurl.export.writing", "write"), "shuffle": ("raysurl.scale.shuffle", "shuffle")}
@@ -66,6 +70,7 @@ PYTHON = {
     "python.md": "tests/interface/test_python.py",
     "export.md": "tests/export/test_export.py",
     "plugins.md": "tests/test_plugins_page.py",
+    "serving.md": "tests/scale/test_serving.py",
 }
 DOWNLOADS = ("pretrained=True",)  # a block with this fetches something: its names are looked at
 

@@ -37,6 +37,7 @@ WORK = {
         "raysurl.curation.searching.search_images",
     ),
     "leaks": (["run=run", "output=a/copies"], "raysurl.curation.copies.leaks"),
+    "serve": (["run=run", "port=0"], "raysurl.serving.model.load_served"),
     "report": (["run=run"], "raysurl.report.page.document"),
     "results": (["add=run", "name=mine"], "raysurl.commands.results.table"),
     "recipes": (["digits"], "raysurl.commands.recipes._matching"),
@@ -44,7 +45,7 @@ WORK = {
     "sweep": (SWEEP, "raysurl.sweep.plan.make_plan"),
     "reproduce": (["ressl_table2", *SWEEP[1:]], "raysurl.sweep.plan.make_plan"),
 }
-NEEDS_RAY = ("shuffle",)  # to its end
+NEEDS_RAY = ("shuffle", "serve")  # to its end; of the second: scale/test_serve.py
 OF_THE_RUN = ("recipe", "runtime", "eval.protocols", "encoder.channels", "eval.knn_k")
 WRONG = {
     "pretrain": ["train.epochs=none"],
@@ -59,6 +60,7 @@ WRONG = {
     "index": ["embeddings=run/manifest.parquet", "output=index"],
     "search": ["index=run", "image=nowhere", "output=found"],
     "leaks": ["train=run/manifest.parquet", "test=run/manifest.parquet", "output=copies"],
+    "serve": ["run=nowhere", "port=0"],
     "report": ["run=nowhere"],
     "results": ["add=nowhere"],
     "recipes": ["no such recipe"],
