@@ -200,6 +200,58 @@ def spaces(method: str, link: Link) -> Iterator[str]:
         yield "\n".join(table)
 
 
+VERDICTS = ("supported: ", "contradicted: ", "cannot be seen at this size: ")
+
+
+def tables(method: str, link: Link) -> str:
+    """A card for each table of a method's paper: what it concludes, what was seen of that here, and the commands."""
+    return "\n\n".join(
+        card(path, link) for path in sorted((PACKAGE / "search_spaces").glob(f"{method}_*.yaml"), key=natural)
+    )
+
+
+def card(path: Path, link: Link) -> str:
+    space = with_bases(yaml.safe_load(path.read_text(encoding="utf-8")))
+    small, page = space.get("cpu"), ROOT / "results" / "sweeps" / f"{path.stem}.md"
+    said = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
+    found = [line.removeprefix("- ") for line in said if line.removeprefix("- ").startswith(VERDICTS)]
+    lines = [f"### {plain(space['title'])}", ""]
+    for claim in space.get("claims", ()):
+        verdict = next((v for v in found if f": {claim['says']}: " in v), "not run")
+        lines.append(f"- *{plain(claim['says'])}*: {plain(verdict.replace(claim['says'] + ': ', ''))}")
+    if said:
+        lines.append(f'- <a href="{link(page.relative_to(ROOT).as_posix())}">The table</a>: {plain(said[2])}')
+    if stands_in := (small or {}).get("stands_in"):
+        lines.append(f"- The small version: {plain(stands_in)}.")
+    scale = "scale=cpu" if small else "scale=full data_root=ROOT"
+    return "\n".join([*lines, "", "```bash", f"python pipelines/reproduce.py {path.stem} {scale}", "```"])
+
+
+def with_bases(tree: dict[str, Any]) -> dict[str, Any]:
+    """A space upon its bases, section by section."""
+    if "base" not in tree:
+        return tree
+    name = tree["base"]
+    base = yaml.safe_load((PACKAGE / "search_spaces" / "bases" / f"{name}.yaml").read_text(encoding="utf-8"))
+    base = with_bases(base)
+    merged = {**base, **tree}
+    merged["cpu"] = {**(base.get("cpu") or {}), **(tree.get("cpu") or {})}
+    return merged
+
+
+def verdicts(what: str, link: Link) -> str:
+    """How many of the papers' claims were supported, contradicted, not seen, and not tried."""
+    counts, claims = dict.fromkeys(VERDICTS, 0), 0
+    for path in (PACKAGE / "search_spaces").glob("*.yaml"):
+        claims += len(yaml.safe_load(path.read_text(encoding="utf-8")).get("claims", ()))
+    for path in (ROOT / "results" / "sweeps").glob("*.md"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            for begin in VERDICTS:
+                counts[begin] += line.startswith(f"- {begin}")
+    said = ", ".join(f"{number} {begin.removesuffix(': ')}" for begin, number in counts.items())
+    return f"Of {claims} claims: {said}, {claims - sum(counts.values())} not run."
+
+
 def natural(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
 
@@ -245,6 +297,8 @@ PARTS: dict[str, Callable[[str, Link], str]] = {
     "numbers": numbers,
     "compared": compared,
     "settings": of_settings,
+    "tables": tables,
+    "verdicts": verdicts,
 }
 
 
