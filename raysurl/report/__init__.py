@@ -43,18 +43,23 @@ def write_report(run_dir: Path) -> Path:
 
 def _learned(run: StoredRun) -> str:
     """What came of the run."""
+    of = map.RunMap(run)
     return (
         page.section("Results", results.evaluation(run), results.note(run))
         + page.section("Curves", figures.curves(run), "Every chart shows its values under the pointer.")
-        + page.section("Map", map.section(run), map.NOTE)
+        + page.section("Map", map.section(of), map.NOTE)
         + page.section("Health", results.health(run), "Signals of collapse, by which no label is used.")
         + page.section("Nearest neighbours", figures.neighbours(run))
         + page.section("Neighbours of augmented images", figures.disturbed(run))
         + page.section("Distances", figures.distances(run), DISTANCES_NOTE)
-        + page.section("Near copies", map.copies(run), map.copies_note(run))
-        + page.section("Outliers", map.outliers(run), OUTLIERS_NOTE)
+        + page.section("Near copies", map.copies(of), map.copies_note(of))
+        + page.section("Outliers", map.outliers(of), OUTLIERS_NOTE)
         + page.section("Classes", confusion.section(run), confusion.NOTE)
-        + page.section("Clusters", tree.numbers(run) + tree.charts(run) + tree.sheets(run), tree.NOTE)
+        + page.section(
+            "Clusters",
+            tree.numbers(run) + tree.picture(run, of.arrays) + tree.charts(run) + tree.sheets(run),
+            tree.NOTE,
+        )
     )
 
 

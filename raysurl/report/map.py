@@ -8,6 +8,8 @@ Letters: N points, k neighbours.
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from raysurl.report.figures import Arrays, load
 from raysurl.report.plotted import embedded, place
 from raysurl.report.run import StoredRun
 
+SHEET = "thumbnails.webp"  # of samples/
 HEIGHT = 560  # pixels
 NAME = 40  # letters of a file's name that are kept
 MOST_PIXELS = 50_000_000  # of the picture of all thumbnails
@@ -42,12 +45,36 @@ NEEDED = {
 }
 
 
-def section(run: StoredRun) -> str:
+@dataclass(frozen=True)
+class RunMap:
+    """What the map of a run shows: `arrays` of raysurl.overview, none where there is no map."""
+
+    run: StoredRun
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        return stored(self.run)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return _names(self.run, self.arrays)
+
+    @cached_property
+    def tiles(self) -> NDArray[np.uint8] | None:
+        return _tiles(self.run, self.arrays)
+
+    def labelled(self, i: int) -> str:
+        """The class of a point, or what its file is called."""
+        label = int(self.arrays["labels"][i])
+        return self.run.class_name(label) if label >= 0 else self.names[i]
+
+
+def section(of: RunMap) -> str:
     """The map with its menu of colours; "" where the run has none."""
-    arrays = stored(run)
+    run, arrays = of.run, of.arrays
     if not arrays:
         return ""
-    sheet = run.directory / "samples" / "thumbnails.webp"
+    sheet = run.directory / "samples" / SHEET
     side = int(arrays["side"]) if "side" in arrays else 0
     points = arrays["points"].astype("<f4")
     about = {
@@ -59,7 +86,7 @@ def section(run: StoredRun) -> str:
         "each": arrays["neighbours"].shape[1],
         "side": side,
         "columns": int(np.ceil(np.sqrt(len(points)))),
-        "names": _names(run, arrays),
+        "names": of.names,
         "colours": _colours(run, arrays),
     }
     picture = ""
@@ -163,63 +190,55 @@ def _short(path: str, row: Any) -> str:
 # -------------------------------------------------------------------- copies and outliers
 
 
-def copies(run: StoredRun) -> str:
+def copies(of: RunMap) -> str:
     """Pairs of images that nearly are one, the most alike first."""
-    arrays, tiles = stored(run), _tiles(run)
-    pairs, cosines = arrays.get("pairs"), arrays.get("pair_cosines")
-    if (
-        tiles is None
-        or pairs is None
-        or cosines is None
-        or pairs.ndim != 2
-        or cosines.shape != pairs.shape[:1]
-    ):
+    pairs, cosines = of.arrays.get("pairs"), of.arrays.get("pair_cosines")
+    if pairs is None or cosines is None or of.tiles is None:
         return ""
-    if not len(pairs) or pairs.shape[1] != 2 or pairs.min() < 0 or pairs.max() >= len(tiles):
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or cosines.shape != pairs.shape[:1] or not _within(pairs, of):
         return ""
-    names = _names(run, arrays)
     cells = "".join(
-        f'<figure class="pair">{"".join(page.image(tiles[i], names[i]) for i in pair)}'
+        f'<figure class="pair">{"".join(page.image(of.tiles[i], of.names[i]) for i in pair)}'
         f"<figcaption>{cosine:.3f}</figcaption></figure>"
         for pair, cosine in zip(pairs.tolist(), cosines.tolist(), strict=True)
     )
     return f'<div class="card gallery">{cells}</div>'
 
 
-def copies_note(run: StoredRun) -> str:
-    arrays = stored(run)
-    if "copies" not in arrays or "threshold" not in arrays:
+def copies_note(of: RunMap) -> str:
+    if not {"copies", "threshold"} <= of.arrays.keys():
         return ""
-    count, among = int(arrays["copies"]), len(arrays["points"])
     return (
-        f"{count:,} of the map's {among:,} images could go, as others nearly are the same: cosine of whitened"
-        f" embeddings of {float(arrays['threshold']):g} or more. raysurl duplicates looks at all images."
+        f"{int(of.arrays['copies']):,} of the map's {len(of.arrays['points']):,} images could go, as others nearly are"
+        f" the same: cosine of whitened embeddings of {float(of.arrays['threshold']):g} or more."
+        " raysurl duplicates looks at all images."
     )
 
 
-def outliers(run: StoredRun) -> str:
+def outliers(of: RunMap) -> str:
     """The images that lie farthest out."""
-    arrays, tiles = stored(run), _tiles(run)
-    far = arrays.get("outliers")
-    if tiles is None or far is None or far.ndim != 1 or far.dtype.kind not in "iu" or not len(far):
+    far = of.arrays.get("outliers")
+    if far is None or of.tiles is None or far.ndim != 1 or not _within(far, of):
         return ""
-    if far.min() < 0 or far.max() >= len(tiles):
-        return ""
-    labels, names = arrays["labels"], _names(run, arrays)
-    cells = ""
-    for i in far.tolist():
-        called = run.class_name(int(labels[i])) if labels[i] >= 0 else names[i]
-        cells += f"<figure>{page.image(tiles[i], names[i])}<figcaption>{escape(called)}</figcaption></figure>"
+    cells = "".join(
+        f"<figure>{page.image(of.tiles[i], of.names[i])}<figcaption>{escape(of.labelled(i))}</figcaption></figure>"
+        for i in far.tolist()
+    )
     return f'<div class="card gallery">{cells}</div>'
 
 
-def _tiles(run: StoredRun) -> NDArray[np.uint8] | None:
+def _within(rows: NDArray[Any], of: RunMap) -> bool:
+    """Whether these are numbers of points, and there are any."""
+    whole = rows.dtype.kind in "iu" and rows.size > 0
+    return bool(whole and rows.min() >= 0 and rows.max() < len(of.arrays["points"]))
+
+
+def _tiles(run: StoredRun, arrays: Arrays) -> NDArray[np.uint8] | None:
     """(N, side, side, 3) thumbnails."""
-    arrays = stored(run)
     side, count = int(arrays.get("side", 0)), len(arrays.get("points", ()))
     try:
-        with Image.open(run.directory / "samples" / "thumbnails.webp") as picture:
-            if not side or picture.width * picture.height > MOST_PIXELS:
+        with Image.open(run.directory / "samples" / SHEET) as picture:
+            if side < 1 or picture.width * picture.height > MOST_PIXELS:
                 return None
             pixels = np.asarray(picture.convert("RGB"))
     except (OSError, ValueError):

@@ -42,7 +42,7 @@ def test_the_map_is_of_train_and_test_samples_with_their_own_thumbnails(run_dir,
     assert np.bincount(arrays["split"]).tolist() == [60, 360]
     assert len({*zip(arrays["split"].tolist(), arrays["index"].tolist(), strict=True)}) == count
     assert np.isfinite(arrays["points"]).all()
-    tiles = map_page._tiles(read_run(run_dir))[:count]
+    tiles = map_page.RunMap(read_run(run_dir)).tiles
     assert tiles.shape == (420, 8, 8, 3)
     # each thumbnail is the picture of a digit of that class
     every = load_digits()
@@ -135,7 +135,7 @@ def test_a_damaged_map_does_not_cost_the_report(tmp_path, arrays, run_dir, chang
     np.savez(tmp_path / "samples" / "map.npz", **{**arrays, **change})
     sheet = (run_dir / "samples" / embedding.SHEET).read_bytes()
     (tmp_path / "samples" / embedding.SHEET).write_bytes(sheet)
-    run = read_run(tmp_path)
+    run = map_page.RunMap(read_run(tmp_path))
     whole = {"pairs", "outliers"} & set(change)
     assert bool(map_page.section(run)) == bool(whole)
     assert bool(map_page.copies(run)) == ("outliers" in change and len(arrays["pairs"]) > 0)
