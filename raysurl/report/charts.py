@@ -200,8 +200,10 @@ def matrix(
     hovers: Sequence[Sequence[str]] | None = None,
     note: str = "",
     style: Mapping[str, Any] | None = None,
+    written: Sequence[tuple[int, int, str]] = (),
 ) -> str:
-    """A coloured matrix (R, C), the first row on top; `titles`: of the rows and of the columns."""
+    """A coloured matrix (R, C), the first row on top; `titles`: of the rows and of the columns; `written`: what stands
+    at a place (row, column) that has no value."""
     trace = {
         "type": "heatmap",
         "z": values,
@@ -222,6 +224,16 @@ def matrix(
         "xaxis": _names(columns, titles[1]) | {"side": "top", "tickangle": -45 if len(columns) > 6 else 0},
         "yaxis": _names(rows, titles[0]) | {"autorange": "reversed"},
         "margin": {"l": 44, "r": 10, "t": 60, "b": 10},
+        "annotations": [
+            {
+                "x": j,
+                "y": i,
+                "text": words(text),
+                "showarrow": False,
+                "font": {"color": "var(--bad)", "size": 11},
+            }
+            for i, j, text in written
+        ],
     }
     return figure(title, [trace], layout, note=note, height=110 + min(34 * len(rows), 560), kind="large")
 
