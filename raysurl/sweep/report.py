@@ -109,10 +109,10 @@ def trials(sweep: Sweep) -> str:
         cells += [_measured(sweep, name, value[name]), _state(outcome)]
         cells.append(f'<td class=n data-value="{outcome.seconds:.2f}">{outcome.seconds:.0f}</td>')
         rows += f"<tr>{''.join(cells)}</tr>"
-    heads = "".join(
-        f'<th scope="col"{" class=n" if h in (metric, "seconds") else ""}><button type="button">{escape(h)}</button></th>'
-        for h in head
-    )
+    heads = ""
+    for name in head:
+        kind = " class=n" if name in (metric, "seconds") else ""
+        heads += f'<th scope="col"{kind}><button type="button">{escape(name)}</button></th>'
     return (
         '<div class="card scroll"><table data-sort class="sweep">'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
