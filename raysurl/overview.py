@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from raysurl import streams
 from raysurl.errors import RunError
 from raysurl.paths import whole
+from raysurl.report.progress import announce
 from raysurl.train.embedding import FILE
 
 STEPS, BATCH = 500, 256  # of the network that maps
+SPREAD = 0.1  # degrees of freedom of the map's kernel: a cluster has room for its points to be told apart
 THREADS = 1  # so that a run has one map on every machine; two gain little on a network so small
 NEIGHBOURS = 9  # that a click shows
 VOTERS = 20  # neighbours among the train points by which a point is told right or wrong
@@ -41,6 +43,7 @@ def write_map(run_dir: Path) -> None:
         return
     with np.load(stored, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
+    announce(f"a map of {len(arrays['index']):,} embeddings is made for the report")
     features, seed = arrays.pop("features"), int(arrays.pop("seed"))
     made = {**arrays, "points": points_of(features, seed), **curated(features, arrays, seed)}
     with whole(run_dir / "samples" / MAP) as partial, partial.open("wb") as file:
@@ -59,6 +62,7 @@ def points_of(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
         metric="cosine",
         epochs=-(-STEPS // per_epoch),
         batch_size=BATCH,
+        nu_z=SPREAD,
         random_state=streams.integer(seed, "map"),
         n_jobs=THREADS,
     )
