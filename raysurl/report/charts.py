@@ -145,7 +145,13 @@ def _levels(levels: Sequence[Level], unit: str) -> dict[str, Any]:
 
 
 def bar_chart(
-    title: str, bars: Sequence[Bar], *, unit: str = "", note: str = "", most: float | None = None
+    title: str,
+    bars: Sequence[Bar],
+    *,
+    unit: str = "",
+    note: str = "",
+    most: float | None = None,
+    height: int | None = None,
 ) -> str:
     """Horizontal bars from zero, the first on top, with whiskers where an interval is known; "" without bars."""
     bars = [bar for bar in bars if math.isfinite(bar.value)][::-1]
@@ -182,7 +188,7 @@ def bar_chart(
         "bargap": 0.3,
         "showlegend": False,
     }
-    return figure(title, [trace], layout, note=note, height=54 + 22 * len(bars))
+    return figure(title, [trace], layout, note=note, height=height or 54 + 22 * len(bars))
 
 
 def _interval(bar: Bar, unit: str) -> str:
@@ -235,7 +241,12 @@ def matrix(
             for i, j, text in written
         ],
     }
-    return figure(title, [trace], layout, note=note, height=110 + min(34 * len(rows), 560), kind="large")
+    return figure(title, [trace], layout, note=note, height=matrix_height(len(rows)), kind="large")
+
+
+def matrix_height(rows: int) -> int:
+    """Pixels of a matrix, for what stands beside it."""
+    return 110 + min(34 * rows, 560)
 
 
 def _names(names: Sequence[str], title: str) -> dict[str, Any]:
@@ -246,6 +257,7 @@ def _names(names: Sequence[str], title: str) -> dict[str, Any]:
         "title": {"text": words(title)},
         "showgrid": False,
         "zeroline": False,
+        "ticklabeloverflow": "allow",
     }
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from raysurl.evaluate import Features, knn_classify
 from raysurl.intervals import wilson
 from raysurl.report import page
-from raysurl.report.charts import Bar, bar_chart, matrix
+from raysurl.report.charts import Bar, bar_chart, matrix, matrix_height
 from raysurl.report.figures import load
 from raysurl.report.plotted import words
 from raysurl.report.run import StoredRun
@@ -64,7 +64,8 @@ def _by_class(run: StoredRun, counts: NDArray[np.int64]) -> str:
     if len(bars) > WHOLE:
         bars = [*bars[: WHOLE // 2], *bars[-WHOLE // 2 :]]
         note += f"; the {WHOLE // 2} best and the {WHOLE // 2} worst classes"
-    return bar_chart("Accuracy of each class", bars, unit=" %", note=note, most=100)
+    height = matrix_height(len(counts)) if len(counts) <= WHOLE else None
+    return bar_chart("Accuracy of each class", bars, unit=" %", note=note, most=100, height=height)
 
 
 def _matrix(run: StoredRun, counts: NDArray[np.int64]) -> str:

@@ -33,16 +33,18 @@ NOTE = (
     "Each point is an image that the run was evaluated on; near points have similar embeddings. Point at one, or touch"
     " it, to see its image; click for its nearest neighbours by cosine. Scroll or pinch to zoom, drag to move."
 )
-NEEDED = {
-    "points": 2,
-    "index": 1,
-    "split": 1,
-    "labels": 1,
-    "neighbours": 2,
-    "cosines": 2,
-    "right": 1,
-    "groups": 1,
+MOST_CLASSES = 1_000_000
+NEEDED = {  # dimensions and types
+    "points": (2, "f"),
+    "index": (1, "iu"),
+    "split": (1, "iu"),
+    "labels": (1, "iu"),
+    "neighbours": (2, "iu"),
+    "cosines": (2, "f"),
+    "right": (1, "iu"),
+    "groups": (1, "iu"),
 }
+NUMBERS = ("side", "copies", "threshold")
 
 
 @dataclass(frozen=True)
@@ -106,20 +108,30 @@ def stored(run: StoredRun) -> Arrays:
     arrays = load(run.directory / "samples" / "map.npz")
     if not set(NEEDED) <= arrays.keys():
         return {}
-    count = len(arrays["points"])
-    fits = all(arrays[name].ndim == ndim and len(arrays[name]) == count for name, ndim in NEEDED.items())
-    if not fits or not 1 < count <= 2**16 or arrays["points"].shape[1] != 2:
-        return {}
+    count = len(arrays["points"]) if arrays["points"].ndim else 0
+    for name, (ndim, kinds) in NEEDED.items():
+        array = arrays[name]
+        if array.ndim != ndim or len(array) != count or array.dtype.kind not in kinds:
+            return {}
+    near, labels, points = (arrays[name] for name in ("neighbours", "labels", "points"))
     if (
-        not all(arrays[name].dtype.kind in "iuf" for name in NEEDED)
-        or not np.isfinite(arrays["points"]).all()
+        not 1 < count <= 2**16
+        or points.shape[1] != 2
+        or not near.size
+        or near.shape != arrays["cosines"].shape
     ):
         return {}
-    near = arrays["neighbours"]
-    inside = near.dtype.kind in "iu" and near.shape == arrays["cosines"].shape and near.size
-    if not inside or near.min() < 0 or near.max() >= count or not np.isfinite(arrays["cosines"]).all():
+    if near.min() < 0 or near.max() >= count or labels.max() >= MOST_CLASSES:
         return {}
-    return arrays
+    if not (np.isfinite(points).all() and np.isfinite(arrays["cosines"]).all()):
+        return {}
+    numbers = {name for name in NUMBERS if name in arrays}
+    bad = {
+        n
+        for n in numbers
+        if arrays[n].ndim or arrays[n].dtype.kind not in "iuf" or not np.isfinite(arrays[n])
+    }
+    return {name: array for name, array in arrays.items() if name not in bad}
 
 
 def _packed(values: NDArray[Any], kind: str) -> str:
@@ -135,7 +147,12 @@ def _colours(run: StoredRun, arrays: Arrays) -> list[dict[str, Any]]:
     if (arrays["right"] >= 0).any():
         found.append(_colour("error of kNN", arrays["right"], ["wrong", "right"]))
     clusters = arrays.get("clusters")
-    if clusters is not None and clusters.ndim == 2 and clusters.shape[1] == len(labels):
+    if (
+        clusters is not None
+        and clusters.ndim == 2
+        and clusters.shape[1] == len(labels)
+        and clusters.dtype.kind == "i"
+    ):
         for level, row in enumerate(clusters, 2):
             found.append(_colour(f"cluster, level {level}", *_by_size(row)))
     found.append(_colour("cluster of k-means", *_by_size(arrays["groups"])))
@@ -195,7 +212,9 @@ def copies(of: RunMap) -> str:
     pairs, cosines = of.arrays.get("pairs"), of.arrays.get("pair_cosines")
     if pairs is None or cosines is None or of.tiles is None:
         return ""
-    if pairs.ndim != 2 or pairs.shape[1] != 2 or cosines.shape != pairs.shape[:1] or not _within(pairs, of):
+    if cosines.shape != pairs.shape[:1] or cosines.dtype.kind != "f":
+        return ""
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not _within(pairs, of):
         return ""
     cells = "".join(
         f'<figure class="pair">{"".join(page.image(of.tiles[i], of.names[i]) for i in pair)}'
@@ -208,10 +227,11 @@ def copies(of: RunMap) -> str:
 def copies_note(of: RunMap) -> str:
     if not {"copies", "threshold"} <= of.arrays.keys():
         return ""
+    count, among = int(of.arrays["copies"]), len(of.arrays["points"])
     return (
-        f"{int(of.arrays['copies']):,} of the map's {len(of.arrays['points']):,} images could go, as others nearly are"
-        f" the same: cosine of whitened embeddings of {float(of.arrays['threshold']):g} or more."
-        " raysurl duplicates looks at all images."
+        f"{count:,} of the map's {among:,} images have nearly the embedding of another (cosine of whitened embeddings"
+        f" of {float(of.arrays['threshold']):g} or more); these pairs are the most alike, and show whether the images"
+        " are the same too. raysurl duplicates looks at all images."
     )
 
 

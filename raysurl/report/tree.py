@@ -62,7 +62,13 @@ def levels_of(names: Iterable[str]) -> list[int]:
 def picture(run: StoredRun, arrays: Arrays) -> str:
     """The tree of the clusters of the map's points, each as large as its share, coloured by its commonest class."""
     clusters, labels = arrays.get("clusters"), arrays.get("labels")
-    if clusters is None or labels is None or clusters.ndim != 2 or clusters.shape[1:] != labels.shape:
+    if (
+        clusters is None
+        or labels is None
+        or clusters.ndim != 2
+        or clusters.dtype.kind != "i"
+        or clusters.shape[1:] != labels.shape
+    ):
         return ""
     known = clusters.min(axis=0, initial=0) >= 0
     clusters, labels = clusters[::-1, known], labels[known]

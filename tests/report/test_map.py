@@ -126,6 +126,12 @@ def test_thumbnails_keep_within_their_room():
         {"pairs": np.array([[0, 420]]), "pair_cosines": np.ones(1)},
         {"outliers": np.array([-1])},
         {"points": np.array(["a"] * 420)},
+        {"points": np.array(1.0)},
+        {"labels": np.full(420, 2**60)},
+        {"right": np.full(420, np.nan)},
+        {"side": np.array([8, 8]), "copies": np.array("x"), "threshold": np.array([])},
+        {"clusters": np.full((2, 420), np.nan)},
+        {"pair_cosines": np.full(3, "x"), "outliers": np.full(4, 0.5)},
     ],
 )
 def test_a_damaged_map_does_not_cost_the_report(tmp_path, arrays, run_dir, change):
@@ -136,7 +142,9 @@ def test_a_damaged_map_does_not_cost_the_report(tmp_path, arrays, run_dir, chang
     sheet = (run_dir / "samples" / embedding.SHEET).read_bytes()
     (tmp_path / "samples" / embedding.SHEET).write_bytes(sheet)
     run = map_page.RunMap(read_run(tmp_path))
-    whole = {"pairs", "outliers"} & set(change)
-    assert bool(map_page.section(run)) == bool(whole)
-    assert bool(map_page.copies(run)) == ("outliers" in change and len(arrays["pairs"]) > 0)
-    assert bool(map_page.outliers(run)) == ("pairs" in change)
+    harmless = {"pairs", "outliers", "side", "clusters"} & set(change)
+    assert bool(map_page.section(run)) == bool(harmless)
+    shown = harmless & {"outliers", "clusters"} and "pair_cosines" not in change and len(arrays["pairs"])
+    assert bool(map_page.copies(run)) == bool(shown)
+    assert bool(map_page.outliers(run)) == bool(harmless & {"pairs", "clusters"})
+    assert "<h1>" in write_report(tmp_path).read_text()
