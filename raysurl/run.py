@@ -18,6 +18,7 @@ from raysurl.errors import InputError, storage_error
 from raysurl.evaluate import Division, detecting, divide, elsewhere
 from raysurl.evaluate.augmenting import check_views
 from raysurl.nets import encoders
+from raysurl.overview import write_map
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
 from raysurl.recipe.evaluation import PROTOCOLS
@@ -57,6 +58,7 @@ def pretrain(recipe: Recipe, watch: Watching = watching) -> Path:
             with watch(run_dir):
                 metrics.note(run_dir, said)
                 runtime.run(recipe, samples, eval_samples, run_dir)
+            write_map(run_dir)
             write_report(run_dir)
         except InputError:
             if not recipe.resume and not (run_dir / "checkpoints").exists():

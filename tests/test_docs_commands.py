@@ -49,6 +49,7 @@ OTHERS = {
     ".venv/bin/mypy": ".ci/run",
     "mkdocs build": "tests/test_site.py",
     "eval $(_RAYSURL_COMPLETE": "tests/test_cli.py completes in bash",
+    "python docs/screenshots.py": "tests/report/test_browser.py",
     "curl ": "tests/serving and tests/scale/test_serving.py ask the same",
     "openssl rand": "any random text",
     "docker run": "needs an image",

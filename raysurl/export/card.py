@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysurl.export.timm_form import TimmForm
-from raysurl.report.terminal import COLUMNS, gained, rows
+from raysurl.report.terminal import gained, tables
 
 About = Mapping[str, Any]
 
@@ -147,15 +147,12 @@ def _numbers(results: About | None) -> str:
     measured = {name: value for name, value in results["metrics"].items() if name != "train/loss"}
     if not measured:
         return "None: the run evaluated nothing."
-    table = rows(measured, results.get("intervals") or {})
     lines = [
         "Of the run that trained it, last epoch; accuracies in percent. Intervals of 95 % say how far another test set"
         " of that size would move a number; one seed.",
-        "",
-        _row(COLUMNS),
-        _row(["---"] * len(COLUMNS)),
-        *map(_row, table),
     ]
+    for table in tables(measured, results.get("intervals") or {}):
+        lines += ["", _row(table.head), _row(["---"] * len(table.head)), *map(_row, table.rows)]
     said = [*gained(results.get("gains") or {}), *results.get("health", [])]
     return "\n".join([*lines, *([""] if said else []), *(f"- {sentence}" for sentence in said)])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
-from raysurl.report.terminal import COLUMNS, gained, rows
+from raysurl.report.terminal import MetricTable, gained, tables
 
 Intervals = Mapping[str, Sequence[float]]
 
@@ -37,17 +37,19 @@ class MetricsTable(Mapping[str, float]):
         return len(self._metrics)
 
     def __repr__(self) -> str:
-        return "\n".join([self.title, text_table(COLUMNS, self._rows()), *self._said()])
+        shown = [text_table(table.head, table.rows) for table in self._tables()]
+        return "\n".join([self.title, *shown, *self._said()])
 
     def _repr_html_(self) -> str:
         said = "".join(f"<div>{escape(sentence)}</div>" for sentence in self._said())
-        return f"<b>{escape(self.title)}</b>{html_table(COLUMNS, self._rows())}{said}"
+        shown = "".join(html_table(table.head, table.rows) for table in self._tables())
+        return f"<b>{escape(self.title)}</b>{shown}{said}"
 
     def _said(self) -> list[str]:
         return [*gained(self.gains), *self.notes]
 
-    def _rows(self) -> list[list[str]]:
-        return rows(self._metrics, self.intervals)
+    def _tables(self) -> list[MetricTable]:
+        return tables(self._metrics, self.intervals)
 
 
 def text_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

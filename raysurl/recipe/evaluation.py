@@ -98,6 +98,9 @@ class Evaluation(Section):
     zeroshot_prompts: tuple[str, ...] = Field(
         ("a photo of a {}.",), min_length=1
     )  # with {} for the name of a class; several are averaged
+    map_points: int = Field(
+        5000, ge=0, le=10_000
+    )  # of the report's map, with a small picture of each; 0: no map
     batch_size: int = Field(512, ge=1)  # embedding
     baselines: bool = True  # the same numbers for the untrained encoder, and kNN of raw pixels
 

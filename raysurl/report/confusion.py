@@ -5,15 +5,17 @@ Letters: C classes.
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysurl.evaluate import Features, knn_classify
+from raysurl.intervals import wilson
 from raysurl.report import page
+from raysurl.report.charts import Bar, bar_chart, matrix, matrix_height
 from raysurl.report.figures import load
+from raysurl.report.plotted import words
 from raysurl.report.run import StoredRun
 
 K = 20  # neighbours that vote; fewer than most classes have images
@@ -36,7 +38,7 @@ def save(run_dir: Path, features: Features) -> None:
 
 
 def section(run: StoredRun) -> str:
-    """The matrix, where it can be taken in at a glance, and the pairs that are confused most."""
+    """The accuracy of each class, the matrix where it can be taken in at a glance, and the pairs confused most."""
     counts = load(run.directory / "samples" / "confusion.npz").get("counts")
     if (
         counts is None
@@ -45,19 +47,41 @@ def section(run: StoredRun) -> str:
         or counts.dtype.kind not in "iu"
     ):
         return ""
-    return (_matrix(run, counts) if len(counts) <= WHOLE else "") + _pairs(run, counts)
+    whole = _matrix(run, counts) if len(counts) <= WHOLE else ""
+    return f'<div class="charts two">{_by_class(run, counts)}{whole}</div>{_pairs(run, counts)}'
+
+
+def _by_class(run: StoredRun, counts: NDArray[np.int64]) -> str:
+    """Of many classes the worst and the best."""
+    bars = []
+    for i, of in enumerate(counts.sum(axis=1).tolist()):
+        if of:
+            right = int(counts[i, i])
+            low, high = wilson(right, of)
+            bars.append(Bar(run.class_name(i), 100 * right / of, (100 * low, 100 * high), strong=True))
+    bars.sort(key=lambda bar: -bar.value)
+    note = "of the class's test images; whiskers: interval of 95 %"
+    if len(bars) > WHOLE:
+        bars = [*bars[: WHOLE // 2], *bars[-WHOLE // 2 :]]
+        note += f"; the {WHOLE // 2} best and the {WHOLE // 2} worst classes"
+    height = matrix_height(len(counts)) if len(counts) <= WHOLE else None
+    return bar_chart("Accuracy of each class", bars, unit=" %", note=note, most=100, height=height)
 
 
 def _matrix(run: StoredRun, counts: NDArray[np.int64]) -> str:
     names = [run.class_name(i) for i in range(len(counts))]
-    head = "".join(f"<th class=n>{escape(name)}</th>" for name in names)
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
-        + "".join(f"<td class='n{' strong' if i == j else ''}'>{count:,}</td>" for j, count in enumerate(row))
-        + "</tr>"
-        for i, (name, row) in enumerate(zip(names, counts.tolist(), strict=True))
-    )
-    return f'<div class="card scroll"><table><tr><th>is \\ taken for</th>{head}</tr>{rows}</table></div>'
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
+    hovers = [
+        [
+            f"{words(is_)} taken for {words(for_)}: {counts[i, j]:,} images, {shares[i, j]:.1f} % of the class"
+            for j, for_ in enumerate(names)
+        ]
+        for i, is_ in enumerate(names)
+    ]
+    note = "test images; the colour is the share of their class"
+    titles = ("is", "taken for")
+    return matrix("Confusion", shares, names, names, titles=titles, texts=texts, hovers=hovers, note=note)
 
 
 def _pairs(run: StoredRun, counts: NDArray[np.int64]) -> str:

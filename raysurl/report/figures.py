@@ -1,4 +1,4 @@
-"""The parts of a report that are looked at: curves, views and nearest neighbours."""
+"""The parts of a report that are looked at: curves, views, nearest neighbours and distances."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from raysurl.evaluate import prefixed
 from raysurl.report import page
 from raysurl.report.charts import Level, Series, line_chart
 from raysurl.report.run import BASELINES, NOTES, StoredRun, is_of_clusters, is_percent, is_share, label
+from raysurl.report.verdict import headline_of
 
 MAX_SAMPLES = 10  # columns of the table of views
 MOST_BYTES = 2**28  # of the arrays of one file; a run writes a few megabytes
@@ -63,15 +63,16 @@ def _accuracy(run: StoredRun) -> str:
     names = [n for n in names if not _is_baseline(n)]
     series = [Series.of(label(n), run.points(run.evaluations, n)) for n in names]
     series = [s for s in series if len(s.x) > 1][:6]  # what is measured only once is no curve
+    name = headline_of(run)
     levels = [
-        Level(name.lower(), run.final[metric])
-        for prefix, name in BASELINES.items()
-        if (metric := prefixed("eval/knn_top1", prefix)) in run.final
+        Level(words.lower(), run.final[metric])
+        for prefix, words in BASELINES.items()
+        if name and (metric := prefixed(name, prefix)) in run.final
     ]
     note = (
         "on test images that were trained on without labels" if run.saw_test_images else "on held-out images"
     )
-    note += "; dashed: kNN, k = 200, without training" if levels else ""
+    note += f"; dashed: {label(name)}, without training" if levels and name else ""
     return line_chart(
         "Accuracy",
         series,
@@ -119,16 +120,6 @@ def views(run: StoredRun) -> str:
         for name in sorted(shown, key=lambda n: n != "original")
     )
     return f'<div class="card scroll"><table class="images">{rows}</table></div>' if rows else ""
-
-
-def embedding(run: StoredRun) -> str:
-    """The points of a two-dimensional embedding."""
-    try:
-        with Image.open(run.directory / "samples" / "embedding.png") as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except OSError:
-        return ""
-    return f'<div class="card scroll plot">{page.image(pixels, "the embedded training samples")}</div>'
 
 
 def neighbours(run: StoredRun) -> str:

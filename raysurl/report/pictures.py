@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from raysurl.evaluate.augmenting import disturbing
 from raysurl.evaluate.evaluator import Evaluator
 from raysurl.evaluate.nearest import nearest
 from raysurl.recipe import Recipe
-from raysurl.report import scatter
 from raysurl.report.contact_sheet import sheet
 from raysurl.sampler import Plan, Request
 from raysurl.views.augmenter import Augment
@@ -98,14 +97,6 @@ def save_distances(run_dir: Path, histograms: Mapping[str, NDArray[np.int64]]) -
     """`samples/distances.npz`: histograms (2, B) of raysurl.evaluate.distances, by the space that they are of."""
     if histograms:
         _save(run_dir, "distances", dict(histograms))
-
-
-def save_scatter(run_dir: Path, features: Features, class_names: Sequence[str] | None) -> None:
-    """`samples/embedding.png`: the train samples of a two-dimensional embedding, coloured by class."""
-    if features.train.shape[1] == 2:
-        (run_dir / "samples").mkdir(exist_ok=True)
-        points, labels = features.train.cpu().numpy(), features.train_labels.cpu().numpy()
-        scatter.save(run_dir / "samples" / "embedding.png", points, labels, class_names)
 
 
 def save_clusters(run_dir: Path, recipe: Recipe, source: Source, labels: NDArray[np.int64] | None) -> None:

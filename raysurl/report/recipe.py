@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,6 +13,7 @@ from raysurl.recipe import DEFAULT_METHOD, read_recipe_file, recipe_from
 from raysurl.report import page
 from raysurl.report.run import StoredRun
 
+POLICIES = "views.policies."  # long lists, which are folded
 PLACE = ("output", "resume", "recipe")  # where a run is, not what it is
 
 
@@ -24,13 +26,23 @@ def recipe_section(run: StoredRun) -> str:
         k for k, v in settings.items() if defaults and k not in PLACE and defaults.get(k, _MISSING) != v
     ]
     rows = [
-        (k, text_of(settings[k]), text_of(defaults[k]) if defaults and k in defaults else "–")
-        for k in changed
+        (k, text_of(settings[k]), text_of(defaults[k]) if defaults and k in defaults else "") for k in changed
     ]
-    differences = page.table(["setting", "here", "default"], rows) if rows else ""
+    differences = _differences([row for row in rows if not row[0].startswith(POLICIES)])
+    if policies := [row for row in rows if row[0].startswith(POLICIES)]:
+        count = f"{len(policies)} setting{'s' * (len(policies) > 1)} of the views"
+        differences += f"<details><summary>{count}</summary>{_differences(policies)}</details>"
     line = command(run)
     again = f"<h3>To run it again</h3><pre>{escape(line)}</pre>" if line else ""
     return f"{differences}{again}<details><summary>All settings</summary>{_all(settings, set(changed))}</details>"
+
+
+def _differences(rows: Sequence[tuple[str, str, str]]) -> str:
+    """A table; settings that have no default, as those of another's method, have none beside them."""
+    if not rows:
+        return ""
+    wide = 3 if any(default for *_, default in rows) else 2
+    return page.table(["setting", "here", "default"][:wide], [row[:wide] for row in rows])
 
 
 def _all(settings: dict[str, Any], changed: set[str]) -> str:
@@ -97,4 +109,13 @@ def _defaults(run: StoredRun) -> dict[str, Any] | None:
         return None
     defaults = flatten(recipe.model_dump(mode="json"))
     defaults["method.name"] = DEFAULT_METHOD
-    return defaults
+    return {key: v for key, v in defaults.items() if key != "views.policies"} | _default_policies(run)
+
+
+def _default_policies(run: StoredRun) -> dict[str, Any]:
+    """Those that the method of the run, set as it is, has for its views."""
+    try:
+        policies = recipe_from({"method": run.get("method")}).view_policies()
+    except (InputError, ValueError, TypeError):
+        return {}
+    return flatten({name: policy.model_dump(mode="json") for name, policy in policies.items()}, POLICIES)

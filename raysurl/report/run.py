@@ -181,6 +181,7 @@ _FORMS: dict[str, Any] = {
     "versions": dict[str, Any],
     "seconds": _Number,
     "num_samples": _Number,
+    "smallest_class": int | None,
     "world_size": _Number,
 }
 

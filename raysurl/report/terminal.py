@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,15 @@ from rich.table import Table
 THE = {"untrained": "the untrained encoder", "pixels": "raw pixels"}
 BASELINES = tuple(THE)
 COLUMNS = ("metric", "trained", "95 %", "untrained", "raw pixels")
+KINDS = {"eval": "evaluation", "health": "health", "train": "health"}  # group of a metric -> its table
+
+
+class MetricTable(NamedTuple):
+    """`head` and `rows` of text; a column that no row fills is left out, but for the metric and its value."""
+
+    kind: str
+    head: list[str]
+    rows: list[list[str]]
 
 
 def show_run(run_dir: Path) -> None:
@@ -37,27 +47,44 @@ def show_metrics(
     gains: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> None:
     """A row per metric with its interval, the same metric of the baselines beside it, and what is gained over them."""
-    table = Table(title=title)
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for row in rows(metrics, intervals or {}):
-        table.add_row(*row)
     console = Console()
-    console.print(table)
+    console.print(title, style="italic", highlight=False)
+    for found in tables(metrics, intervals or {}):
+        table = Table(title=found.kind, title_justify="left")
+        for column in found.head:
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for row in found.rows:
+            table.add_row(*row)
+        console.print(table)
     for said in gained(gains or {}):
         console.print(said, highlight=False, soft_wrap=True)
 
 
-def rows(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> list[list[str]]:
-    """The cells of COLUMNS, a row for each metric that is no baseline's."""
+def tables(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> list[MetricTable]:
+    """Evaluation and health apart, a row for each metric that is no baseline's."""
+    kinds: dict[str, list[list[str]]] = {}
+    for group in dict.fromkeys([*KINDS, *(name.partition("/")[0] for name in sorted(metrics))]):
+        names = [n for n in sorted(metrics) if n.partition("/")[0] == group and not _is_baseline(n)]
+        kinds.setdefault(KINDS.get(group, group), []).extend(_cells(n, metrics, intervals) for n in names)
     found = []
-    for name in sorted(metrics):
-        group, _, rest = name.partition("/")
-        if not rest.startswith(tuple(f"{b}_" for b in BASELINES)):
-            values = [metrics[name], *(metrics.get(f"{group}/{b}_{rest}") for b in BASELINES)]
-            own, *others = ["" if v is None else f"{v:.3f}" for v in values]
-            found.append([name, own, between(intervals.get(name)), *others])
+    for kind, lines in kinds.items():
+        filled = [i for i in range(len(COLUMNS)) if i < 2 or any(line[i] for line in lines)]
+        head = [COLUMNS[i] for i in filled]
+        if lines:
+            found.append(MetricTable(kind, head, [[line[i] for i in filled] for line in lines]))
     return found
+
+
+def _is_baseline(name: str) -> bool:
+    return name.partition("/")[2].startswith(tuple(f"{b}_" for b in BASELINES))
+
+
+def _cells(name: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> list[str]:
+    """A cell for each of COLUMNS."""
+    group, _, rest = name.partition("/")
+    values = [metrics[name], *(metrics.get(f"{group}/{b}_{rest}") for b in BASELINES)]
+    own, *others = ["" if v is None else f"{v:.3f}" for v in values]
+    return [name, own, between(intervals.get(name)), *others]
 
 
 def gained(gains: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:

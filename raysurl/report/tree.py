@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from html import escape
@@ -12,6 +13,7 @@ import numpy as np
 from raysurl.report import page
 from raysurl.report.charts import Series, line_chart, number
 from raysurl.report.figures import Arrays, load
+from raysurl.report.plotted import figure, words
 from raysurl.report.run import StoredRun
 
 SIGNAL = re.compile(r"health/level(\d+)_(\w+)")
@@ -34,6 +36,8 @@ CHARTS = {  # signal -> title and note
     "purity": ("Purity", "samples of their cluster's commonest class"),
 }
 NOTE = "Level 1 is the sample itself; a level groups the clusters of the level below it."
+MOST_NODES, FEWER = 40, 12  # clusters of the coarsest level in the tree, and below each of them
+TIGHT = {"l": 0, "r": 0, "t": 4, "b": 0}
 CHOSEN = {"largest": "the largest", "median": "of median size", "random": "at random"}
 
 
@@ -53,6 +57,65 @@ def numbers(run: StoredRun) -> str:
 
 def levels_of(names: Iterable[str]) -> list[int]:
     return sorted({int(m[1]) for name in names if (m := SIGNAL.fullmatch(name))})
+
+
+def picture(run: StoredRun, arrays: Arrays) -> str:
+    """The tree of the clusters of the map's points, each as large as its share, coloured by its commonest class."""
+    clusters, labels = arrays.get("clusters"), arrays.get("labels")
+    if (
+        clusters is None
+        or labels is None
+        or clusters.ndim != 2
+        or clusters.dtype.kind != "i"
+        or clusters.shape[1:] != labels.shape
+    ):
+        return ""
+    known = clusters.min(axis=0, initial=0) >= 0
+    clusters, labels = clusters[::-1, known], labels[known]
+    nodes: dict[str, tuple[str, str, int, float]] = {}
+    _branch(run, nodes, "", clusters, labels, MOST_NODES)
+    if not nodes:
+        return ""
+    names, parents, sizes, shares = zip(*nodes.values(), strict=True)
+    colours = shares if any(map(math.isfinite, shares)) else sizes
+    trace = {
+        "type": "treemap",
+        "branchvalues": "total",
+        "ids": list(nodes),
+        "labels": names,
+        "parents": parents,
+        "values": sizes,
+        "customdata": [f"{share:.0%}" if math.isfinite(share) else "" for share in shares],
+        "hovertemplate": "%{label}<br>%{value} images %{customdata}<extra></extra>",
+        "marker": {"colors": colours, "colorscale": [[0, "var(--grid)"], [1, "var(--s1)"]], "pad": TIGHT},
+        "tiling": {"pad": 1},
+        "maxdepth": 3,
+    }
+    note = "of the map's training images; the colour is the share of the commonest class; click to go down"
+    return figure("Cluster tree", [trace], {"margin": TIGHT}, note=note, height=420, kind="large")
+
+
+def _branch(
+    run: StoredRun,
+    nodes: dict[str, tuple[str, str, int, float]],
+    parent: str,
+    clusters: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    room: int,
+) -> None:
+    """Adds the largest clusters of the first row (n,) of `clusters`, each with its own below it."""
+    if not len(clusters) or not clusters.shape[1]:
+        return
+    ids, sizes = np.unique(clusters[0], return_counts=True)
+    for i in np.argsort(-sizes, kind="stable")[:room].tolist():
+        of = clusters[0] == ids[i]
+        own, called = f"{parent}/{ids[i]}", f"cluster {ids[i]}"
+        classes, counts = np.unique(labels[of & (labels >= 0)], return_counts=True)
+        share = float(counts.max() / counts.sum()) if len(counts) else math.nan
+        if len(counts):
+            called = run.class_name(int(classes[counts.argmax()]))
+        nodes[own] = words(called), parent, int(sizes[i]), share
+        _branch(run, nodes, own, clusters[1:, of], labels[of], FEWER)
 
 
 def charts(run: StoredRun) -> str:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
-import numpy as np
-
+from raysurl import plain
 from raysurl.report import page
-from raysurl.report.charts import Level, Series, line_chart
-from raysurl.sweep import plots, tables
+from raysurl.report.terminal import between
+from raysurl.sweep import plots, study, tables
 from raysurl.sweep.results import Sweep, read_sweep
+from raysurl.sweep.space import INACTIVE
+from raysurl.sweep.trial import Outcome
 from raysurl.train.run_directory import write_atomic
 
 STYLE = """<style>
-.heat td, .heat th { text-align: center; padding: 5px 8px; border: 0; font-variant-numeric: tabular-nums }
-.heat { width: auto; border-spacing: 2px; border-collapse: separate }
-.heat .lost { color: var(--bad); background: var(--bad-bg); font-size: 12.5px }
 .sweep td { white-space: nowrap }
 .sweep small { color: var(--soft) }
 .sweep .lost { color: var(--bad) }
 </style>"""
+MOST_RESULTS = 2**24  # bytes of a trial's results.json
 
 
 def write_report(directory: Path) -> str:
@@ -43,35 +43,33 @@ def _without_output(recipe: str) -> str:
 
 
 def html(sweep: Sweep) -> str:
-    """The page: offline, without scripts."""
-    importance = plots.importance(sweep)
-    curves = "".join(plots.curves(sweep))
+    """The page: offline, with its scripts inside."""
+    made = study.figures(sweep)
+    order = ("history", "front", "importance", "contour", "parallel")
+    shown = "".join(made[name] for name in order if name in made)
+    # the trials of an open search are its table
+    grid = "" if sweep.space.search == "optuna" else table(sweep)
     parts = [
         STYLE,
         f"<h1>{escape(sweep.space.title)}</h1>",
         *(f'<p class="soft">{escape(fact)}</p>' for fact in tables.facts(sweep)),
         page.section("Findings", _list(tables.findings(sweep))),
-        page.section("Table", table(sweep)),
-        page.section("Curves", f'<div class="charts two">{curves}</div>' if curves else ""),
-        page.section("Heat maps", plots.heat_maps(sweep), "Darker is better; each map has its own scale."),
+        page.section("Table", grid),
+        page.section("Trials", trials(sweep), "The best first; a click on a heading sorts by it."),
+        page.section("Curves", _charts("".join(plots.curves(sweep)))),
+        page.section("Heat maps", _charts(plots.heat_maps(sweep)), "Each map has its own scale of colours."),
         page.section(
             "Effect of each axis",
-            plots.effects(sweep),
+            _charts(plots.effects(sweep)),
             "Means over all other axes of the cells with a number.",
         ),
-        page.section("Search", progress(sweep)),
-        page.section(
-            "Parallel coordinates",
-            plots.parallel(sweep),
-            "A line per finished trial, the best fifth in colour.",
-        ),
-        page.section(
-            "Importance",
-            f'<div class="card">{plots.bars(importance)}</div>' if importance else "",
-            f"Resources of the variance of {sweep.space.metric} that an axis explains (fANOVA); rough for few trials.",
-        ),
+        page.section("Study", _charts(shown)),
     ]
     return page.document(sweep.space.title, "".join(parts))
+
+
+def _charts(charts: str) -> str:
+    return f'<div class="charts two">{charts}</div>' if charts else ""
 
 
 def _list(sentences: list[str]) -> str:
@@ -92,33 +90,71 @@ def _cell(text: str) -> str:
     return f"<td{lost}>{escape(ours)}{f' <small>/ {escape(paper)}</small>' if slash else ''}</td>"
 
 
-def progress(sweep: Sweep) -> str:
-    """Of an open search: each trial's result and the best so far; with a second objective, both against each other."""
-    done = [o for o in sweep.ended if o.state == "finished" and sweep.space.metric in o.metrics]
-    if sweep.space.search != "optuna" or len(done) < 2:
+def trials(sweep: Sweep) -> str:
+    """A row for each trial that has ended, the best first, with a link to its report and the interval of its number."""
+    metric, sign = sweep.space.metric, -1 if sweep.higher_is_better else 1
+    ended = [(name, what, outcome) for name, what, outcome in sweep.trials if outcome]
+    if not ended:
         return ""
-    values = np.array([o.metrics[sweep.space.metric] for o in done])
-    so_far = np.maximum.accumulate(values) if sweep.higher_is_better else np.minimum.accumulate(values)
-    x = np.arange(1, len(values) + 1, dtype=np.float64)
-    charts = [
-        line_chart(
-            "Trials, in the order in which they began",
-            [Series("result", x, values), Series("best of these", x, so_far)],
-            x_name="trial",
-            note=sweep.space.metric,
-        )
-    ]
-    if len(sweep.space.objectives) > 1:
-        points = sorted((o.seconds, o.metrics[sweep.space.metric]) for o in done)
-        front = [p for i, p in enumerate(points) if p[1] > max((q[1] for q in points[:i]), default=-np.inf)]
-        levels = [Level("best", float(values.max()))]
-        charts.append(
-            line_chart(
-                "Result over time: the trials that none beats in both",
-                [Series.of("front", front)],
-                x_name="seconds",
-                note=sweep.space.metric,
-                levels=levels,
-            )
-        )
-    return f'<div class="charts two">{"".join(charts)}</div>'
+    value = {name: outcome.metrics.get(metric) for name, _, outcome in ended}
+    ended.sort(key=lambda trial: (value[trial[0]] is None, sign * (value[trial[0]] or 0.0)))
+    axes = [axis for axis in sweep.axes if axis not in sweep.space.measures]
+    head = ["trial", *(sweep.short(axis) for axis in axes), "seed", metric, "state", "seconds"]
+    seeds = len({what.get("seed") for _, what, _ in ended}) > 1
+    head = head if seeds else [name for name in head if name != "seed"]
+    rows = ""
+    for name, what, outcome in ended:
+        cells = [_link(sweep, name), *(_sorted_by(what["labels"].get(axis, "")) for axis in axes)]
+        cells += [_sorted_by(what.get("seed"))] if seeds else []
+        cells += [_measured(sweep, name, value[name]), _state(outcome)]
+        cells.append(f'<td class=n data-value="{outcome.seconds:.2f}">{outcome.seconds:.0f}</td>')
+        rows += f"<tr>{''.join(cells)}</tr>"
+    heads = ""
+    for name in head:
+        kind = " class=n" if name in (metric, "seconds") else ""
+        heads += f'<th scope="col"{kind}><button type="button">{escape(name)}</button></th>'
+    return (
+        '<div class="card scroll"><table data-sort class="sweep">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _link(sweep: Sweep, name: str) -> str:
+    there = (sweep.directory / "trials" / name / "report.html").is_file()
+    return (
+        f'<td><a href="trials/{quote(name)}/report.html">{escape(name)}</a></td>'
+        if there
+        else f"<td>{escape(name)}</td>"
+    )
+
+
+def _sorted_by(value: object) -> str:
+    text = "" if value in (None, INACTIVE) else str(value)
+    return f"<td>{escape(text)}</td>"
+
+
+def _state(outcome: Outcome) -> str:
+    lost = "" if outcome.state == "finished" else " class=lost"
+    return f'<td{lost} title="{escape(outcome.reason)}">{escape(outcome.state)}</td>'
+
+
+def _measured(sweep: Sweep, name: str, value: float | None) -> str:
+    if value is None:
+        return "<td></td>"
+    span = between(_intervals(sweep.directory / "trials" / name / "results.json").get(sweep.space.metric))
+    below = f" <small>{escape(span)}</small>" if span else ""
+    return f'<td class="n strong" data-value="{value:.6g}">{value:.2f}{below}</td>'
+
+
+def _intervals(path: Path) -> dict[str, list[float]]:
+    """Those of a trial's results, as far as they are there and well formed."""
+    try:
+        found = plain.read_mapping(path).get("intervals") if path.stat().st_size < MOST_RESULTS else {}
+    except (OSError, ValueError):
+        return {}
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {
+        str(name): [float(end) for end in ends]
+        for name, ends in pairs
+        if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+    }

@@ -9,6 +9,7 @@ from raysurl.evaluate.elsewhere import judged
 from raysurl.evaluate.evaluator import Networks
 from raysurl.report import confusion, pictures
 from raysurl.train import run_directory, stored
+from raysurl.train.embedding import save_embedding
 
 if TYPE_CHECKING:
     from raysurl.train.trainer import Run
@@ -23,9 +24,9 @@ def finish(run: Run) -> None:
         pictures.save_disturbed(run_dir, recipe, evaluated.features, run.evaluator)
         pictures.save_distances(run_dir, evaluated.histograms)
         confusion.save(run_dir, evaluated.features)
-        pictures.save_scatter(run_dir, evaluated.features, source.class_names)
-        if run.memory and run.memory.has_clusters:
-            pictures.save_clusters(run_dir, recipe, source, run.memory.cluster_labels())
+        clusters = run.memory.cluster_labels() if run.memory and run.memory.has_clusters else None
+        pictures.save_clusters(run_dir, recipe, source, clusters)
+        save_embedding(run_dir, recipe, evaluated, run.evaluator, clusters, steps=run.step)
         run.record.write(run.step, evaluated.metrics)
         run.record.flush()
         run.tally.evaluated(run.step, evaluated.metrics)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -193,6 +194,7 @@ def write_results(
         ),
         "data_wait": _median([line["speed/data_wait"] for line in lines if "speed/data_wait" in line]),
         "num_samples": int(source.readable.sum()),
+        "smallest_class": _smallest_class(source),
         "world_size": runtime.world_size,
         "runtime": runtime.name,
         "threads": threads_of(recipe.scale.threads, runtime.device),
@@ -205,6 +207,14 @@ def write_results(
     }
     write_classifiers(run_dir, evaluated.classifiers, recipe, source)
     write_atomic(run_dir / "results.json", json.dumps(results, indent=1))
+
+
+def _smallest_class(source: Source) -> int | None:
+    """Samples of the class that has the fewest; None without labels."""
+    if source.labels is None:
+        return None
+    known = source.labels[source.readable & (source.labels >= 0)]
+    return int(np.unique(known, return_counts=True)[1].min()) if len(known) else None
 
 
 def _median(values: list[float]) -> float | None:

@@ -177,10 +177,16 @@ def test_a_whole_run_is_scored_and_drawn(tmp_path):
     results = (tmp_path / "run" / "results.json").read_text()
     for name in ("eval/trustworthiness", "eval/continuity", "eval/knn_recall", "eval/lbfgs_top1"):
         assert name in results
+    from raysurl.overview import write_map
     from raysurl.report import write_report
 
-    assert (tmp_path / "run" / "samples" / "embedding.png").exists()
-    assert "Each point is a training sample" in write_report(tmp_path / "run").read_text()
+    with np.load(tmp_path / "run" / "samples" / "embedding.npz") as file:
+        flat = file["features"]
+    write_map(tmp_path / "run")
+    with np.load(tmp_path / "run" / "samples" / "map.npz") as file:
+        assert (file["points"] == flat).all()  # they are of the plane already
+    assert not (tmp_path / "run" / "samples" / "embedding.npz").exists()
+    assert "<h2>Map</h2>" in write_report(tmp_path / "run").read_text()
 
 
 def test_more_pairs_than_allowed_are_refused():

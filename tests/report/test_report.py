@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shlex
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ import numpy as np
 import pytest
 
 from raysurl.errors import InputError
+from raysurl.evaluate.headline import headline
 from raysurl.recipe import dump, load_recipe
 from raysurl.report import write_report
+from raysurl.report.page import document
 from raysurl.report.recipe import command
 from raysurl.report.run import read_run
 
@@ -23,6 +28,7 @@ METRICS = {
     "eval/knn_top1": 71.25,
     "eval/knn20_top1": 72.5,
     "eval/linear_top1": 75.0,
+    "eval/untrained_linear_top1": 45.0,
     "eval/untrained_knn_top1": 41.25,
     "eval/pixels_knn_top1": 91.25,
     "health/rankme": 55.0,
@@ -31,6 +37,7 @@ METRICS = {
 }
 RESULTS = {
     "metrics": METRICS,
+    "intervals": {"eval/linear_top1": [70.0, 79.5], "eval/pixels_knn_top1": [88.0, 94.0]},
     "best": {"eval/knn_top1": {"value": 73.75, "step": 40}},
     "seconds": 3725.0,
     "versions": {"torch": "2.11.0"},
@@ -42,7 +49,7 @@ RESULTS = {
     "health": ["no gain: kNN accuracy 71.2 % does not exceed that of raw pixels."],
     "finished": True,
 }
-VOID = {"meta", "img", "br", "path", "rect"}
+VOID = {"meta", "img", "br", "link"}
 
 
 class Page(HTMLParser):
@@ -51,6 +58,7 @@ class Page(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.text, self.tags, self.open = "", [], []
+        self.scripts: list[tuple[str | None, str]] = []
         self.attributes: list[tuple[str, str, str | None]] = []
         self.feed(html)
         self.close()
@@ -58,6 +66,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.latest = attrs
         self.attributes += [(tag, name, value) for name, value in attrs]
         if tag not in VOID:
             self.open.append(tag)
@@ -70,7 +79,9 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append((dict(self.latest).get("type"), data))
+        elif self.open[-1:] != ["style"]:
             self.text += data
 
 
@@ -138,10 +149,7 @@ def test_report_says_what_the_run_learned(tmp_path: Path) -> None:
     html, page = report_of(path)
     assert (path / "report.html").is_file()
     assert not list(path.glob(".*partial"))
-    assert (
-        "kNN accuracy of 71.2 %, 30.0 points above the untrained encoder and 20.0 points below raw pixels."
-        in page.text
-    )
+    assert "Linear probe: 75.0 % (70 to 79.5), 30.0 points above the untrained encoder." in page.text
     assert (
         "No gain: kNN accuracy 71.2 % does not exceed" in page.text
     )  # the health sentence, from results.json
@@ -156,20 +164,89 @@ def test_report_says_what_the_run_learned(tmp_path: Path) -> None:
         "truncated",
     ):
         assert words in page.text
-    row = re.search(r"<tr><td>kNN, k = 200 .*?</tr>", html)
-    assert row
-    assert re.findall(r">([\d.]+ %[^<]*)<", row[0]) == ["71.25 %", "73.75 % (epoch 2)", "41.25 %", "91.25 %"]
+    rows = re.findall(r"<tr><td>(.*?)</tr>", html)
+    cells = {row.partition(" <")[0]: re.findall(r">([\d.]+ (?:%|to)[^<]*)<", row) for row in rows}
+    assert next(iter(cells)) == "Linear probe"  # the headline first
+    assert cells["Linear probe"] == ["75.00 %", "70 to 79.5", "45.00 %"]
+    assert cells["kNN, k = 200"] == ["71.25 %", "73.75 %", "41.25 %", "91.25 %", "88 to 94"]
+
+
+def test_health_has_a_table_of_its_own_and_no_column_is_empty(tmp_path: Path) -> None:
+    html, _ = report_of(make_run(tmp_path / "a"))
+    tables = re.findall(r"<table><tr>(.*?)</tr>(.*?)</table>", html)
+    heads = {tuple(re.findall(r"<th[^>]*>(.*?)</th>", head)): body for head, body in tables}
+    accuracy = next(body for head, body in heads.items() if "Raw pixels" in head)
+    health = heads[("Metric", "Last epoch")]
+    assert "eval/knn_top1" in accuracy
+    assert "health/" not in accuracy
+    assert "health/rankme" in health
+    assert "–" not in "".join(heads.values())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "features", "smallest", "name"),
+    [
+        (["eval/knn_top1", "eval/linear_top1", "eval/lbfgs_top1"], "backbone", 500, "eval/linear_top1"),
+        (["eval/knn_top1", "eval/lbfgs_top1"], "backbone", 500, "eval/lbfgs_top1"),
+        (["eval/knn_top1", "eval/linear_top1"], "memory", 500, "eval/knn_top1"),
+        (["eval/knn_top1", "eval/knn20_top1"], "backbone", 500, "eval/knn_top1"),
+        (["eval/knn_top1", "eval/knn20_top1", "eval/knn5_top1"], "backbone", 20, "eval/knn20_top1"),
+        (["eval/knn_top1", "eval/knn20_top1"], "memory", 10, "eval/knn20_top1"),
+        (["eval/knn_top1", "eval/knn20_top1"], None, None, "eval/knn_top1"),
+        (["eval/untrained_knn_top1", "health/std"], "backbone", 20, None),
+    ],
+)
+def test_the_headline_is_what_papers_report(
+    metrics: list[str], features: str | None, smallest: int | None, name: str | None
+) -> None:
+    assert headline(metrics, features, smallest) == name
+
+
+def allowed(html: str) -> set[str]:
+    """Digests of scripts that the page's policy lets run."""
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert policy
+    assert policy[1].startswith("default-src 'none'; ")
+    assert "'unsafe-eval'" not in policy[1]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
+    assert set(rules) == {"default-src", "style-src", "img-src", "script-src"}
+    assert rules["img-src"] == "data: blob:"
+    return set(rules["script-src"].split())
+
+
+def digest(text: bytes) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
 
 
 def test_report_needs_nothing_but_itself(tmp_path: Path) -> None:
     html, page = report_of(make_run(tmp_path / "a"))
-    assert not {"script", "link", "iframe", "object", "base", "form"} & set(page.tags)
+    assert not {"iframe", "object", "base", "form"} & set(page.tags)
     sources = [value or "" for _, name, value in page.attributes if name in {"src", "href", "srcset", "data"}]
     assert sources
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert "url(" not in html
-    assert "@import" not in html
-    assert "default-src 'none'" in html
+    assert all(source.startswith("data:") for source in sources)
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)
+    assert style
+    assert not re.search(r"url\(|@import", style[1])
+
+
+def test_the_scripts_of_the_page_are_its_own_and_no_other_may_run(tmp_path: Path) -> None:
+    html, page = report_of(make_run(tmp_path / "a"))
+    run = [text for kind, text in page.scripts if kind is None]
+    packed = [text for kind, text in page.scripts if kind == "text/plain"]
+    assert len(packed) == 1
+    unpacked = zlib.decompress(base64.b64decode(packed[0]))
+    assert b"plotly.js v" in unpacked[:100]
+    assert {*map(digest, [text.encode() for text in run]), digest(unpacked)} == allowed(html)
+    assert {kind for kind, _ in page.scripts} == {None, "text/plain", "application/json"}
+    for kind, text in page.scripts:
+        if kind == "application/json":
+            assert json.loads(text)["data"]
+
+
+def test_a_page_without_a_chart_has_no_script() -> None:
+    html = document("t", "<p>words</p>")
+    assert "<script" not in html
+    assert "script-src" not in html
 
 
 def test_curves_and_samples_are_there(tmp_path: Path) -> None:
@@ -178,10 +255,12 @@ def test_curves_and_samples_are_there(tmp_path: Path) -> None:
     assert titles[:3] == ["Training loss", "Accuracy", "relation"]
     assert {"Learning rate", "Images per second", "Share of time waiting for data"} <= set(titles)
     assert titles.count("Spread of the embeddings") == 2  # in training batches, and of the features
+    assert len(titles) == len([kind for kind, _ in page.scripts if kind == "application/json"])
     assert page.tags.count("img") == 3 * 4 + 2 * 3
     assert html.count("✓ class 5") == 1
     assert html.count("✗ class 6") == 1
-    assert "untrained encoder 41.25 %" in page.text  # the dashed level in the accuracy chart
+    accuracy = json.loads([text for kind, text in page.scripts if kind == "application/json"][1])
+    assert [note["text"] for note in accuracy["layout"]["annotations"]] == ["untrained encoder 45 %"]
 
 
 def test_the_last_record_of_a_step_wins(tmp_path: Path) -> None:
@@ -205,7 +284,7 @@ def test_an_interrupted_run(tmp_path: Path) -> None:
     _, page = report_of(make_run(tmp_path / "a", results=None, samples=False))
     assert "not finished" in page.text
     assert "last record is at epoch 4.95 of 5" in page.text
-    assert "kNN accuracy of 69.8 %; there is no baseline" in page.text
+    assert "kNN, k = 200: 69.8 %; there is no baseline" in page.text
     assert "Healthy: no sign of collapse (feature spread 0.5, training spread 0.9)" in page.text
     assert "What the method saw" not in page.text
 
@@ -260,9 +339,10 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     path = make_run(tmp_path / "a", results=results)
     with (path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(step_line(100) | {"train/loss": float("inf")}) + "\n")
-    html, page = report_of(path)
+    _, page = report_of(path)
     assert "not finite" in page.text
-    assert "nan" not in re.sub(r"base64,[^\"]*", "", html).lower().replace("nano", "")
+    data = "".join(text for kind, text in page.scripts if kind == "application/json")
+    assert not re.search("nan|infinity", (page.text + data).lower().replace("nano", ""))
 
 
 def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
@@ -292,12 +372,12 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     np.savez(path / "samples" / "views.npz", **{"original": pixels, 'a<b>"c': pixels})
     html, page = report_of(path)
-    assert "script" not in page.tags
-    assert "<script" not in html
+    assert not [text for _, text in page.scripts if "<script>alert" in text]
+    assert {*map(digest, [text.encode() for kind, text in page.scripts if kind is None])} < allowed(html)
     assert page.text.count("<script>alert(1)</script>") >= 8
     assert {name for _, name, _ in page.attributes} <= {
-        *("class", "style", "d", "viewbox", "preserveaspectratio", "role", "aria-label", "alt", "src"),
-        *("lang", "charset", "http-equiv", "content", "name"),
+        *("class", "style", "alt", "src", "lang", "charset", "http-equiv", "content", "name"),
+        *("type", "id", "rel", "href"),
     }
 
 
@@ -305,12 +385,18 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
 
 
 def test_what_differs_from_the_defaults_is_marked(tmp_path: Path) -> None:
-    overrides = ("train.epochs=5", "method.tau_teacher=0.07", "data.name=digits", "views.size=12")
+    policy = "views.policies.teacher_1={crop: [0.5, 1.0]}"
+    overrides = ("train.epochs=5", "method.tau_teacher=0.07", "data.name=digits", "views.size=12", policy)
     html, _ = report_of(make_run(tmp_path / "a", overrides=overrides))
     assert re.search(r'<dt class="new">tau_teacher</dt><dd class="new">0\.07', html)
     assert re.search(r'<dt class="new">size</dt><dd class="new">12', html)
     assert re.search(r"<dt>momentum</dt><dd>", html)
-    assert "<td>method.tau_teacher</td><td>0.07</td>" in html
+    assert "<td>method.tau_teacher</td><td>0.07</td><td>0.04</td>" in html
+    # view policies are folded, beside what the method's own are
+    before, _, folded = html.partition("<details><summary>")
+    assert "views.policies" not in before
+    assert re.match(r"\d+ settings? of the views</summary>", folded)
+    assert "<td>views.policies.teacher_1.crop</td><td>[0.5, 1.0]</td><td>[0.2, 1.0]</td>" in folded
 
 
 def test_the_command_gives_the_same_recipe_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from raysurl.hierarchy import Hierarchy
 from raysurl.memory import Queue
 from raysurl.methods.rcl.memory import ClusterMemory, own
 from raysurl.methods.rcl.offline import KMeansLabels
+from raysurl.report import tree
 from raysurl.report.contact_sheet import SHOWN_CHILDREN, SHOWN_IMAGES, sheet
+from raysurl.report.run import read_run
 
 # 60 samples: top cluster 0 with 30 in three parts, 1 with 20 in two, 2 with 8 in one, 3 and 4 with one sample each
 TOP = np.repeat([0, 1, 2, 3, 4], [30, 20, 8, 1, 1])
@@ -136,3 +139,18 @@ def test_diagnose_includes_the_clusters():
     assert health.diagnose(metrics) == []
     (sentence,) = health.diagnose(metrics | {"health/level2_children": 1.5})
     assert sentence.startswith("fragmented: hierarchy level2")
+
+
+def test_the_tree_of_clusters_is_nested_and_as_large_as_its_images(tmp_path):
+    path = with_clusters(tmp_path / "a")
+    clusters = np.concatenate([LABELS, np.full((2, 5), -1)], axis=1)  # test images are in none
+    arrays = {"clusters": clusters, "labels": np.append(TOP, np.zeros(5, int))}
+    html = tree.picture(read_run(path), arrays)
+    (trace,) = json.loads(re.search(r'application/json">(.*?)</script>', html)[1])["data"]
+    found = dict(zip(trace["ids"], zip(trace["parents"], trace["values"], strict=True), strict=True))
+    assert found["/0"] == ("", 30)
+    assert sum(size for parent, size in found.values() if parent == "") == 60
+    assert sorted(size for parent, size in found.values() if parent == "/0") == [5, 10, 15]
+    assert trace["labels"][trace["ids"].index("/1")] == "class 1"
+    assert tree.picture(read_run(path), {}) == ""
+    assert tree.picture(read_run(path), {**arrays, "clusters": clusters[:, :3]}) == ""

@@ -1,0 +1,89 @@
+"""The pages of a run and of a sweep in a browser: drawn, used by script, without a line on the console or a request."""
+
+import importlib.util
+
+import pytest
+import small_run
+from places import ROOT
+
+pytest.importorskip("playwright.sync_api")
+pytest.importorskip("optuna")
+
+from raysurl import overview
+from raysurl.recipe import dump, load_recipe
+from raysurl.run import pretrain
+from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep.plan import SweepRequest, make_plan
+from raysurl.sweep.report import write_report
+from raysurl.sweep.space import space_from
+from raysurl.sweep.trial import Outcome, write_outcome
+from raysurl.train import embedding
+
+_spec = importlib.util.spec_from_file_location("screenshots", ROOT / "docs" / "screenshots.py")
+screenshots = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(screenshots)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(screenshots.browser_path() is None, reason="there is no Chromium here"),
+]
+
+
+@pytest.fixture(scope="module")
+def opened():
+    with screenshots.browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("browser") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "LEAST_STEPS", 1)
+        patch.setattr(overview, "STEPS", 6)
+        pretrain(load_recipe([*small_run.SETTINGS, "eval.protocols=[knn]", f"output={path}"]))
+    return path / "report.html"
+
+
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("browser") / "sweep"
+    axes = {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.08]}
+    space = space_from({"name": "s", "title": "S", "recipe": "ressl/digits", "axes": axes, "seeds": [0, 1],
+                        "objectives": {"eval/knn_top1": "max"}})  # fmt: skip
+    plan = make_plan(SweepRequest(space, "full"))
+    with sweep_directory.claim(path, plan):
+        for number, trial in enumerate(plan.trials):
+            sweep_directory.remember(path, trial)
+            where = sweep_directory.trial_directory(path, trial)
+            (where / "recipe.yaml").write_text(dump(trial.recipe))
+            (where / "report.html").touch()
+            write_outcome(where, Outcome("finished", "", {"eval/knn_top1": 90.0 - number}, 1.0 + number))
+    write_report(path)
+    return path / "report.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "dark"), (390, "light")])
+def test_the_page_of_a_run(opened, run_page, width, scheme):
+    with screenshots.page_of(opened, run_page, width, scheme) as page:
+        assert page.locator(".map").count() == 1
+        screenshots.use(page, width, scheme)
+
+
+def test_the_page_of_a_sweep(opened, sweep_page):
+    with screenshots.page_of(opened, sweep_page, 390, "light") as page:
+        assert page.locator("table[data-sort]").count() == 1
+        screenshots.use(page, 390, "light")
+
+
+def test_a_request_and_a_line_on_the_console_are_found(opened, tmp_path):
+    path = tmp_path / "report.html"
+    for body, said in (
+        ('<img src="http://127.0.0.1:9/x.png">', "request"),
+        ("<script>console.log('a word')</script>", "a word"),
+        ("<script>nothing.here()</script>", "error"),
+        ('<div style="width:2000px">wide</div>', "pixels wide"),
+    ):
+        path.write_text(f"<!doctype html><html data-ready><body>{body}</body></html>")
+        with pytest.raises(AssertionError, match=said), screenshots.page_of(opened, path, 1400, "light"):
+            pass
