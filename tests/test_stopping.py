@@ -11,7 +11,7 @@ import time
 import pytest
 
 from raysurl import cli, stopping
-from raysurl.errors import DivergedError, InputError, RunError
+from raysurl.errors import DivergedError, InputError, RunError, UndecidedError
 from raysurl.stopping import StoppedError
 
 BOTH = pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -167,6 +167,7 @@ ENDINGS = {
     "input": (InputError("what was wrong"), 2, "what was wrong"),
     "run": (RunError("what failed"), 1, "what failed"),
     "diverged": (DivergedError("no number"), 1, "no number"),
+    "undecided": (UndecidedError("too small"), 3, "too small"),
     "full": (OSError(errno.ENOSPC, "x", "/a/file"), 1, "/a/file cannot be written or read (disk full"),
     "quota": (OSError(errno.EDQUOT, "x"), 1, "disk full"),
     "read-only": (
@@ -215,7 +216,7 @@ def test_a_fault_of_the_program_is_no_sentence():
 
 
 def test_the_help_names_every_exit_code():
-    for code in (0, 1, 2, 130, 143):
+    for code in (0, 1, 2, 3, 130, 143):
         assert f"  {code} " in cli.EXIT_CODES
 
 
