@@ -7,12 +7,13 @@ with a note of what they are of; the same call again takes those that are there.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
 PART = 16_384  # samples
 DIGEST = 16  # bytes
 NOTE = "about.json"
+POOL = "raysurl.scale.embed"  # Ray is imported only where it is asked for
+Unit = tuple[int, NDArray[np.int64]]  # number of a part, its samples
+
+
+class Embedding(Protocol):
+    """Who embeds: this process, or workers under Ray."""
+
+    source: Source
+
+    def tables(self, units: Sequence[Unit]) -> Iterator[tuple[int, Any]]:
+        """The table (see `embedded`) of each part, with its number, in any order."""
 
 
 def parts_of(target: Path) -> Path:
@@ -40,9 +52,16 @@ def parts_of(target: Path) -> Path:
 
 
 def write_embeddings(
-    given: Mapping[str, str], target: Path, split: Split = "train", say: Callable[[str], object] = print
+    given: Mapping[str, str],
+    target: Path,
+    split: Split = "train",
+    say: Callable[[str], object] = print,
+    *,
+    workers: int = 0,
 ) -> int:
     """Embed a split of the data with the encoder that `run=` names among the arguments `given`; returns the rows.
+
+    `workers`: processes under Ray, each with its parts; 0: this process alone.
 
     Columns index, name, path, row, label, pixels, height, width, embedding (D fp32). `pixels` is a digest of the image
     as it was decoded, null for vectors. In the metadata of the schema stand, as JSON under `raysurl`: class names by
@@ -52,7 +71,6 @@ def write_embeddings(
     from raysurl.data.names import open_samples
     from raysurl.encoder import check_width, named_encoder
     from raysurl.paths import given_path
-    from raysurl.train import local
 
     found = named_encoder(given)
     recipe = found.recipe
@@ -69,14 +87,16 @@ def write_embeddings(
     if target.is_file():
         return _made_before(target, about, say)
     there = _parts_there(parts_of(target), about)
-    source, _ = local.open_sources(recipe, samples, None)
-    for sentence in source.sentences():
+    embedding: Embedding = (
+        importlib.import_module(POOL).Pool(found, samples, workers) if workers else Alone(found, samples)
+    )
+    for sentence in embedding.source.sentences():
         say(sentence)
-    index = np.flatnonzero(source.readable)
+    index = np.flatnonzero(embedding.source.readable)
     if not len(index):
         raise InputError("no sample of the data can be read, so that there is nothing to embed")
     parts = parts_of(target)
-    _write_parts(parts, there, found, source, samples, index, about, say)
+    _write_parts(parts, there, embedding, index, about, say)
     target.parent.mkdir(parents=True, exist_ok=True)
     dim = joined(parts, -(-len(index) // PART), about, target)
     shutil.rmtree(parts)
@@ -86,37 +106,45 @@ def write_embeddings(
     return len(index)
 
 
+class Alone:
+    """This process embeds, on its GPU where there is one."""
+
+    def __init__(self, found: TrainedEncoder, samples: Samples) -> None:
+        from raysurl.runtime import default_device
+        from raysurl.train import local
+
+        self.found, self.samples, self.device = found, samples, default_device()
+        self.source, _ = local.open_sources(found.recipe, samples, None)
+        found.encoder.to(self.device)
+
+    def tables(self, units: Sequence[Unit]) -> Iterator[tuple[int, Any]]:
+        for number, some in units:
+            yield number, embedded(self.found, self.source, self.samples, some, self.device)
+
+
 def _write_parts(
     parts: Path,
     there: set[int],
-    found: TrainedEncoder,
-    source: Source,
-    samples: Samples,
+    embedding: Embedding,
     index: NDArray[np.int64],
     about: Mapping[str, Any],
     say: Callable[[str], object],
 ) -> None:
     """The parts of the samples `index` that are not there yet."""
-    from raysurl.runtime import default_device
-
-    device = default_device()
-    found.encoder.to(device)
-    starts = range(0, len(index), PART)
+    units = [(number, index[start : start + PART]) for number, start in enumerate(range(0, len(index), PART))]
+    kept = sum(len(some) for number, some in units if number in there)
     since, done = time.perf_counter(), 0
-    for number, start in enumerate(starts):
-        if number in there:
-            continue
-        some = index[start : start + PART]
-        table = embedded(found, source, samples, some, device)
+    for number, table in embedding.tables([unit for unit in units if unit[0] not in there]):
         parts.mkdir(parents=True, exist_ok=True)
         with whole(parts / NOTE) as partial:
             partial.write_text(json.dumps(about))
         with whole(_part(parts, number)) as partial:
             pq.write_table(table, partial, row_group_size=PART)
-        done += len(some)
-        if len(starts) > 1:
+        done += len(table)
+        if len(units) > 1:
             pace = done / (time.perf_counter() - since)
-            say(f"{start + len(some):,} of {len(index):,} embedded, {pace:.0f} images/s")
+            left = (len(index) - kept - done) / pace
+            say(f"{kept + done:,} of {len(index):,} embedded, {pace:.0f} images/s, {left:.0f} s left")
 
 
 def embedded(
