@@ -1,4 +1,4 @@
-"""Commands that Ray works for, stopped or without a disk to write to: whole processes, with a Ray of their own or not."""
+"""Commands that Ray works for, stopped or without a disk to write to, with a Ray of their own or the tests'."""
 
 import contextlib
 import json
