@@ -251,6 +251,7 @@ def last_dcors(sign, seed, path):
     """Mean distance correlation to each feature over the last eight of 16 steps on digits of 16 px."""
     recipe = contract.recipe_for(
         "mvmr",
+        encoder={"name": "convnet"},
         method={"l3_sign": sign, "projector": [128, 128]},
         data={"name": "digits", "limit": 320},
         views={"size": 16, "mean": [0.3] * 3, "std": [0.38] * 3},

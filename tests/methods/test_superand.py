@@ -266,6 +266,7 @@ def neighbour_consistency(folder, seed, sign):
     """Share of the ten nearest in memory with the same digit, after three rounds of three epochs."""
     digits = {"view_1": "digits", "view_2": "digits"}
     settings = recipe_of(
+        encoder={"name": "convnet"},
         method={"dim": 64, "unification_step": 1.5},
         data={"name": "digits", "limit": 600},
         views={"size": 8, "mean": [0.3] * 3, "std": [0.38] * 3, "policies": digits},
