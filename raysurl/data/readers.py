@@ -6,9 +6,12 @@ DecodeError value, for one bad sample must not cost the others.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -179,8 +182,11 @@ class Digits:
 @lru_cache(maxsize=1)
 def digits() -> tuple[Array, NDArray[np.int64]]:
     """Images (1797, 8, 8) uint8 and labels (1797,)."""
-    from sklearn.datasets import load_digits  # slow to import, and only this data set needs it
-
-    data = load_digits()
-    images = np.round(data.images * (255 / 16)).astype(np.uint8)
-    return images, data.target.astype(np.int64)
+    # read from its file: importing scikit-learn takes each process, workers' too, more than a second
+    found = find_spec("sklearn")
+    assert found is not None
+    assert found.origin is not None
+    with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return images, table[:, -1].astype(np.int64)

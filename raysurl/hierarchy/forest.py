@@ -105,7 +105,8 @@ def ancestors(layers: Forest, samples: NDArray[np.int64], high: int) -> Ids:
 def read(layers: Forest, features: FeatureStore, layer: int, node: int, out: Rows) -> None:
     """The sum of a node's features -> out (D,)."""
     if layer > 0 and layers.samples[layer, node] > 1:
-        out[:] = layers.sums[layer, node]
+        for d in range(len(out)):  # here and below: numba is far longer at compiling a slice's assignment
+            out[d] = layers.sums[layer, node, d]
         return
     while layer > 0:
         node = layers.first[layer, node]
@@ -121,7 +122,8 @@ def read_all(layers: Forest, features: FeatureStore, layer: int, nodes: Ids) -> 
     samples, sums = layers.samples[layer], layers.sums[layer]
     for i in range(len(nodes)):
         if layer > 0 and samples[nodes[i]] > 1:
-            out[i] = sums[nodes[i]]
+            for d in range(out.shape[1]):
+                out[i, d] = sums[nodes[i], d]
         else:
             read(layers, features, layer, nodes[i], out[i])
     return out
@@ -208,7 +210,8 @@ def move(layers: Forest, features: FeatureStore, layer: int, node: int, to: int,
     layers.samples[layer + 1, old] -= samples
     layers.samples[layer + 1, to] += samples
     if layers.samples[layer + 1, to] == samples and samples > 1:
-        layers.sums[layer + 1, to] = x
+        for d in range(len(x)):
+            layers.sums[layer + 1, to, d] = x[d]
     if layers.samples[layer + 1, old] == 0:
         release(layers, layer + 1, old)
 
@@ -269,7 +272,8 @@ def recompute_sums(layers: Forest, features: FeatureStore, root: int) -> None:
     for layer in range(1, root):
         for node in range(layers.samples.shape[1]):
             if layers.samples[layer, node] > 1:
-                layers.sums[layer, node] = 0
+                for d in range(len(x)):
+                    layers.sums[layer, node, d] = 0
         for child in range(layers.parent.shape[1]):
             node = layers.parent[layer - 1, child]
             if node != NONE and layers.samples[layer, node] > 1:

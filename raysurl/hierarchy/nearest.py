@@ -144,22 +144,24 @@ def merge(
     if propagate:
         for i in range(len(pieces)):
             found[i] = most_possible(layers, features, layer, pieces[i])
-    into: dict[int, int] = {}  # id that was given back -> the one that took it
+    into = np.full(layers.parent.shape[1], NONE, np.int32)  # id that was given back -> the one that took it
+    united = 0
     for i in range(len(pieces)):
         piece, sibling = pieces[i], found[i]
-        while sibling in into:
+        while sibling != NONE and into[sibling] != NONE:
             sibling = into[sibling]
-        if piece in into or sibling < 0 or sibling == piece:
+        if sibling < 0 or sibling == piece or into[piece] != NONE:
             continue
         if similarity(layers, features, layer, piece, sibling, correct_noise, x, y) <= threshold:
             continue
+        united += 1
         if layers.samples[layer, piece] > layers.samples[layer, sibling]:
             into[sibling] = piece
             absorb(layers, features, layer, piece, sibling, x, y)
         else:
             into[piece] = sibling
             absorb(layers, features, layer, sibling, piece, x, y)
-    return len(into)
+    return united
 
 
 @compiled

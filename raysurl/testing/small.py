@@ -70,7 +70,7 @@ def recipe_for(name: str, **changes: Any) -> Recipe:
         "method": {"name": name} | settings,
         "data": {"name": "digits", "limit": 80},
         "views": {"size": 8, "mean": [0.3] * 3, "std": [0.38] * 3},
-        "encoder": {"name": "convnet"},
+        "encoder": {"name": "convnet", "channels": [8, 16, 32]},  # what is tested is not how well it learns
         "train": {
             "batch_size": 16,
             "epochs": 2,

@@ -40,11 +40,14 @@ def test_digits_split_is_fixed_stratified_and_disjoint() -> None:
     rows = {*train.listing.row.tolist(), *test.listing.row.tolist()}
     assert rows == set(range(1797))
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    first = train.load([0])[0]
-    expected = np.round(digits.images[train.listing.row[0]] * 255 / 16)
-    assert (first == expected[None]).all()
+    numbers = np.arange(len(digits.target))
+    _, of_test = train_test_split(numbers, test_size=0.2, random_state=0, stratify=digits.target)
+    assert test.listing.row.tolist() == sorted(of_test)
+    expected = np.round(digits.images[train.listing.row] * 255 / 16)
+    assert (np.stack(train.load(range(len(train)))) == expected[:, None]).all()
     assert train.labels is not None
     assert (train.labels == digits.target[train.listing.row]).all()
 

@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from raysurl.errors import InputError
 from raysurl.hierarchy import Hierarchy
 from raysurl.hierarchy.dbscan import nested_labels
+from raysurl.hierarchy.split import _ranked
 from raysurl.neighbours import knn_graph
 
 D = 6
@@ -32,6 +33,12 @@ def begun(number=24, *, seed=0, levels=3, **options):
         labels.append(labels[-1] % max(len(np.unique(labels[-1])) // 2, 1))
     h.begin(unit(random.normal(size=(number, D))), np.stack(labels[: levels - 1]) if levels > 1 else [])
     return h
+
+
+@given(st.lists(st.floats(0, 2, width=32), min_size=1, max_size=60), st.floats(0, 1))
+def test_a_ranked_value_is_that_of_the_sorted_ones(values, quantile):
+    rank = int(quantile * (len(values) - 1))
+    assert _ranked(np.array(values, np.float32), rank) == np.float32(sorted(values)[rank])
 
 
 batches = st.lists(

@@ -248,18 +248,19 @@ def test_recipes_have_the_papers_settings():
 
 
 def last_dcors(sign, seed, path):
-    """Mean distance correlation to each feature over the last eight of 40 steps on digits of 16 px."""
+    """Mean distance correlation to each feature over the last eight of 16 steps on digits of 16 px."""
     recipe = contract.recipe_for(
         "mvmr",
+        encoder={"name": "convnet"},
         method={"l3_sign": sign, "projector": [128, 128]},
-        data={"name": "digits", "limit": 480},
+        data={"name": "digits", "limit": 320},
         views={"size": 16, "mean": [0.3] * 3, "std": [0.38] * 3},
-        train={"batch_size": 48, "epochs": 4, "optimizer": {"name": "adam", "lr": 1e-3, "lr_batch": 0}},
+        train={"batch_size": 32, "epochs": 4, "optimizer": {"name": "adam", "lr": 1e-3, "lr_batch": 0}},
         seed=seed,
     )
     run, logs = contract.start(recipe, path), []
     run.model.train()
-    for micro_batches, _ in run.loader.steps(0, 40):
+    for micro_batches, _ in run.loader.steps(0, 16):
         logs.append(trainer.train_step(run, micro_batches))
         run.step += 1
     return {name: float(np.mean([float(log[f"dcor_{name}"]) for log in logs[-8:]])) for name in FEATURES}
@@ -268,7 +269,7 @@ def last_dcors(sign, seed, path):
 @pytest.mark.slow
 def test_the_authors_sign_ends_with_less_dependence_on_every_feature_than_the_papers(tmp_path):
     paper, official = (last_dcors(sign, 0, tmp_path / sign) for sign in ("paper", "official"))
-    assert all(official[name] < paper[name] - 0.1 for name in FEATURES), (paper, official)
+    assert all(official[name] < paper[name] - 0.2 for name in FEATURES), (paper, official)
 
 
 def test_centred_distances_of_one_side_can_be_used_again():

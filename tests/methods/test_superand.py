@@ -266,8 +266,9 @@ def neighbour_consistency(folder, seed, sign):
     """Share of the ten nearest in memory with the same digit, after three rounds of three epochs."""
     digits = {"view_1": "digits", "view_2": "digits"}
     settings = recipe_of(
+        encoder={"name": "convnet"},
         method={"dim": 64, "unification_step": 1.5},
-        data={"name": "digits", "limit": 1000},
+        data={"name": "digits", "limit": 600},
         views={"size": 8, "mean": [0.3] * 3, "std": [0.38] * 3, "policies": digits},
         train={"rounds": 3, "epochs": 3, "batch_size": 64, "optimizer": {"lr": 0.03, "lr_batch": 0}},
         seed=seed,
@@ -285,5 +286,5 @@ def neighbour_consistency(folder, seed, sign):
 def test_raising_the_entropy_instead_of_lowering_it_makes_neighbours_less_consistent(tmp_path):
     lowered = neighbour_consistency(tmp_path / "lowered", 0, 1)
     raised = neighbour_consistency(tmp_path / "raised", 0, -1)
-    assert lowered > 0.8
-    assert raised < lowered - 0.01
+    assert lowered > 0.75  # 0.84 and 0.78
+    assert raised < lowered - 0.02

@@ -28,12 +28,22 @@ def actor(ray_session):
     ray.kill(actor)
 
 
+@pytest.fixture(scope="module")
+def living(ray_session):
+    """One that no test kills: each begins with a generation of its own, as a worker group does."""
+    import ray
+
+    actor = memory.create(lambda: Queue(6, 2, seed=3))
+    yield actor
+    ray.kill(actor)
+
+
 def keys(value):
     return torch.full((2, 2), float(value)), torch.arange(2)
 
 
-def test_the_actors_queue_is_the_plain_queue(actor):
-    record, plain = ActorRecord(actor, timeout_s=60), Queue(6, 2, seed=3)
+def test_the_actors_queue_is_the_plain_queue(living):
+    record, plain = ActorRecord(living, timeout_s=60), Queue(6, 2, seed=3)
     record.restore(0, plain.state_dict())
     for t in range(1, 6):
         record.push(t, *keys(t))
@@ -44,23 +54,8 @@ def test_the_actors_queue_is_the_plain_queue(actor):
     assert state["pointer"] == plain.pointer
 
 
-def test_the_actor_judges_its_memory_by_labels_as_of_the_last_update(ray_session):
-    import ray
-
-    class Judged(Queue):
-        def health(self, labels):
-            return {"health/filled": float((self.index >= 0).sum()), "health/labels": float(labels.sum())}
-
-    actor = memory.create(lambda: Judged(6, 2))
-    record = ActorRecord(actor, timeout_s=60)
-    record.restore(0, None)
-    record.push(1, *keys(1))
-    assert record.health(np.arange(4)) == {"health/filled": 2.0, "health/labels": 6.0}
-    ray.kill(actor)
-
-
-def test_a_repeated_update_is_a_no_op_and_a_gap_is_refused(actor):
-    record = ActorRecord(actor, timeout_s=60)
+def test_a_repeated_update_is_a_no_op_and_a_gap_is_refused(living):
+    record = ActorRecord(living, timeout_s=60)
     record.restore(0, Queue(6, 2).state_dict())
     record.push(1, *keys(1))
     record.push(1, *keys(1))
@@ -70,10 +65,10 @@ def test_a_repeated_update_is_a_no_op_and_a_gap_is_refused(actor):
         record.state(3)
 
 
-def test_an_older_generation_is_refused_and_a_new_one_starts_empty(actor):
-    first = ActorRecord(actor, timeout_s=60)
+def test_an_older_generation_is_refused_and_a_new_one_starts_empty(living):
+    first = ActorRecord(living, timeout_s=60)
     first.restore(0, Queue(6, 2).state_dict())
-    second = ActorRecord(actor, timeout_s=60)
+    second = ActorRecord(living, timeout_s=60)
     with pytest.raises(MemoryLostError, match="holds nothing until"):
         second.state(0)
     second.restore(7, Queue(6, 2).state_dict())
@@ -119,10 +114,12 @@ class Looked(Queue):
 
     def health(self, labels):
         self.looks += 1
-        return {"health/looks": float(self.looks)}
+        filled = float((self.index >= 0).sum())
+        of_labels = {} if labels is None else {"health/labels": float(labels.sum())}
+        return {"health/looks": float(self.looks), "health/filled": filled} | of_labels
 
 
-def test_looks_at_memory_are_replayed_too_and_move_no_base(ray_session):
+def test_looks_at_memory_are_of_the_last_update_are_replayed_too_and_move_no_base(ray_session):
     import ray
 
     actor = memory.create(lambda: Looked(6, 2))
@@ -130,12 +127,12 @@ def test_looks_at_memory_are_replayed_too_and_move_no_base(ray_session):
     handle.restore(0, None)
     base = handle._base
     handle.push(1, *keys(1))
-    handle.health(None)
+    assert handle.health(np.arange(4)) == {"health/looks": 1.0, "health/filled": 2.0, "health/labels": 6.0}
     handle.push(2, *keys(2))
-    handle.health(np.arange(4))
+    handle.health(None)
     assert handle._base is base
     kill_process(actor)
-    assert handle.health(None) == {"health/looks": 3.0}
+    assert handle.health(None) == {"health/looks": 3.0, "health/filled": 4.0}
     assert handle.state(2)["features"].max() == 2
     ray.kill(actor)
 
@@ -151,11 +148,11 @@ def test_the_state_is_taken_anew_before_a_replay_grows_too_long(actor, monkeypat
     assert link.state_dict()["record"]["features"].max() == 29
 
 
-def test_a_replaced_group_does_not_bring_its_memory_back(actor):
-    old = link_to(actor)
+def test_a_replaced_group_does_not_bring_its_memory_back(living):
+    old = link_to(living)
     old.begin()
     old.push(*keys(1))
-    new = ActorRecord(actor, timeout_s=60)  # its group has not restored yet
+    new = ActorRecord(living, timeout_s=60)  # its group has not restored yet
     with pytest.raises(MemoryLostError, match="generation"):
         old.state_dict()
     new.restore(0, Queue(6, 2).state_dict())

@@ -1,4 +1,4 @@
-"""Commands that Ray works for, stopped or without a disk to write to: whole processes, each with a Ray of its own."""
+"""Commands that Ray works for, stopped or without a disk to write to, with a Ray of their own or the tests'."""
 
 import contextlib
 import json
@@ -7,16 +7,18 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import yaml
 from places import ROOT
 
-from raysurl import metrics
+from raysurl import cli, metrics
 from raysurl.commands import sweep
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
+from raysurl.train import trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -24,9 +26,9 @@ SETTINGS = [
     "method.hidden=32", "method.dim=16", "method.queue_size=128", "data.limit=256", "train.batch_size=32",
     "eval.every_epochs=0", "eval.protocols=[knn]", "eval.baselines=false", "log.tensorboard=false",
     "checkpoint.every_epochs=1", "checkpoint.keep=1", "scale.workers=1",
+    "train.epochs=20",  # long enough to be ended twice on a machine that is quiet
 ]  # fmt: skip
-# each long enough to be ended twice on a machine that is quiet
-RUNTIMES = pytest.mark.parametrize(("runtime", "epochs"), [("ray", 12), ("local", 40)])
+RUNTIMES = pytest.mark.parametrize("runtime", ["ray", "local"])
 SPACE = {
     "title": "Small and long enough to be stopped",
     "recipe": "ressl/digits",
@@ -111,14 +113,60 @@ def fill(path):
             pass
 
 
+def befall(monkeypatch, runtime, run_dir, after, disaster):
+    """`disaster` befalls a run of this process once it has done more steps than `after`: at that very step without
+    Ray, and from beside it where the steps are done by workers."""
+    once = iter([disaster])
+    if runtime == "local":
+        step = trainer.train_step
+
+        def train_step(run, *given):
+            if run.step > after:
+                next(once, lambda: None)()
+            return step(run, *given)
+
+        monkeypatch.setattr(trainer, "train_step", train_step)
+        return
+
+    def watch():
+        deadline = time.monotonic() + 150
+        while len(losses(run_dir)) <= after and time.monotonic() < deadline:
+            time.sleep(0.05)
+        disaster()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@pytest.fixture
+def ended(cluster, capfd):
+    """A command in this process, on the tests' own Ray: its exit code, and what it said."""
+
+    def end(*arguments):
+        try:
+            cli.run_named(arguments[0], arguments[1:])
+        except SystemExit as end:
+            return end.code, capfd.readouterr().err
+        return 0, capfd.readouterr().err
+
+    return end
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    where = tmp_path_factory.mktemp("whole") / "run"
+    return pretrain(load_recipe([*SETTINGS, "runtime=local", f"output={where}"]))
+
+
 @RUNTIMES
-def test_a_run_goes_on_after_a_signal_and_after_a_full_disk(tmp_path, small_disk, cluster, runtime, epochs):
+def test_a_run_goes_on_after_a_signal_and_after_a_full_disk(
+    undisturbed, tmp_path, small_disk, ended, monkeypatch, runtime
+):
     """It begins with a Ray of its own, goes on in a cluster that others use too, and ends without one, as a local run
     ends that nothing had happened to, to the last bit. Ctrl-C reaches all of a shell's process group, a termination
     one process.
     """
     run_dir = (small_disk or tmp_path) / "my run"
-    asked = [*SETTINGS, f"train.epochs={epochs}", f"runtime={runtime}", f"output={run_dir}"]
+    asked = [*SETTINGS, f"runtime={runtime}", f"output={run_dir}"]
     signum, send = (signal.SIGINT, os.killpg) if runtime == "ray" else (signal.SIGTERM, os.kill)
     with begun("pretrain", *asked, cwd=tmp_path) as process:
         wait_for(lambda: len(losses(run_dir)) > 20, process)
@@ -133,35 +181,28 @@ def test_a_run_goes_on_after_a_signal_and_after_a_full_disk(tmp_path, small_disk
     assert [step for step, _ in losses(run_dir)] == list(range(reached))
 
     if small_disk:
-        with begun(*going_on(line), cwd=tmp_path, ray=cluster) as process:
-            wait_for(lambda: len(losses(run_dir)) > reached, process)
-            fill(small_disk / "filler")
-            _, err = process.communicate(timeout=120)
-        assert process.returncode == 1
+        befall(monkeypatch, runtime, run_dir, reached, lambda: fill(small_disk / "filler"))
+        code, err = ended(*going_on(line))
+        assert code == 1
         assert "disk full" in last_line(err)
         assert str(run_dir) in last_line(err)
         (small_disk / "filler").unlink()
 
-    with begun(*going_on(line), "runtime=local", cwd=tmp_path) as process:
-        _, err = process.communicate(timeout=280)
-    assert process.returncode == 0, err
-    whole = [*SETTINGS, f"train.epochs={epochs}", "runtime=local", f"output={tmp_path / 'whole'}"]
-    undisturbed = pretrain(load_recipe(whole))
+    code, err = ended(*going_on(line), "runtime=local")
+    assert code == 0, err
     assert losses(run_dir) == losses(undisturbed)
     assert results(run_dir) == results(undisturbed)
 
 
 @RUNTIMES
-def test_a_run_whose_disk_vanishes_says_that_it_is_gone(tmp_path, small_disk, cluster, runtime, epochs):
+def test_a_run_whose_disk_vanishes_says_that_it_is_gone(small_disk, ended, monkeypatch, runtime):
     if not small_disk:
         pytest.skip("file systems are mounted by root alone")
     run_dir = small_disk / "run"
-    asked = [*SETTINGS, f"train.epochs={epochs}", f"runtime={runtime}", f"output={run_dir}"]
-    with begun("pretrain", *asked, cwd=tmp_path, ray=cluster) as process:
-        wait_for(lambda: len(losses(run_dir)) > 20, process)
-        subprocess.run(["umount", "-l", str(small_disk)], check=True)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    umount = ["umount", "-l", str(small_disk)]
+    befall(monkeypatch, runtime, run_dir, 20, lambda: subprocess.run(umount, check=True))
+    code, err = ended("pretrain", *SETTINGS, f"runtime={runtime}", f"output={run_dir}")
+    assert code == 1
     assert str(run_dir) in last_line(err)
     assert "gone" in last_line(err)
 
@@ -178,7 +219,7 @@ def test_a_sweep_that_is_stopped_saves_its_trials_and_says_how_to_go_on(
     assert process.returncode == 143
     assert any(directory.glob("trials/*/checkpoints/step-*"))
     monkeypatch.chdir(tmp_path)
-    sweep.main(going_on(last_line(err))[1:])
+    sweep.main([*going_on(last_line(err))[1:], "max_concurrent=1"])  # one process, which serves both trials
     assert "report.html" in capsys.readouterr().out
     outcomes = [json.loads(path.read_text())["state"] for path in directory.glob("trials/*/trial.json")]
     assert outcomes == ["finished", "finished"]

@@ -62,38 +62,36 @@ def test_a_sweep_runs_every_cell_and_the_same_command_runs_nothing_again(undistu
     assert not (undisturbed / "tune").exists()
 
 
-def test_a_killed_trial_process_leaves_the_table_as_it_was(undisturbed, space, tmp_path):
-    thread, killed = kill_holder_once_saved(tmp_path / "s", ".lock")
-    sweep.main([f"space={space}", f"output={tmp_path / 's'}"])
-    thread.join()
-    assert killed
-    assert numbers(tmp_path / "s") == numbers(undisturbed)
-    events = [p.read_text() for p in (tmp_path / "s").glob("trials/*/metrics.jsonl")]
-    assert any("resumed at step" in text for text in events)
-
-
-def test_a_killed_driver_goes_on_with_the_same_command(undisturbed, space, tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / "pipelines" / "sweep.py"),
-        f"space={space}",
-        f"output={tmp_path / 's'}",
-    ]
+def test_a_killed_trial_process_and_then_a_killed_driver_leave_the_table_as_it_was(
+    undisturbed, space, tmp_path
+):
+    """The first trial's process is killed and started again; the driver, in the midst of the second trial; then the
+    same command goes on.
+    """
+    where = tmp_path / "s"
+    command = [sys.executable, str(ROOT / "pipelines" / "sweep.py"), f"space={space}", f"output={where}"]
     environment = {**os.environ, "RAY_ADDRESS": _address()}
+    thread, killed = kill_holder_once_saved(where, ".lock")
     driver = subprocess.Popen([*command, "max_concurrent=1"], env=environment, stdout=subprocess.DEVNULL)
+    thread.join()
+    assert len(killed) == 1
     deadline = time.monotonic() + 150
-    while time.monotonic() < deadline and len(list((tmp_path / "s").glob("trials/*/trial.json"))) < 1:
+    while time.monotonic() < deadline and len(list(where.glob("trials/*/trial.json"))) < 1:
         time.sleep(0.02)
-    while time.monotonic() < deadline and not _saved(tmp_path / "s"):
+    while time.monotonic() < deadline and not _saved(where):
         time.sleep(0.01)
     driver.kill()
     driver.wait()
-    ended = {p: p.read_text() for p in (tmp_path / "s").glob("trials/*/trial.json")}
+    ended = {p: p.read_text() for p in where.glob("trials/*/trial.json")}
     assert len(ended) == 1
-    sweep.main([f"space={space}", f"output={tmp_path / 's'}"])
-    assert numbers(tmp_path / "s") == numbers(undisturbed)
+    (first,) = (p.parent for p in ended)
+    assert "resumed at step" in (first / "metrics.jsonl").read_text()
+    sweep.main([f"space={space}", f"output={where}"])
+    assert numbers(where) == numbers(undisturbed)
     assert {p: p.read_text() for p in ended} == ended
-    assert "Started 2 times" in (tmp_path / "s" / "table.md").read_text()
+    events = [p.read_text() for p in where.glob("trials/*/metrics.jsonl")]
+    assert all("resumed at step" in text for text in events)
+    assert "Started 2 times" in (where / "table.md").read_text()
 
 
 def _saved(directory):
