@@ -66,6 +66,18 @@ def alive() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def check_room(setting: str, count: int, cpus: int, gpus: float, or_else: str = "") -> None:
+    """Raises InputError where the nodes do not hold `count` processes of so much each, as `setting=` asks for."""
+    nodes = alive()
+    room = sum(fit(node, cpus, gpus) for node in nodes)
+    if count > room:
+        takes = f"{cpus} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        raise InputError(
+            f"{setting}={count} take {takes} each and the cluster's {len(nodes)} node(s) hold {room}; use"
+            f" {setting}={max(room, 1)} or fewer{or_else}"
+        )
+
+
 def fit(node: dict[str, float], cpus: float, gpus: float) -> int:
     """How many processes that take so much a node holds; at least one of the two is above 0."""
     by_cpu = int(node.get("CPU", 0) / cpus + 1e-9) if cpus else 10**6

@@ -20,7 +20,6 @@ from ray.data import ActorPoolStrategy, DataContext
 from raysurl.curation.embedding import Unit, embedded
 from raysurl.data.dataset import Samples
 from raysurl.encoder import TrainedEncoder
-from raysurl.errors import InputError
 from raysurl.recipe import Data
 from raysurl.runtime import named_device
 from raysurl.scale import cluster, joining
@@ -39,12 +38,7 @@ class Pool:
         self.gpus = 1 if any(node.get("GPU", 0) for node in nodes) else 0
         cores = [int(node.get("CPU", 0)) for node in nodes]
         self.threads = 1 if self.gpus else cluster.threads_each(cores, workers)
-        room = sum(cluster.fit(node, self.threads, self.gpus) for node in nodes)
-        if workers > room:
-            raise InputError(
-                f"workers={workers} take {self.threads} CPU{' and a GPU' if self.gpus else ''} each and the cluster's"
-                f" {len(nodes)} node(s) hold {room}; use workers={max(room, 1)} or fewer"
-            )
+        cluster.check_room("workers", workers, self.threads, self.gpus)
         self.workers, self.data = workers, found.recipe.data
         self.split = prepare_split(self.data, samples)
         self.source = self.split.open_alone(self.data)

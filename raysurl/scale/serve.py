@@ -56,13 +56,7 @@ def share(asked: AskedService) -> Share:
     cores = [int(node.get("CPU", 0)) for node in nodes]
     threads = asked.threads or (1 if gpus else cluster.threads_each(cores, asked.replicas))
     found = Share(threads, gpus)
-    room = sum(cluster.fit(node, found.cpus, found.gpus) for node in nodes)
-    if asked.replicas > room:
-        takes = f"{found.cpus} CPU" + (f" and {gpus:g} GPU" if gpus else "")
-        raise InputError(
-            f"replicas={asked.replicas} take {takes} each and the cluster's {len(nodes)} node(s) hold {room}; use"
-            f" replicas={max(room, 1)} or fewer, or less threads= or gpus= for each"
-        )
+    cluster.check_room("replicas", asked.replicas, found.cpus, gpus, ", or less threads= or gpus= for each")
     return found
 
 
