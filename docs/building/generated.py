@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from raysurl.recipe.files import with_base
 from raysurl.shell import settings  # reads the modules' text, and imports no torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,7 +212,8 @@ def tables(method: str, link: Link) -> str:
 
 
 def card(path: Path, link: Link) -> str:
-    space = with_bases(yaml.safe_load(path.read_text(encoding="utf-8")))
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    space = with_base(tree, path.stem, path.parent)
     small, page = space.get("cpu"), ROOT / "results" / "sweeps" / f"{path.stem}.md"
     said = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
     found = [line.removeprefix("- ") for line in said if line.removeprefix("- ").startswith(VERDICTS)]
@@ -225,18 +227,6 @@ def card(path: Path, link: Link) -> str:
         lines.append(f"- The small version: {plain(stands_in)}.")
     scale = "scale=cpu" if small else "scale=full data_root=ROOT"
     return "\n".join([*lines, "", "```bash", f"python pipelines/reproduce.py {path.stem} {scale}", "```"])
-
-
-def with_bases(tree: dict[str, Any]) -> dict[str, Any]:
-    """A space upon its bases, section by section."""
-    if "base" not in tree:
-        return tree
-    name = tree["base"]
-    base = yaml.safe_load((PACKAGE / "search_spaces" / "bases" / f"{name}.yaml").read_text(encoding="utf-8"))
-    base = with_bases(base)
-    merged = {**base, **tree}
-    merged["cpu"] = {**(base.get("cpu") or {}), **(tree.get("cpu") or {})}
-    return merged
 
 
 def verdicts(what: str, link: Link) -> str:
