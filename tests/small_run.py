@@ -8,9 +8,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import pytest
+
+from raysurl import overview
 from raysurl.commands import index
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
+from raysurl.train import embedding
 
 SETTINGS = (
     *("recipe=ressl/digits", "runtime=local", "data.limit=60", "views.size=8", "encoder.name=convnet"),
@@ -26,6 +30,14 @@ def finished_run() -> Path:
     root = Path(tempfile.mkdtemp(prefix="small-"))
     with contextlib.redirect_stdout(io.StringIO()):
         return pretrain(load_recipe([*SETTINGS, f"output={root / 'run'}"]))
+
+
+def mapped_run(path: Path) -> Path:
+    """The same run, for kNN alone, with a map that is made in few steps although the run has few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedding, "LEAST_STEPS", 1)
+        patch.setattr(overview, "STEPS", 6)
+        return pretrain(load_recipe([*SETTINGS, "eval.protocols=[knn]", f"output={path}"]))
 
 
 @cache

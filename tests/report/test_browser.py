@@ -9,15 +9,12 @@ from places import ROOT
 pytest.importorskip("playwright.sync_api")
 pytest.importorskip("optuna")
 
-from raysurl import overview
-from raysurl.recipe import dump, load_recipe
-from raysurl.run import pretrain
+from raysurl.recipe import dump
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.space import space_from
 from raysurl.sweep.trial import Outcome, write_outcome
-from raysurl.train import embedding
 
 _spec = importlib.util.spec_from_file_location("screenshots", ROOT / "docs" / "screenshots.py")
 screenshots = importlib.util.module_from_spec(_spec)
@@ -37,12 +34,7 @@ def opened():
 
 @pytest.fixture(scope="module")
 def run_page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("browser") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedding, "LEAST_STEPS", 1)
-        patch.setattr(overview, "STEPS", 6)
-        pretrain(load_recipe([*small_run.SETTINGS, "eval.protocols=[knn]", f"output={path}"]))
-    return path / "report.html"
+    return small_run.mapped_run(tmp_path_factory.mktemp("browser") / "run") / "report.html"
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,12 @@ from raysurl.recipe import load_recipe
 from raysurl.report import map as map_page
 from raysurl.report import write_report
 from raysurl.report.run import read_run
-from raysurl.run import pretrain
 from raysurl.train import embedding
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("map") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedding, "LEAST_STEPS", 1)
-        patch.setattr(overview, "STEPS", 6)
-        pretrain(load_recipe([*small_run.SETTINGS, "eval.protocols=[knn]", f"output={path}"]))
-    return path
+    return small_run.mapped_run(tmp_path_factory.mktemp("map") / "run")
 
 
 @pytest.fixture(scope="module")
