@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from benchmarks._asked import asked_for
 from benchmarks._planted import embedded, planted
 from numpy.typing import NDArray
 
@@ -40,7 +41,6 @@ from raysurl.embed import Augmented, embed
 from raysurl.encoder import load_encoder
 from raysurl.errors import InputError
 from raysurl.evaluate import knn_classify
-from raysurl.recipe import yaml_argument
 from raysurl.train import local
 from raysurl.train.run_directory import commit, hardware
 from raysurl.views import POLICIES
@@ -65,10 +65,7 @@ def main(arguments: list[str]) -> None:
         "rows": 1_000_000,
         "queries": 1000,
     }
-    asked = dict(yaml_argument(a) for a in arguments)
-    if unknown := set(asked) - set(given):
-        raise InputError(f"{', '.join(unknown)} is not a setting; there are {', '.join(given)}")
-    given |= asked
+    given = asked_for(arguments, given)
     if not given["run"] or not given["data"]:
         raise InputError("name run=DIR, which embeds, and data=ROOT with train.parquet and test.parquet")
     parts = PARTS if given["part"] == "all" else (given["part"],)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks._asked import asked_for
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -31,7 +32,6 @@ from raysurl.data.names import open_samples
 from raysurl.data.source import Source
 from raysurl.encoder import TrainedEncoder, load_encoder
 from raysurl.errors import InputError
-from raysurl.recipe import yaml_argument
 from raysurl.sampler import Request
 from raysurl.train import local
 from raysurl.train.run_directory import commit, hardware, write_atomic
@@ -53,10 +53,7 @@ def main(arguments: list[str]) -> None:
         "threads": 1,
         "out": FILE,
     }
-    asked = dict(yaml_argument(a) for a in arguments)
-    if unknown := set(asked) - set(given):
-        raise InputError(f"{', '.join(unknown)} is not a setting; there are {', '.join(given)}")
-    given |= asked
+    given = asked_for(arguments, given)
     if not given["run"] or not given["data"]:
         raise InputError("name run=DIR, which embeds, and data=ROOT with train.parquet")
     torch.set_num_threads(int(given["threads"]))

@@ -24,14 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks._asked import asked_for
 from PIL import Image
 
 from raysurl import streams
 from raysurl.data.gather import stack
 from raysurl.embed import embed_images
 from raysurl.encoder import encoder_of, write_encoder
-from raysurl.errors import InputError, RunError
-from raysurl.recipe import Recipe, load_recipe, yaml_argument
+from raysurl.errors import RunError
+from raysurl.recipe import Recipe, load_recipe
 from raysurl.serving.asked import listen
 from raysurl.train.run_directory import commit, hardware
 
@@ -52,10 +53,7 @@ def main(arguments: list[str]) -> None:
         "max_batch_size": 32,
         "replicas": 1,
     }
-    asked = dict(yaml_argument(a) for a in arguments)
-    if unknown := set(asked) - set(given):
-        raise InputError(f"{', '.join(unknown)} is not a setting; there are {', '.join(given)}")
-    given |= asked
+    given = asked_for(arguments, given)
     recipe = load_recipe(
         [f"encoder.name={given['encoder']}", f"views.size={given['size']}", "data.name=digits"]
     )
