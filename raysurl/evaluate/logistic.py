@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raysurl.nets.optimizers import LBFGS
+
 ITERATIONS = 200
 BLOCK = 2**24  # values of features read together: 64 MiB
 
@@ -71,7 +73,7 @@ def fit(
     Weights and a last column of biases, of features as `scale` makes them.
     """
     solution = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
+    optimizer = LBFGS(
         [solution], max_iter=ITERATIONS, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
     )
     labels = labels if index is None else labels[index]

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from raysurl import recipe as recipes
 from raysurl.method import Progress
 from raysurl.nets import timm_models
+from raysurl.nets.optimizers import SGD, Adam, AdamW, eager
 
 
+@eager
 class LARS(Optimizer):
     """SGD with momentum and a layer-wise trust ratio (You et al. 2017), as MoCo v3 and BYOL use it.
 
@@ -82,7 +84,7 @@ def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
     )
 
 
-def _sgd(groups: list[dict[str, Any]], settings: recipes.Optimizer, fused: bool | None) -> SGD:
+def _sgd(groups: list[dict[str, Any]], settings: recipes.Optimizer, fused: bool | None) -> Optimizer:
     """Momentum begins at zero, the same numbers as torch's own beginning: its fused step takes no parameter that begins
     later than the others of its group, as frozen ones do."""
     optimizer = SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
