@@ -162,20 +162,41 @@ def _line(name: str, r: dict[str, Any]) -> str:
 
 
 def comparison(path: Path) -> str:
-    """Mean ± standard deviation over seeds, with the mean's interval, for each row of a table of a kept sweep."""
+    """Mean ± standard deviation over seeds, with the mean's interval, for each row of a table of a kept sweep.
+
+    Beside the first column stands the untrained encoder's, of the same quantity: a row whose kNN compares with memory
+    has its own or none, all others that of the row which was run with baselines.
+    """
     record = plain.read_mapping(path)
     columns = record.get("columns", COLUMNS)
-    heads = ["method", "seeds", *columns, "RankMe", "s/epoch"]
+    headline, first = next(iter(columns.items()))
+    of_backbone = [row["metrics"] for row in record["rows"].values() if not _of_memory(row["metrics"])]
+    untrained = next((m[key] for m in of_backbone if (key := f"eval/untrained_{first}") in m), None)
+    heads = [
+        "method",
+        "seeds",
+        *columns,
+        *([f"untrained {headline}"] if untrained else []),
+        "RankMe",
+        "s/epoch",
+    ]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     references: dict[str, str] = {}
     for name, row in record["rows"].items():
         metrics = row["metrics"]
-        for prefix in ("untrained", "pixels"):
+        for prefix in () if _of_memory(metrics) else ("untrained", "pixels"):
             if any(f"eval/{prefix}_{column}" in metrics for column in columns.values()):
-                references[prefix] = f"| {prefix} | {_spread_row(metrics, f'eval/{prefix}_', columns)} | | |"
+                rest = " |" * (len(heads) - 2 - len(columns))
+                references[prefix] = (
+                    f"| {prefix} | {_spread_row(metrics, f'eval/{prefix}_', columns)} |{rest}"
+                )
         seconds = "–" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2g}"
         rank = _spread(metrics.get("health/rankme"))
-        rows.append(f"| {name} | {_spread_row(metrics, 'eval/', columns)} | {rank} | {seconds} |")
+        own = metrics.get(f"eval/untrained_{first}", None if _of_memory(metrics) else untrained)
+        beside = [f"{own[0]:.1f}" if own else "–"] if untrained else []
+        rows.append(
+            f"| {' | '.join([name, _spread_row(metrics, 'eval/', columns), *beside, rank, seconds])} |"
+        )
     measured = sorted({where for row in record["rows"].values() for where in row["measured"]})
     rules = [
         f"{name}: {'; '.join(row['rules'])}." for name, row in record["rows"].items() if row.get("rules")
@@ -195,6 +216,11 @@ def comparison(path: Path) -> str:
         "",
     ]
     return "\n".join([f"## {path.stem}", "", *rows, *references.values(), "", *note])
+
+
+def _of_memory(metrics: dict[str, Any]) -> bool:
+    """Whether kNN compares embeddings with memory, and the backbone's stands beside it under a name of its own."""
+    return "eval/backbone_knn_top1" in metrics
 
 
 def sweep(path: Path) -> list[str]:

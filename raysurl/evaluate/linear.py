@@ -7,10 +7,12 @@ Initial weights are N(0, 0.01²) and biases zero, as in ReSSL's probe on ImageNe
 Several learning rates or weight decays are trained side by side (raysurl.evaluate.heads) on nine tenths of the train
 samples, and the one that is most accurate on the held-out tenth is tested: the test samples play no part.
 
-Learning rate 10 is far above what large features can bear. Cross-entropy gradients are bounded, so the probe then does
-not blow up but stops at a poor fit: `eval/linear_train_top1` shows it, and `eval/lbfgs_top1` does not depend on a
-learning rate. Should the loss leave the finite numbers all the same, a probe of cached features starts again from the
-same seed at a tenth of the learning rate, and the one that was used is yielded as `eval/linear_lr`.
+A learning rate fits features of some length: what is stable falls with the square of it, and a ResNet-18 whose norms
+do not decay has features of length 10 to 20. Cross-entropy gradients are bounded, so a probe at too large a rate does
+not blow up but stops at a poor fit. Probes with `unit_length` are therefore trained on features divided by their mean
+length, which keeps angles; `eval/lbfgs_top1` does not depend on a learning rate. Should the loss leave the finite
+numbers all the same, a probe of cached features starts again from the same seed at a tenth of the learning rate, and
+the one that was used is yielded as `eval/linear_lr`.
 """
 
 from __future__ import annotations
@@ -106,7 +108,8 @@ def fit(
     what `errors` takes.
 
     The initial weights and the order of each epoch are drawn from `seed` on the CPU, alike for each device. `stop`:
-    when all have diverged; workers that embed each epoch's views go on to the end.
+    when all have diverged; workers that embed each epoch's views go on to the end. Heads of a probe with `unit_length`
+    take features as they are, too: the division is in their weights when they come back.
     """
     generator = streams.torch_stream(seed, "linear probe")
     train = of_epoch(0)
@@ -114,18 +117,28 @@ def fit(
     heads = Heads(start, probe, probe.lr, probe.weight_decay, errors)
     count = len(labels) if index is None else len(index)
     per_epoch = -(-count // probe.batch_size)
+    length = mean_length(train, index) if probe.unit_length else 1.0
     for epoch in range(probe.epochs):
         train = of_epoch(epoch) if epoch else train
         order = torch.randperm(count, generator=generator)
         order = order if index is None else index[order]
         heads.loss.zero_()
         for batch, part in enumerate(order.split(probe.batch_size)):
-            rows = train[part.to(train.device)].to(labels.device)
+            rows = train[part.to(train.device)].to(labels.device) / length
             factor = factor_of(probe, epoch * per_epoch + batch, per_epoch)
             heads.step(rows, labels[part.to(labels.device)], factor)
         if stop and not any(heads.finite()):
             break
+    heads.weight /= length
     return heads
+
+
+def mean_length(rows: Tensor, index: Tensor | None = None) -> float:
+    """Of rows (N, D), or of those of `index`; 1 where all are zero."""
+    index = torch.arange(len(rows)) if index is None else index
+    parts = index.to(rows.device).split(ROWS)
+    total = sum(float(rows[part].norm(dim=1).sum(dtype=torch.float64)) for part in parts)
+    return total / max(len(index), 1) or 1.0
 
 
 def logits(heads: Heads, head: int, rows: Tensor) -> Tensor:

@@ -63,6 +63,9 @@ class Evaluation(Section):
     linear_weight_decay: float | tuple[float, ...] | None = None  # as linear_lr
     linear_batch_size: int | None = Field(None, ge=1)  # of the linear probe
     linear_augment: str | None = None  # a policy; views: the first of the run's; plain: none
+    linear_unit_length: bool | None = (
+        None  # features are divided by their mean length; none: the probe's own, not if linear_lr is given
+    )
     finetune: tuple[str, ...] = ("full",)  # see raysurl.recipe.tunings; what follows changes each of them
     finetune_share: float | None = None  # of the labels
     finetune_epochs: int | None = None  # of fine-tuning; none: its own
@@ -107,7 +110,10 @@ class Evaluation(Section):
     @property
     def linear_probe(self) -> Probe:
         """The probe that is named, changed by what else is given."""
-        return Probe.model_validate({**PROBES[self.probe].model_dump(), **self._changes("linear", Probe)})
+        own = PROBES[self.probe].model_dump()
+        if self.linear_lr is not None:  # a rate of one's own is for features as they are
+            own["unit_length"] = False
+        return Probe.model_validate({**own, **self._changes("linear", Probe)})
 
     @property
     def tunings(self) -> dict[str, Tuning]:

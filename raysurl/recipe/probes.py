@@ -2,8 +2,9 @@
 
 Each paper's sentence, and what it leaves open, is in docs/protocols.md. A probe with `augment` sees another view of
 each train image in each epoch: a policy of raysurl.views, or `views` for the first of the recipe's own that crops at
-random. Test images are never augmented. Several rates or decays are trained together, and the best on a held-out tenth
-of the train images is the one that is tested.
+random. Test images are never augmented. A rate of 10 or 30 is for short features: a probe with `unit_length` divides
+them all by their mean length, so that its rate does not depend on the encoder that made them. Several rates or decays
+are trained together, and the best on a held-out tenth of the train images is the one that is tested.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Probe(Section):
     nesterov: bool = False
     schedule: Literal["step", "cosine", "constant"] = "step"  # ×0.1 after 60 % and 80 % of the epochs
     augment: str | None = None
+    unit_length: bool = False  # features are divided by the mean length of the train features
 
     def words(self) -> str:
         """The settings, in the words of the papers."""
@@ -47,6 +49,7 @@ class Probe(Section):
             ],
             f"decay {decay}",
             _SEEN.get(self.augment or "", f"views of the policy {self.augment}"),
+            *(["features of mean length 1"] if self.unit_length else []),
         ]
         return "; ".join(parts)
 
@@ -56,7 +59,7 @@ _SEEN = {"": "centre crops", "views": "the run's own views", "linear": "random r
 
 
 PROBES: dict[str, Probe] = {
-    "ressl": Probe(lr=(10.0,)),
+    "ressl": Probe(lr=(10.0,), unit_length=True),
     "ressl_imagenet": Probe(
         epochs=90, lr=(0.1,), lr_batch=256, nesterov=True, schedule="cosine", augment="linear"
     ),
@@ -69,5 +72,5 @@ PROBES: dict[str, Probe] = {
     "genurl_cifar100": Probe(lr=(1.0,), augment="weak"),
     "genurl_cifar10": Probe(lr=(0.1,), augment="weak"),
     "genurl_tiny": Probe(lr=(0.1,), augment="weak"),
-    "genurl_imagenet": Probe(lr=(30.0,), augment="weak"),
+    "genurl_imagenet": Probe(lr=(30.0,), augment="weak", unit_length=True),
 }  # fmt: skip

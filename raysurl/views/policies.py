@@ -37,7 +37,9 @@ class Policy(BaseModel):
     gray_p: Probability = 0.0  # chance of turning grey
     blur_p: Probability = 0.0  # chance of a Gaussian blur
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)  # smallest and largest, in pixels
-    blur_kernel: int | None = Field(default=None, ge=3)  # odd; None: a tenth of the size made odd, at least 3
+    blur_kernel: int | str | None = (
+        None  # odd, from 3 on; None: a tenth of the size made odd, at least 3; whole: as wide as the blur is
+    )
     solarize_p: Probability = 0.0  # chance of inverting bright pixels
     randaugment: int = Field(default=0, ge=0)  # number of random operations, see raysurl.views.randaugment
     randaugment_p: Probability = 0.5  # of each of them
@@ -48,8 +50,10 @@ class Policy(BaseModel):
         for name, bounds in ranges.items():
             if bounds and bounds[0] > bounds[1]:
                 raise ValueError(f"{name} must be (smallest, largest), got {bounds}")
-        if self.blur_kernel and self.blur_kernel % 2 == 0:
-            raise ValueError(f"blur_kernel must be odd, got {self.blur_kernel}")
+        kernel = self.blur_kernel
+        odd = isinstance(kernel, int) and kernel >= 3 and kernel % 2
+        if not (odd or kernel in (None, "whole")):
+            raise ValueError(f"blur_kernel must be whole, or odd and at least 3, got {kernel}")
         return self
 
     @property
@@ -61,15 +65,20 @@ class Policy(BaseModel):
     def kernel(self, size: int) -> int:
         """Width of the blur at a view of `size` pixels: SimCLR's tenth of the image, 23 at 224 and 3 at 32.
 
-        Code that blurs by Pillow (MoCo v2) has no such limit, and so blurs small views more at the same sigma.
+        Code that blurs by Pillow (MoCo v2) has no such limit, and so blurs small views more at the same sigma: `whole`,
+        which for sigmas up to 2 is also the 23 pixels that GenURL names.
         """
-        return self.blur_kernel or max(3, int(0.1 * size) | 1)
+        if self.blur_kernel == "whole":
+            return 2 * size - 1  # what borders can reflect; beyond TAIL sigmas nothing is left of it
+        return int(self.blur_kernel or max(3, int(0.1 * size) | 1))
 
 
-# MoCo v2: colour distortion of SimCLR at strength one half, blur half of the time.
+# Colour distortion of SimCLR at strength one half, blur half of the time.
 _CONTRASTIVE = Policy(
     crop=(0.2, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, gray_p=0.2, blur_p=0.5
 )  # fmt: skip
+# MoCo v2: the same, blurred by Pillow.
+_MOCOV2 = _CONTRASTIVE.model_copy(update={"blur_kernel": "whole"})
 # BYOL, appendix B: less saturation, smaller crops, bicubic; the two views differ in blur and solarize.
 _BYOL = Policy(
     crop=(0.08, 1.0), interpolation="bicubic", flip=0.5, jitter=(0.4, 0.4, 0.2, 0.1), jitter_p=0.8, gray_p=0.2
@@ -96,12 +105,12 @@ POLICIES: dict[str, Policy] = {
     "weak": Policy(crop=(0.2, 1.0), flip=0.5),
     "linear": Policy(crop=(0.08, 1.0), flip=0.5),  # of a probe: torchvision's random resized crop, and a flip
     "contrastive": _CONTRASTIVE,
-    "mocov2": _CONTRASTIVE,
+    "mocov2": _MOCOV2,
     "byol_1": _BYOL.model_copy(update={"blur_p": 1.0}),
     "byol_2": _BYOL.model_copy(update={"blur_p": 0.1, "solarize_p": 0.2}),
     "ressl_imagenet": _RESSL_IMAGENET,
     **_multi_crop(_RESSL_IMAGENET, _MIN_AREAS, "crop"),
-    **_multi_crop(_CONTRASTIVE, _MIN_AREAS_CONFERENCE, "conference"),
+    **_multi_crop(_MOCOV2, _MIN_AREAS_CONFERENCE, "conference"),
     # ReSSL, table 8, "stronger augmentation": the contrastive view, then RandAugment as in CLSA, whose code
     # takes five operations of FixMatch's pool of fourteen, each applied half of the time. That code trains on the weak
     # crops beside the strong ones; ReSSL's text names the setting alone, so that its students are the strong ones here.

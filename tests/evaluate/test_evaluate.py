@@ -105,6 +105,29 @@ def test_linear_probe_says_so_when_it_diverges(caplog: pytest.LogCaptureFixture)
         list(linear.run(huge, Evaluation(linear_epochs=2, linear_lr=1e20)))
 
 
+def test_a_probe_of_unit_length_does_not_depend_on_the_length_of_features() -> None:
+    """Features as long as those of a ResNet, of classes that overlap: at rate 10 they are fitted poorly as they are."""
+    rows, labels = clusters(300, dim=64, spread=3.0)
+    rows = 20 * rows / rows.norm(dim=1).mean()
+    length = float(rows[:200].norm(dim=1).mean())
+    probe, kept = Probe(lr=(10.0,), epochs=20, batch_size=32, unit_length=True), torch.arange(200)
+
+    def fitted(x: Tensor, probe: Probe) -> Tensor:
+        heads = linear.fit(lambda epoch: x, labels, probe, num_classes=4, seed=1, index=kept)
+        return linear.logits(heads, 0, x)
+
+    raw = probe.model_copy(update={"unit_length": False})
+    expected = fitted(rows / length, raw)
+    for times in (1, 1000, 0.01):
+        torch.testing.assert_close(fitted(rows * times, probe), expected, rtol=1e-2, atol=1e-2)
+
+    def loss(logits: Tensor) -> float:
+        return float(torch.nn.functional.cross_entropy(logits[200:], labels[200:]))
+
+    assert loss(expected) < 0.5 * loss(fitted(rows, raw))
+    assert linear.mean_length(torch.zeros(3, 2)) == 1
+
+
 OPTIMIZERS = {
     "sgd": lambda p, lr, wd: torch.optim.SGD(p, lr=lr, momentum=0.9, weight_decay=wd, nesterov=True),
     "adam": lambda p, lr, wd: torch.optim.Adam(p, lr=lr, weight_decay=wd),
@@ -201,6 +224,8 @@ def test_each_preset_can_be_named_and_changed(name: str) -> None:
     changed = Evaluation(probe=name, linear_lr=3, linear_epochs=2, linear_augment="plain").linear_probe
     assert (changed.lr, changed.epochs, changed.augment) == ((3.0,), 2, None)
     assert changed.optimizer == PROBES[name].optimizer
+    assert not changed.unit_length  # a rate of one's own is for features as they are
+    assert Evaluation(probe=name, linear_lr=3, linear_unit_length=True).linear_probe.unit_length
 
 
 @pytest.mark.parametrize(

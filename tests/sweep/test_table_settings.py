@@ -15,6 +15,7 @@ from raysurl.recipe.files import parse_yaml
 from raysurl.sweep.cells import cells, recipe_of
 from raysurl.sweep.paper import paper_numbers, paper_seconds
 from raysurl.sweep.space import SPACES, at_scale, read_space, space_from
+from raysurl.views import POLICIES
 
 STL10 = ([0.4467, 0.4398, 0.4066], [0.2603, 0.2566, 0.2713])
 GRAPHS = {"Cora": "genurl/cora", "CiteSeer": "genurl/citeseer", "PubMed": "genurl/pubmed"}
@@ -214,3 +215,25 @@ def test_mvmr_distils_as_the_papers_section_6_says(name):
     assert (method.projector, method.features, method.teacher_weight) == ((8192,) * 3, (), 1)
     assert (recipe.encoder.name, recipe.teacher.view) == ("resnet50", "plain")
     assert recipe.teacher.name.startswith("open_clip:ViT-B-16/")
+
+
+@pytest.mark.parametrize("name", ["genurl_table1", "genurl_table5", "genurl_fig6"])
+def test_contrastive_methods_of_genurls_tables_see_moco_v2s_views(name):
+    """Sec. V-A and V-B: “the same augmentation settings described in MoCo.v2 to all contrastive learning methods”."""
+    made = recipes(name)
+    seen = {key[0]: {*recipe.view_policies().values()} for key, recipe in made.items()}
+    assert {label for label, policies in seen.items() if policies != {POLICIES["mocov2"]}} <= {"SwAV*"}
+    assert {"BYOL", "MoCo.v2", "GenURL"} <= set(seen)
+
+
+@pytest.mark.parametrize(
+    "name", ["rcl_table1", "rcl_table2", "mvmr_table1", "mvmr_table3", *(f"ressl_table{n}" for n in (7, 9, 10, 11, 12))]
+)  # fmt: skip
+def test_byol_has_the_settings_of_its_length(name):
+    """Grill et al.: of 1,000 epochs, and those of 300 and fewer."""
+    found = [r for r in recipes(name).values() if r.method.name == "byol"]
+    assert found
+    for r in found:
+        o = r.train.optimizer
+        expected = (0.2, 1.5e-6, 0.996) if r.train.epochs >= 1000 else (0.3, 1e-6, 0.99)
+        assert (o.lr, o.weight_decay, r.method.momentum) == expected

@@ -49,7 +49,7 @@ def test_jitter_of_any_strength_in_any_order(strength):
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize("kernel", [3, 9, 23])
+@pytest.mark.parametrize("kernel", [3, 9, 23, "whole"])
 def test_blur_of_any_width(kernel):
     policy = POLICIES["plain"].model_copy(
         update={"blur_p": 0.6, "blur_kernel": kernel, "solarize_p": 0.3, "gray_p": 0.3}

@@ -13,11 +13,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from raysurl.errors import InputError
 from raysurl.sampler import Request
 from raysurl.views import POLICIES, Policy
+from raysurl.views.augment import apply
 from raysurl.views.augmenter import Augment
 from raysurl.views.draws import LEVELS, OPERATIONS, Draws, draw
 from raysurl.views.geometry import crop_boxes
@@ -197,6 +199,28 @@ def test_policies_have_the_papers_numbers() -> None:
     assert not any(policy.is_identity for name, policy in POLICIES.items() if name != "plain")
     sizes = [224, 192, 160, 128, 96, 64, 32, 16, 8]
     assert [Policy().kernel(size) for size in sizes] == [23, 19, 17, 13, 9, 7, 3, 3, 3]
+    whole = [name for name, policy in POLICIES.items() if policy.blur_kernel == "whole"]
+    assert whole == ["mocov2", *(f"conference_{size}" for size in (224, 192, 160, 128, 96))]
+
+
+@pytest.mark.parametrize("size", [8, 32, 96])
+def test_a_whole_blur_is_as_wide_as_its_sigma_says_at_every_size(size: int) -> None:
+    """Against scipy's filter, and where they fit the 23 pixels that GenURL names."""
+    generator = torch.Generator().manual_seed(size)
+    images = torch.randint(256, (2, 3, size, size), dtype=torch.uint8, generator=generator)
+    policy = Policy(blur_p=1, blur_sigma=(2.0, 2.0), blur_kernel="whole")
+    draws = draw(policy, 2, seed=0, step=0, view="view")
+    plain = {"size": size, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    found = apply(policy, images, draws, **plain)
+    expected = gaussian_filter(
+        images.numpy() / 255, (0, 0, 2, 2), mode="mirror", truncate=min(4, (size - 1) / 2)
+    )
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-3)
+    narrow = apply(policy.model_copy(update={"blur_kernel": None}), images, draws, **plain)
+    assert (narrow - found).abs().max() > 0.01
+    if size > 11:
+        named = apply(policy.model_copy(update={"blur_kernel": 23}), images, draws, **plain)
+        torch.testing.assert_close(found, named, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +232,7 @@ def test_policies_have_the_papers_numbers() -> None:
         {"flip": 1.5},
         {"jitter": (0.4, 0.4, 0.4, 0.6)},
         {"blur_kernel": 4},
+        {"blur_kernel": "all"},
         {"blur_sigma": (0.0, 1.0)},
         {"interpolation": "cubic"},
         {"margin": 0.5},
