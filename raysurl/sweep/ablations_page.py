@@ -1,0 +1,175 @@
+"""The page of `raysurl ablations`: one file that opens offline, a card for each table of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+
+from raysurl.report import page
+from raysurl.report.charts import number
+from raysurl.sweep import tables
+from raysurl.sweep.ablations import KINDS, OTHERS, Card, Said, counts, grouped
+from raysurl.sweep.plots import as_in_the_paper
+from raysurl.sweep.report import STYLE, table
+from raysurl.sweep.results import Sweep
+
+TITLE = "The papers' tables"
+INTRODUCTION = (
+    "Each published table that there is as a search space, the paper's numbers beside what was measured here. A claim"
+    " is supported or contradicted where the difference between its two sides of cells is more than the interval of"
+    " 95 % over seeds, and cannot be seen at this size where it is not; then the smallest effect that could be seen"
+    " stands beside. Small versions say nothing of the papers' data: they ask whether an effect shows on data that a"
+    " laptop has."
+)
+NOTE = "Claims by their verdict; GPU hours: an estimate of what waits, at the paper's size."
+# kind of verdict -> class of its line
+LINES = {"supported": "ok", "contradicted": "", "not seen": "warn", "not run": "none"}
+OWN = """<style>
+.health li { display: flex; flex-wrap: wrap; gap: 0 10px; align-items: baseline }
+.health li.warn { background: var(--warn-bg) }
+.health .warn b { color: var(--warn) }
+.health .numbers { color: var(--soft); font-size: 13.5px }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 230px), 1fr)) }
+.overview td:first-child { min-width: 230px }
+.overview td, .overview th { padding-right: 10px }
+@media (max-width:640px) { .tiles { grid-template-columns: 1fr 1fr } }
+.ablation { scroll-margin-top: 12px }
+.ablation h3 { font-size: 17px; margin: 40px 0 6px }
+.ablation .pill.none { background: var(--grid); color: var(--soft) }
+.ablation p { font-size: 13.5px; margin: 4px 0 }
+.ablation pre { margin: 10px 0 0 }
+</style>"""
+
+
+def html(found: Sequence[Card]) -> str:
+    """The whole page."""
+    body = [STYLE, OWN, f"<h1>{escape(TITLE)}</h1>", f'<p class="soft">{escape(INTRODUCTION)}</p>']
+    body += [tiles(found), page.section("Overview", overview(found), NOTE)]
+    places = {id(card): number_ for number_, card in enumerate(found)}
+    body += [
+        page.section(group, "".join(section(card, places[id(card)]) for card in cards), _note(group))
+        for group, cards in grouped(found).items()
+    ]
+    return page.document(TITLE, "".join(body))
+
+
+def _note(group: str) -> str:
+    return "Of no paper: what else the folder holds." if group == OTHERS else ""
+
+
+def tiles(found: Sequence[Card]) -> str:
+    ran = [card for card in found if card.ran and card.of_paper]
+    shown = {f"claims {KINDS[kind]}": number(count) for kind, count in counts(found).items()}
+    tables_all = {card.name for card in found if card.of_paper}
+    shown["tables of papers run"] = f"{len({card.name for card in ran})} of {len(tables_all)}"
+    shown["trials"] = number(sum(len(card.sweep.ended) for card in ran))
+    shown["training and evaluation"] = tables.hours(sum(card.sweep.seconds for card in ran))
+    hours = sum({card.name: card.full.total for card in found if card.full and card.waits}.values())
+    if hours:
+        shown["GPU hours that wait (estimate)"] = f"{hours:,.0f}"
+    cells = "".join(
+        f"<div class=tile><b>{escape(v)}</b><span>{escape(k)}</span></div>" for k, v in shown.items()
+    )
+    return f'<div class="tiles">{cells}</div>'
+
+
+def overview(found: Sequence[Card]) -> str:
+    """A line for each table, which can be sorted."""
+    head = [
+        "table",
+        "supported",
+        "contradicted",
+        "not seen",
+        "not run",
+        "Spearman",
+        "trials",
+        "time",
+        "GPU hours",
+    ]
+    rows = ""
+    for number_, card in enumerate(found):
+        kinds = counts([card])
+        cells = [f'<td><a href="#{_id(number_, card)}">{escape(card.title)}</a></td>']
+        cells += [_count(kinds[kind]) for kind in KINDS]
+        ranks = [a.spearman for a in card.sweep.agreements() if a.spearman is not None] if card.ran else []
+        mean = sum(ranks) / len(ranks) if ranks else None
+        cells.append(
+            '<td class="n"></td>'
+            if mean is None
+            else f'<td class="n" data-value="{mean:.4f}">{mean:.2f}</td>'
+        )
+        cells.append(_count(len(card.sweep.ended)))
+        seconds = card.sweep.seconds
+        took = tables.hours(seconds) if card.ran else ""
+        cells.append(f'<td class="n" data-value="{f"{seconds:.1f}" if card.ran else ""}">{took}</td>')
+        hours = card.full.total if card.full and card.waits else 0.0
+        cells.append(
+            f'<td class="n" data-value="{hours:.3f}">{_hours(hours)}</td>' if hours else '<td class="n"></td>'
+        )
+        rows += f"<tr>{''.join(cells)}</tr>"
+    heads = "".join(
+        f'<th scope="col"{"" if i == 0 else " class=n"}><button type="button">{escape(name)}</button></th>'
+        for i, name in enumerate(head)
+    )
+    return (
+        '<div class="card scroll"><table data-sort class="overview">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _id(number_: int, card: Card) -> str:
+    return f"{card.name}-{number_}"
+
+
+def _count(count: int) -> str:
+    return f'<td class="n" data-value="{count}">{count or ""}</td>'
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
+# -------------------------------------------------------------------- a card
+
+
+def section(card: Card, number_: int) -> str:
+    """Claims with their verdicts, charts, numbers, and what it took and would take."""
+    charts = "".join(as_in_the_paper(card.sweep))
+    parts = [
+        f"<h3>{escape(card.title)}{_pills(card)}</h3>",
+        f'<ul class="health">{"".join(map(_claim, card.claims))}</ul>' if card.claims else "",
+        f'<div class="charts two">{charts}</div>' if charts else "",
+        _numbers(card),
+        *(f'<p class="soft">{escape(said)}</p>' for said in (*card.agreements, *card.facts)),
+        f"<p>{escape(card.waits)}</p>" if card.waits else "",
+        f"<pre>{escape(chr(10).join(card.commands))}</pre>",
+    ]
+    return f'<section class="ablation" id="{_id(number_, card)}">{"".join(parts)}</section>'
+
+
+def _pills(card: Card) -> str:
+    kind = "" if card.ran else " none"
+    said = f"scale={card.sweep.scale}" if card.ran else "not run"
+    return f'<span class="pill{kind}">{said}</span>'
+
+
+def _claim(said: Said) -> str:
+    numbers = f'<span class="numbers">{escape(said.numbers)}</span>' if said.numbers else ""
+    return (
+        f'<li class="{LINES[said.kind]}"><b>{escape(KINDS[said.kind].capitalize())}:</b>'
+        f"<span>{escape(said.claim)}</span>{numbers}</li>"
+    )
+
+
+def _numbers(card: Card) -> str:
+    """The table, with the paper's numbers of cells that were not run too."""
+    return table(_whole(card.sweep)) if any(_shows(card.sweep)) else ""
+
+
+def _shows(sweep: Sweep) -> list[bool]:
+    return [entry.paper is not None or bool(entry.outcomes) for entry in sweep.entries]
+
+
+def _whole(sweep: Sweep) -> Sweep:
+    return replace(sweep, entries=tuple(replace(entry, why="") for entry in sweep.entries))
