@@ -10,10 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from raysurl.sweep import tables
+from raysurl.sweep.agreement import Agreement
 from raysurl.sweep.cells import ROOT
 from raysurl.sweep.claims import WORDS
 from raysurl.sweep.full_size import Estimate, Speeds, estimate, read_speeds
@@ -65,22 +67,23 @@ class Card:
     def ran(self) -> bool:
         return bool(self.sweep.ended)
 
-    @property
+    @cached_property
     def claims(self) -> list[Said]:
         if not self.ran:
             return [Said(claim.says, NOT_RUN) for claim in self.sweep.space.claims]
         return [Said(v.claim.says, v.verdict, v.numbers) for v in self.sweep.verdicts()]
 
-    @property
-    def agreements(self) -> list[str]:
+    @cached_property
+    def agreements(self) -> list[Agreement]:
         """How the order of the cells agrees with the paper's."""
-        return [a.sentence(self.sweep.space.band.spearman) for a in self.sweep.agreements()]
+        return self.sweep.agreements()
 
     @property
     def facts(self) -> list[str]:
-        """What was run, on what, and what that took; what stands in for the paper's data; what was left out."""
+        """Agreement with the paper's order; what was run, on what, and what that took; what was left out."""
         if self.ran:
-            return [*tables.facts(self.sweep), *left_out(self.sweep)]
+            agreements = [a.sentence(self.sweep.space.band.spearman) for a in self.agreements]
+            return [*agreements, *tables.facts(self.sweep), *left_out(self.sweep)]
         space, small = self.sweep.space, self.published.cpu if self.published else None
         found = ["Not run."]
         found += ["The paper's numbers were read off a plot, which prints none."] * space.read_from_figure
@@ -189,9 +192,8 @@ def grouped(found: Sequence[Card]) -> dict[str, list[Card]]:
     return groups
 
 
-def as_data(results: Path, speeds: Path | None) -> dict[str, Any]:
+def as_data(found: Sequence[Card]) -> dict[str, Any]:
     """What docs/building/generated.py makes the page of the docs of: plain values, by the name of the paper."""
-    found = cards(results, speeds)
     by_paper: Mapping[str, list[Card]] = {
         paper: [c for c in found if c.of_paper and c.name.startswith(f"{paper}_")] for paper in PAPERS
     }
@@ -206,6 +208,6 @@ def _plain(card: Card) -> dict[str, Any]:
         "name": card.name,
         "title": card.title,
         "claims": [[said.claim, KINDS[said.kind], said.numbers] for said in card.claims],
-        "facts": [*card.agreements, *card.facts, *filter(None, [card.waits])],
+        "facts": [*card.facts, *filter(None, [card.waits])],
         "commands": card.commands,
     }

@@ -92,7 +92,7 @@ def overview(found: Sequence[Card]) -> str:
         kinds = counts([card])
         cells = [f'<td><a href="#{_id(number_, card)}">{escape(card.title)}</a></td>']
         cells += [_count(kinds[kind]) for kind in KINDS]
-        ranks = [a.spearman for a in card.sweep.agreements() if a.spearman is not None] if card.ran else []
+        ranks = [a.spearman for a in card.agreements if a.spearman is not None] if card.ran else []
         mean = sum(ranks) / len(ranks) if ranks else None
         cells.append(
             '<td class="n"></td>'
@@ -141,7 +141,7 @@ def section(card: Card, number_: int) -> str:
         f'<ul class="health">{"".join(map(_claim, card.claims))}</ul>' if card.claims else "",
         f'<div class="charts two">{charts}</div>' if charts else "",
         _numbers(card),
-        *(f'<p class="soft">{escape(said)}</p>' for said in (*card.agreements, *card.facts)),
+        *(f'<p class="soft">{escape(said)}</p>' for said in card.facts),
         f"<p>{escape(card.waits)}</p>" if card.waits else "",
         f"<pre>{escape(chr(10).join(card.commands))}</pre>",
     ]

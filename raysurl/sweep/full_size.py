@@ -90,7 +90,8 @@ class Estimate:
         shown = f"{self.total:,.0f}" if self.total >= 10 else f"{self.total:.2g}"
         said = (
             f"{runs}, {self.samples / 1e6:,.0f} million images trained on; an estimate of {shown} GPU hours on one"
-            f" {self.device}, scaled by the encoder's FLOPs from the measured speed of {rows}, without evaluation"
+            f" {self.device}, scaled by the encoder's FLOPs from the measured speed of {rows}, without evaluation and"
+            " teachers"
         )
         return f"{said}. Not estimated: {left}." if left else f"{said}."
 
