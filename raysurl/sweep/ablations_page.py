@@ -23,6 +23,17 @@ INTRODUCTION = (
     " laptop has."
 )
 NOTE = "Claims by their verdict; GPU hours: an estimate of what waits, at the paper's size."
+HEADS = (
+    "table",
+    "supported",
+    "contradicted",
+    "not seen",
+    "not run",
+    "Spearman",
+    "trials",
+    "time",
+    "GPU hours",
+)
 # kind of verdict -> class of its line
 LINES = {"supported": "ok", "contradicted": "", "not seen": "warn", "not run": "none"}
 OWN = """<style>
@@ -46,7 +57,7 @@ def html(found: Sequence[Card]) -> str:
     """The whole page."""
     body = [STYLE, OWN, f"<h1>{escape(TITLE)}</h1>", f'<p class="soft">{escape(INTRODUCTION)}</p>']
     body += [tiles(found), page.section("Overview", overview(found), NOTE)]
-    places = {id(card): number_ for number_, card in enumerate(found)}
+    places = {id(card): place for place, card in enumerate(found)}
     body += [
         page.section(group, "".join(section(card, places[id(card)]) for card in cards), _note(group))
         for group, cards in grouped(found).items()
@@ -76,41 +87,10 @@ def tiles(found: Sequence[Card]) -> str:
 
 def overview(found: Sequence[Card]) -> str:
     """A line for each table, which can be sorted."""
-    head = [
-        "table",
-        "supported",
-        "contradicted",
-        "not seen",
-        "not run",
-        "Spearman",
-        "trials",
-        "time",
-        "GPU hours",
-    ]
-    rows = ""
-    for number_, card in enumerate(found):
-        kinds = counts([card])
-        cells = [f'<td><a href="#{_id(number_, card)}">{escape(card.title)}</a></td>']
-        cells += [_count(kinds[kind]) for kind in KINDS]
-        ranks = [a.spearman for a in card.agreements if a.spearman is not None] if card.ran else []
-        mean = sum(ranks) / len(ranks) if ranks else None
-        cells.append(
-            '<td class="n"></td>'
-            if mean is None
-            else f'<td class="n" data-value="{mean:.4f}">{mean:.2f}</td>'
-        )
-        cells.append(_count(len(card.sweep.ended)))
-        seconds = card.sweep.seconds
-        took = tables.hours(seconds) if card.ran else ""
-        cells.append(f'<td class="n" data-value="{f"{seconds:.1f}" if card.ran else ""}">{took}</td>')
-        hours = card.full.total if card.full and card.waits else 0.0
-        cells.append(
-            f'<td class="n" data-value="{hours:.3f}">{_hours(hours)}</td>' if hours else '<td class="n"></td>'
-        )
-        rows += f"<tr>{''.join(cells)}</tr>"
+    rows = "".join(f"<tr>{_line(card, place)}</tr>" for place, card in enumerate(found))
     heads = "".join(
-        f'<th scope="col"{"" if i == 0 else " class=n"}><button type="button">{escape(name)}</button></th>'
-        for i, name in enumerate(head)
+        f'<th scope="col"{" class=n" if i else ""}><button type="button">{escape(name)}</button></th>'
+        for i, name in enumerate(HEADS)
     )
     return (
         '<div class="card scroll"><table data-sort class="overview">'
@@ -118,22 +98,36 @@ def overview(found: Sequence[Card]) -> str:
     )
 
 
-def _id(number_: int, card: Card) -> str:
-    return f"{card.name}-{number_}"
+def _line(card: Card, place: int) -> str:
+    ranks = [a.spearman for a in card.agreements if a.spearman is not None]
+    mean = sum(ranks) / len(ranks) if ranks else None
+    seconds = card.sweep.seconds if card.ran else None
+    hours = card.full.total if card.full and card.waits and card.full.hours else None
+    cells = [f'<td><a href="#{_id(card, place)}">{escape(card.title)}</a></td>']
+    cells += [_cell(count or None, f"{count}") for count in counts([card]).values()]
+    cells += [_cell(mean, f"{mean:.2f}" if mean is not None else "")]
+    cells += [_cell(len(card.sweep.ended) or None, f"{len(card.sweep.ended)}")]
+    cells += [
+        _cell(seconds, tables.hours(seconds or 0)),
+        _cell(hours, f"{hours or 0:,.{0 if (hours or 0) >= 10 else 1}f}"),
+    ]
+    return "".join(cells)
 
 
-def _count(count: int) -> str:
-    return f'<td class="n" data-value="{count}">{count or ""}</td>'
+def _cell(value: float | None, text: str) -> str:
+    """A number that is sorted by its value; an empty cell for None."""
+    return '<td class="n"></td>' if value is None else f'<td class="n" data-value="{value:.6g}">{text}</td>'
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+def _id(card: Card, place: int) -> str:
+    """Of a card on the page, where a table that was run twice has two."""
+    return escape(f"{card.name}-{place}")
 
 
 # -------------------------------------------------------------------- a card
 
 
-def section(card: Card, number_: int) -> str:
+def section(card: Card, place: int) -> str:
     """Claims with their verdicts, charts, numbers, and what it took and would take."""
     charts = "".join(as_in_the_paper(card.sweep))
     parts = [
@@ -145,7 +139,7 @@ def section(card: Card, number_: int) -> str:
         f"<p>{escape(card.waits)}</p>" if card.waits else "",
         f"<pre>{escape(chr(10).join(card.commands))}</pre>",
     ]
-    return f'<section class="ablation" id="{_id(number_, card)}">{"".join(parts)}</section>'
+    return f'<section class="ablation" id="{_id(card, place)}">{"".join(parts)}</section>'
 
 
 def _pills(card: Card) -> str:

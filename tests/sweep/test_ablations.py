@@ -1,18 +1,22 @@
 """The page of the papers' tables: kept tables are the sweeps that they were, GPU hours follow from measured steps."""
 
+import contextlib
 import csv
 import io
 import json
 import statistics
+import tempfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import ROOT
 
 from raysurl import cli
 from raysurl.encoder import encoder_of
+from raysurl.errors import InputError
 from raysurl.nets.counting import flops
 from raysurl.recipe import dump, load_recipe
 from raysurl.sweep import directory as sweep_directory
@@ -273,6 +277,22 @@ WRONG = {
     f"7/{NAME}.csv": (GOOD.replace("init", "method.init").partition("\n")[0] + "\n", "holds no cell"),
     "mine/sweep.json": ("{", "sweep"),
 }
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_a_damaged_table_is_read_or_refused(data):
+    """Each by itself: other numbers in it, a part that is lost, bytes that are no text."""
+    whole = (ROOT / "results" / "sweeps" / f"{NAME}.csv").read_bytes()
+    at = data.draw(st.integers(0, len(whole)))
+    odd = data.draw(st.sampled_from([b"nan", b"-1", b"9" * 400, b",", b"\n", b'"', b"\0", b"\xff", b""]))
+    damaged = whole[:at] + odd + whole[at + data.draw(st.integers(0, 20)) :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{NAME}.csv"
+        path.write_bytes(damaged)
+        # anything else that it raises is a fault
+        with contextlib.suppress(InputError):
+            assert len(read_csv(path).verdicts()) == 1
 
 
 def called(*arguments):
