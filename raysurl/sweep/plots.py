@@ -25,30 +25,31 @@ def curves(sweep: Sweep) -> list[str]:
     labels = sweep.labels(axis)
     if sweep.space.search != "grid" or len(labels) < 2 or not all(map(is_number, labels)):
         return []
-    at = sweep.axes.index(axis)
-    charts = []
-    for which in ("ours", "paper"):
-        for group in sweep.labels(sweep.grouped) if sweep.grouped and sweep.grouped != axis else [None]:
-            lines: dict[str, list[tuple[float, float, float]]] = {}
-            lost = []
-            for entry in sweep.entries:
-                value = entry.mean if which == "ours" else entry.paper
-                if entry.why or (group and group not in entry.labels):
-                    continue
-                if value is None:
-                    lost += (
-                        [f"{sweep.name(entry)} {entry.text()}"] if which == "ours" and entry.outcomes else []
-                    )
-                    continue
-                spread = entry.std if which == "ours" and entry.std is not None else math.nan
-                point = (float(entry.labels[at]), value, spread)
-                lines.setdefault(_others(sweep, entry, axis), []).append(point)
-            series = [_series(name or sweep.space.metric, points) for name, points in lines.items()]
-            title = " ".join(filter(None, ["Here" if which == "ours" else "The paper", group]))
-            log = _spans(list(map(float, labels)))
-            note = sweep.space.metric + (f"; without a number: {'; '.join(lost)}" if lost else "")
-            charts.append(line_chart(title, series[:CURVES], x_name=axis, note=note, log=log))
+    groups = sweep.labels(sweep.grouped) if sweep.grouped and sweep.grouped != axis else [None]
+    charts = [_curve(sweep, axis, group, paper=paper) for paper in (False, True) for group in groups]
     return [chart for chart in charts if chart]
+
+
+def _curve(sweep: Sweep, axis: str, group: str | None, *, paper: bool) -> str:
+    at = sweep.axes.index(axis)
+    cells = [e for e in sweep.entries if not e.why and (not group or group in e.labels)]
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for entry in cells:
+        value, spread = (entry.paper, None) if paper else (entry.mean, entry.std)
+        if value is not None:
+            point = (float(entry.labels[at]), value, math.nan if spread is None else spread)
+            lines.setdefault(_others(sweep, entry, axis), []).append(point)
+    series = [_series(name or sweep.space.metric, points) for name, points in lines.items()]
+    title = " ".join(filter(None, ["The paper" if paper else "Here", group]))
+    lost = [] if paper else [e for e in cells if e.outcomes and e.mean is None]
+    log = _spans([float(label) for label in sweep.labels(axis)])
+    note = sweep.space.metric + _without_number(sweep, lost)
+    return line_chart(title, series[:CURVES], x_name=axis, note=note, log=log)
+
+
+def _without_number(sweep: Sweep, lost: Sequence[CellResult]) -> str:
+    said = "; ".join(f"{sweep.name(entry)} {entry.text()}" for entry in lost)
+    return f"; without a number: {said}" if said else ""
 
 
 def _series(name: str, points: Sequence[tuple[float, float, float]]) -> Series:
@@ -78,27 +79,27 @@ def as_in_the_paper(sweep: Sweep) -> list[str]:
 
 
 def bars(sweep: Sweep, group: str) -> list[str]:
-    """The cells of a group (none: "") as bars from zero, here and in the paper; a cell that was lost is named so."""
+    """The cells of a group (none: "") as bars from zero, here and in the paper; the note names cells that were lost."""
     cells = [e for e in sweep.entries if not e.why and (not group or group in e.labels)]
     if sweep.space.search != "grid" or not 1 < len(cells) <= BARS:
         return []
-    here = [
-        Bar(
-            sweep.name(e) + ("" if e.mean is not None else f" ({e.text()})"),
-            e.mean or 0.0,
-            None if e.std is None or e.mean is None else (e.mean - e.std, e.mean + e.std),
-            strong=True,
-        )
-        for e in cells
-        if e.outcomes
-    ]
+    ran = [e for e in cells if e.outcomes]
+    here = [Bar(sweep.name(e), e.mean or 0.0, _around(e), strong=True) for e in ran]
     paper = [Bar(sweep.name(e), e.paper) for e in cells if e.paper is not None]
     note = f"{cells[0].metric}; lines: the standard deviation between seeds"
+    note += _without_number(sweep, [e for e in ran if e.mean is None])
     charts = [
         bar_chart(f"Here {group}".strip(), here, note=note),
         bar_chart(f"The paper {group}".strip(), paper, note="its numbers"),
     ]
     return [chart for chart in charts if chart]
+
+
+def _around(entry: CellResult) -> tuple[float, float] | None:
+    """Mean minus and plus the standard deviation between seeds."""
+    if entry.mean is None or entry.std is None:
+        return None
+    return entry.mean - entry.std, entry.mean + entry.std
 
 
 def _others(sweep: Sweep, entry: CellResult, axis: str) -> str:
