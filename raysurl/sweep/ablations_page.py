@@ -104,9 +104,9 @@ def _line(card: Card, place: int) -> str:
     seconds = card.sweep.seconds if card.ran else None
     hours = card.full.total if card.full and card.waits and card.full.hours else None
     cells = [f'<td><a href="#{_id(card, place)}">{escape(card.title)}</a></td>']
-    cells += [_cell(count or None, f"{count}") for count in counts([card]).values()]
+    cells += [_cell(count, f"{count or ''}") for count in counts([card]).values()]
     cells += [_cell(mean, f"{mean:.2f}" if mean is not None else "")]
-    cells += [_cell(len(card.sweep.ended) or None, f"{len(card.sweep.ended)}")]
+    cells += [_cell(len(card.sweep.ended), f"{len(card.sweep.ended) or ''}")]
     cells += [
         _cell(seconds, tables.hours(seconds or 0)),
         _cell(hours, f"{hours or 0:,.{0 if (hours or 0) >= 10 else 1}f}"),
