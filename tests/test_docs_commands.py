@@ -144,6 +144,8 @@ def template(tmp_path_factory):
     shutil.copy(folder / "train.parquet", folder / "test.parquet")
     (folder / PAGE).parent.mkdir()
     (folder / PAGE).write_text(f"{BEGIN}\n{END}\n")
+    (folder / "results" / "sweeps").mkdir(parents=True)
+    shutil.copy(ROOT / "results" / "sweeps" / "superand_table5.csv", folder / "results" / "sweeps")
     return folder
 
 

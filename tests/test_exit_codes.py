@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from places import ROOT
 from small_run import SETTINGS, finished_index, finished_run
 
 from raysurl import cli, stopping
@@ -22,6 +23,7 @@ from raysurl.shell import settings
 # command -> arguments with which it does its work, and a function in the midst of it
 SWEEP = ["space=ressl_table2", "only.dataset=CIFAR-10", "seeds=0", "--print"]
 WORK = {
+    "ablations": (["results=tables", "output=a.html"], "raysurl.sweep.ablations.read_folder"),
     "pretrain": ([*SETTINGS, "output=new"], "raysurl.train.trainer.train_step"),
     "evaluate": (["run=run", "eval.protocols=[knn]"], "raysurl.evaluate.evaluator.Evaluator.final"),
     "embed": (["run=run", "to=a/x.parquet"], "raysurl.curation.embedding.joined"),
@@ -48,6 +50,7 @@ WORK = {
 NEEDS_RAY = ("shuffle", "serve")  # to its end; of the second: scale/test_serve.py
 OF_THE_RUN = ("recipe", "runtime", "eval.protocols", "encoder.channels", "eval.knn_k")
 WRONG = {
+    "ablations": ["results=images", "output=a.html"],
     "pretrain": ["train.epochs=none"],
     "evaluate": ["run=nowhere"],
     "embed": ["run=run", "to=run/manifest.parquet"],
@@ -78,6 +81,8 @@ def called(tmp_path, monkeypatch, capfd):
     (tmp_path / PAGE).write_text(f"# é\n{BEGIN}\n{END}\n", encoding="utf-8")
     (tmp_path / "images").mkdir()
     shutil.copytree(finished_index(), tmp_path / "index")
+    (tmp_path / "tables").mkdir()
+    shutil.copy(ROOT / "results" / "sweeps" / "superand_table5.csv", tmp_path / "tables")
     Image.new("L", (8, 8), 9).save(tmp_path / "digit.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stopping, "end", lambda code: (_ for _ in ()).throw(SystemExit(code)))

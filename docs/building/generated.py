@@ -9,6 +9,8 @@ import ast
 import html
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,6 @@ from typing import Any
 
 import yaml
 
-from raysurl.recipe.files import with_base
 from raysurl.shell import settings  # reads the modules' text, and imports no torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,45 +202,44 @@ def spaces(method: str, link: Link) -> Iterator[str]:
         yield "\n".join(table)
 
 
-VERDICTS = ("supported: ", "contradicted: ", "cannot be seen at this size: ")
+ABLATIONS = """
+import json
+from pathlib import Path
+from raysurl.sweep.ablations import as_data, cards
+print(json.dumps(as_data(cards(Path("results/sweeps"), Path("results/benchmarks/gpu.json")))))
+"""
+
+
+@cache
+def ablations() -> dict[str, Any]:
+    """The cards of `raysurl ablations`, made in a process of its own: here no torch is imported."""
+    done = subprocess.run([sys.executable, "-c", ABLATIONS], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the papers' tables cannot be made: {done.stderr[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def tables(method: str, link: Link) -> str:
     """A card for each table of a method's paper: what it concludes, what was seen of that here, and the commands."""
-    return "\n\n".join(
-        card(path, link) for path in sorted((PACKAGE / "search_spaces").glob(f"{method}_*.yaml"), key=natural)
-    )
+    return "\n\n".join(card(table, link) for table in ablations()["tables"][method])
 
 
-def card(path: Path, link: Link) -> str:
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    space = with_base(tree, path.stem, path.parent)
-    small, page = space.get("cpu"), ROOT / "results" / "sweeps" / f"{path.stem}.md"
-    said = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
-    found = [line.removeprefix("- ") for line in said if line.removeprefix("- ").startswith(VERDICTS)]
-    lines = [f"### {plain(space['title'])}", ""]
-    for claim in space.get("claims", ()):
-        verdict = next((v for v in found if f": {claim['says']}: " in v), "not run")
-        lines.append(f"- *{plain(claim['says'])}*: {plain(verdict.replace(claim['says'] + ': ', ''))}")
-    if said:
-        lines.append(f'- <a href="{link(page.relative_to(ROOT).as_posix())}">The table</a>: {plain(said[2])}')
-    if stands_in := (small or {}).get("stands_in"):
-        lines.append(f"- The small version: {plain(stands_in)}.")
-    scale = "scale=cpu" if small else "scale=full data_root=ROOT"
-    return "\n".join([*lines, "", "```bash", f"python pipelines/reproduce.py {path.stem} {scale}", "```"])
+def card(table: dict[str, Any], link: Link) -> str:
+    page = ROOT / "results" / "sweeps" / f"{table['name']}.md"
+    lines = [f"### {plain(table['title'])}", ""]
+    for claim, verdict, numbers in table["claims"]:
+        lines.append(f"- *{plain(claim)}*: {verdict}{': ' if numbers else ''}{plain(numbers)}")
+    if page.is_file():
+        lines.append(f'- <a href="{link(page.relative_to(ROOT).as_posix())}">The table, cell by cell</a>')
+    lines += [f"- {plain(fact)}" for fact in table["facts"]]
+    return "\n".join([*lines, "", "```bash", *table["commands"], "```"])
 
 
 def verdicts(what: str, link: Link) -> str:
-    """How many of the papers' claims were supported, contradicted, not seen, and not tried."""
-    counts, claims = dict.fromkeys(VERDICTS, 0), 0
-    for path in (PACKAGE / "search_spaces").glob("*.yaml"):
-        claims += len(yaml.safe_load(path.read_text(encoding="utf-8")).get("claims", ()))
-    for path in (ROOT / "results" / "sweeps").glob("*.md"):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            for begin in VERDICTS:
-                counts[begin] += line.startswith(f"- {begin}")
-    said = ", ".join(f"{number} {begin.removesuffix(': ')}" for begin, number in counts.items())
-    return f"Of {claims} claims: {said}, {claims - sum(counts.values())} not run."
+    """How many of the papers' claims were supported, contradicted, not seen, and not tried, and what that took."""
+    said: str = ablations()["total"]
+    return said
 
 
 def natural(path: Path) -> list[Any]:

@@ -23,7 +23,8 @@ def steps(name: str, *changes: str, size: int = 32, samples: int = 20480, refres
         began = time.perf_counter()
         follow(run, 2 if bench.tiny else WARM)
         bench.sync()
-        row: Row = {"warm_s": time.perf_counter() - began}
+        settings = [f"recipe={name}/cifar10", *changes]
+        row: Row = {"settings": settings, "warm_s": time.perf_counter() - began}
         began, first = time.perf_counter(), run.step
         waited = follow(run, bench.timed)
         host = time.perf_counter() - began

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -191,6 +192,7 @@ def built_in(name: str) -> bool:
     return own or (_head_of(name) != "" and name in _torchvision_names())
 
 
+@cache
 def _torchvision_names() -> list[str]:
     import torchvision  # a second, which the small networks need not wait for
 

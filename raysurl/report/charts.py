@@ -21,17 +21,20 @@ Floats = NDArray[np.float64]
 BUCKETS = 300  # a line is drawn from at most two points (lowest and highest) of each bucket
 DOTTED_UP_TO = 30  # points up to which each one is marked
 SMOOTHED_FROM = 40  # points from which on a per-step series is smoothed
+LOG = {"type": "log", "dtick": 1, "exponentformat": "none"}
 COLOURS = 6  # of lines, then they come again
 
 
 @dataclass(frozen=True)
 class Series:
-    """`x` and `y` (n,), x rising; `smooth`: draw a moving average in front of the faint raw line."""
+    """`x` and `y` (n,), x rising; `smooth`: draw a moving average in front of the faint raw line; `spread` (n,): a line
+    of so much up and down at each point, nothing where it is not a number."""
 
     name: str
     x: Floats
     y: Floats
     smooth: bool = False
+    spread: Floats | None = None
 
     @classmethod
     def of(cls, name: str, points: Sequence[tuple[float, float]], *, smooth: bool = False) -> Series:
@@ -68,8 +71,10 @@ def line_chart(
     note: str = "",
     levels: Sequence[Level] = (),
     large: bool = False,
+    log: bool = False,
 ) -> str:
-    """HTML of one chart, or "" where no series has a point. `note` explains the quantity in a few words."""
+    """HTML of one chart, or "" where no series has a point. `note` explains the quantity in a few words; `log`: x,
+    which is above zero, by its orders of magnitude."""
     series = [s for s in series if len(s.x)]
     if not series:
         return ""
@@ -82,11 +87,11 @@ def line_chart(
             traces.append(_line(s.x, s.y, colour, 1) | raw)
         average = moving_average(s.y) if smooth else s.y
         name = {"name": words(s.name), "hovertemplate": f"%{{y:.4~g}}{unit}<extra>{words(s.name)}</extra>"}
-        traces.append(_line(s.x, average, colour, 2) | name)
+        traces.append(_line(s.x, average, colour, 2) | name | _spread(s, colour))
     layout: dict[str, Any] = {
         "hovermode": "x unified",
         "showlegend": len(series) > 1,
-        "xaxis": {"title": {"text": words(x_name)}, "hoverformat": ".4~g"},
+        "xaxis": {"title": {"text": words(x_name)}, "hoverformat": ".4~g"} | (LOG if log else {}),
         "yaxis": {"ticksuffix": unit, "rangemode": "normal"} | _whole(series, levels),
         **_levels(levels, unit),
     }
@@ -106,6 +111,13 @@ def _line(x: Floats, y: Floats, colour: str, width: int) -> dict[str, Any]:
         "line": {"color": colour, "width": width},
         "marker": {"size": 6, "color": colour},
     }
+
+
+def _spread(series: Series, colour: str) -> dict[str, Any]:
+    if series.spread is None or not np.isfinite(series.spread).any():
+        return {}
+    look = {"type": "data", "color": colour, "thickness": 1.2, "width": 3}
+    return {"error_y": look | {"array": series.spread[thinned(series.y)]}}
 
 
 def thinned(y: Floats) -> NDArray[np.int64]:

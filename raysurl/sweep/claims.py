@@ -19,6 +19,12 @@ from scipy.stats import t
 from raysurl.recipe.schema import Section
 
 Labels = dict[str, str | list[str]]
+# of each verdict, as it is said
+WORDS = {
+    "supported": "supported",
+    "contradicted": "contradicted",
+    "not seen": "cannot be seen at this size",
+}
 
 
 class Claim(Section):
@@ -73,27 +79,26 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
+        return f"{WORDS[self.verdict]}: {self.claim.says}: {self.numbers}"
+
+    @property
+    def numbers(self) -> str:
+        """What the verdict stands on: the difference and its interval, or the smallest effect that could be seen."""
         paper = f" (the paper: {self.paper:+.2f})" if self.paper is not None else ""
         if not self.comparisons:
-            return f"cannot be seen at this size: {self.claim.says}: no cells of both sides were run{paper}."
+            return f"no cells of both sides were run{paper}."
         over = f"over {self.comparisons} comparison{'s' if self.comparisons > 1 else ''}"
         if self.collapsed:
             side = "the other" if self.verdict == "supported" else "this"
-            return f"{self.verdict}: {self.claim.says}: {side} side collapsed, {over}{paper}."
+            return f"{side} side collapsed, {over}{paper}."
         if self.difference is None:
-            return f"cannot be seen at this size: {self.claim.says}: both sides collapsed{paper}."
+            return f"both sides collapsed{paper}."
         if self.half is None:
-            return (
-                f"cannot be seen at this size: {self.claim.says}: {self.difference:+.2f} {over}, of one seed, so that"
-                f" the noise is not known{paper}."
-            )
+            return f"{self.difference:+.2f} {over}, of one seed, so that the noise is not known{paper}."
         numbers = f"{self.difference:+.2f} ± {self.half:.2f} {over}"
         if self.verdict != "not seen":
-            return f"{self.verdict}: {self.claim.says}: {numbers}{paper}."
-        return (
-            f"cannot be seen at this size: {self.claim.says}: {numbers}; an effect of {self.half:.2f} could be"
-            f"{paper}."
-        )
+            return f"{numbers}{paper}."
+        return f"{numbers}; an effect of {self.half:.2f} could be{paper}."
 
 
 def listed(labels: str | list[str]) -> list[str]:

@@ -83,7 +83,7 @@ def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
     overrides, only = request.overrides or {}, request.only or {}
     cells_.check_axes(space, overrides)
     cells_.check_only(space, only)
-    space = _with_objective(request, space)
+    space = with_objective(request, space)
     _check_prune(space, overrides)
     opened = _Opened(space, listed)
     if space.search == "optuna":
@@ -113,7 +113,7 @@ def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
     return SweepPlan(request, space, recipes, tuple(trials.values()), ids, not_run, opened.samples)
 
 
-def _with_objective(request: SweepRequest, space: Space) -> Space:
+def with_objective(request: SweepRequest, space: Space) -> Space:
     """A space that names no objective is judged by the linear probe, or where there is none by what stands for it."""
     if "objectives" in space.model_fields_set:
         return space

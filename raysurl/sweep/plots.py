@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from raysurl.sweep.space import INACTIVE
 from raysurl.sweep.study import is_number
 
 CURVES = 6  # series that one chart can show
+GROUPS, READ, BARS = 4, 24, 48  # charts of a table; bars that are read at once, and at most, in one chart
+ORDERS = 50  # largest by smallest number from which on an axis is logarithmic
 
 
 def curves(sweep: Sweep) -> list[str]:
@@ -22,20 +25,81 @@ def curves(sweep: Sweep) -> list[str]:
     labels = sweep.labels(axis)
     if sweep.space.search != "grid" or len(labels) < 2 or not all(map(is_number, labels)):
         return []
-    at = sweep.axes.index(axis)
-    charts = []
-    for which in ("ours", "paper"):
-        for group in sweep.labels(sweep.grouped) if sweep.grouped and sweep.grouped != axis else [None]:
-            lines: dict[str, list[tuple[float, float]]] = {}
-            for entry in sweep.entries:
-                value = entry.mean if which == "ours" else entry.paper
-                if entry.why or value is None or (group and group not in entry.labels):
-                    continue
-                lines.setdefault(_others(sweep, entry, axis), []).append((float(entry.labels[at]), value))
-            series = [Series.of(name or sweep.space.metric, sorted(points)) for name, points in lines.items()]
-            title = " ".join(filter(None, ["Here" if which == "ours" else "The paper", group]))
-            charts.append(line_chart(title, series[:CURVES], x_name=axis, note=sweep.space.metric))
+    groups = sweep.labels(sweep.grouped) if sweep.grouped and sweep.grouped != axis else [None]
+    charts = [_curve(sweep, axis, group, paper=paper) for paper in (False, True) for group in groups]
     return [chart for chart in charts if chart]
+
+
+def _curve(sweep: Sweep, axis: str, group: str | None, *, paper: bool) -> str:
+    at = sweep.axes.index(axis)
+    cells = [e for e in sweep.entries if not e.why and (not group or group in e.labels)]
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    for entry in cells:
+        value, spread = (entry.paper, None) if paper else (entry.mean, entry.std)
+        if value is not None:
+            point = (float(entry.labels[at]), value, math.nan if spread is None else spread)
+            lines.setdefault(_others(sweep, entry, axis), []).append(point)
+    series = [_series(name or sweep.space.metric, points) for name, points in lines.items()]
+    title = " ".join(filter(None, ["The paper" if paper else "Here", group]))
+    lost = [] if paper else [e for e in cells if e.outcomes and e.mean is None]
+    log = _spans([float(label) for label in sweep.labels(axis)])
+    note = sweep.space.metric + _without_number(sweep, lost)
+    return line_chart(title, series[:CURVES], x_name=axis, note=note, log=log)
+
+
+def _without_number(sweep: Sweep, lost: Sequence[CellResult]) -> str:
+    said = "; ".join(f"{sweep.name(entry)} {entry.text()}" for entry in lost)
+    return f"; without a number: {said}" if said else ""
+
+
+def _series(name: str, points: Sequence[tuple[float, float, float]]) -> Series:
+    """Of x, y and what y deviates by between seeds."""
+    array = np.array(sorted(points), np.float64)
+    return Series(name, array[:, 0], array[:, 1], spread=array[:, 2])
+
+
+def _spans(values: Sequence[float]) -> bool:
+    """Whether numbers lie so far apart that their orders of magnitude show more than they do."""
+    return min(values) > 0 and max(values) >= ORDERS * min(values)
+
+
+def as_in_the_paper(sweep: Sweep) -> list[str]:
+    """Here and in the paper, one chart each: lines over an axis of three numbers or more, else bars; of many cells in
+    rows and columns a coloured matrix."""
+    if sweep.grouped and len(sweep.labels(sweep.grouped)) > GROUPS:
+        sweep = replace(sweep, space=sweep.space.model_copy(update={"group": ""}))
+    axis = sweep.space.columns or sweep.axes[-1]
+    labels = sweep.labels(axis)
+    if sweep.space.search == "grid" and len(labels) > 2 and all(map(is_number, labels)):
+        return curves(sweep)
+    if len(sweep.entries) > READ and (maps := heat_maps(sweep)):
+        return [maps]
+    groups = sweep.labels(sweep.grouped) if sweep.grouped else []
+    return [chart for group in (groups if len(groups) > 1 else [""]) for chart in bars(sweep, group)]
+
+
+def bars(sweep: Sweep, group: str) -> list[str]:
+    """The cells of a group (none: "") as bars from zero, here and in the paper; the note names cells that were lost."""
+    cells = [e for e in sweep.entries if not e.why and (not group or group in e.labels)]
+    if sweep.space.search != "grid" or not 1 < len(cells) <= BARS:
+        return []
+    ran = [e for e in cells if e.outcomes]
+    here = [Bar(sweep.name(e), e.mean or 0.0, _around(e), strong=True) for e in ran]
+    paper = [Bar(sweep.name(e), e.paper) for e in cells if e.paper is not None]
+    note = f"{cells[0].metric}; lines: the standard deviation between seeds"
+    note += _without_number(sweep, [e for e in ran if e.mean is None])
+    charts = [
+        bar_chart(f"Here {group}".strip(), here, note=note),
+        bar_chart(f"The paper {group}".strip(), paper, note="its numbers"),
+    ]
+    return [chart for chart in charts if chart]
+
+
+def _around(entry: CellResult) -> tuple[float, float] | None:
+    """Mean minus and plus the standard deviation between seeds."""
+    if entry.mean is None or entry.std is None:
+        return None
+    return entry.mean - entry.std, entry.mean + entry.std
 
 
 def _others(sweep: Sweep, entry: CellResult, axis: str) -> str:

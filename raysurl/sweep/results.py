@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raysurl import plain
 from raysurl.errors import InputError
 from raysurl.intervals import over_seeds
 from raysurl.sweep import directory as sweep_directory
@@ -20,6 +21,8 @@ from raysurl.sweep.space import INACTIVE, Space, labels_of, space_from
 from raysurl.sweep.trial import Outcome
 
 LOST = ("collapsed", "diverged")
+MOST_RESULTS = 2**24  # bytes of a trial's results.json
+Trials = tuple[tuple[str, dict[str, Any], Outcome | None], ...]  # id, cell.json, outcome
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,17 @@ class CellResult:
                 parts.append(f"{count} {state}" if parts else f"{state} ({count})")
         if (left := self.asked - len(self.outcomes)) > 0:
             parts.append(f"{left} to run")
-        return ", ".join(parts) or "to run"
+        return ", ".join(parts) or ("to run" if self.asked else "not run")
+
+
+@dataclass(frozen=True)
+class Made:
+    """By what the trials were made: their seeds, the commits, and of each trial's process hardware and threads."""
+
+    seeds: tuple[int, ...] = ()
+    commits: tuple[str, ...] = ()
+    hardware: tuple[str, ...] = ()
+    threads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,8 +115,12 @@ class Sweep:
     scale: str
     stands_in: str
     entries: tuple[CellResult, ...]
-    trials: tuple[tuple[str, dict[str, Any], Outcome | None], ...]
+    trials: Trials
     starts: tuple[dict[str, Any], ...]
+    made: Made = Made()
+    of_seeds: bool = (
+        True  # whether the values of single seeds are known; else only cells' means and deviations are
+    )
 
     @property
     def axes(self) -> list[str]:
@@ -170,7 +187,9 @@ class Sweep:
             if entry.paper is None or entry.ranked is None:
                 continue
             error = entry.std / math.sqrt(len(entry.values)) if entry.std is not None else None
-            pair = Pair(self.name(entry), entry.ranked, error, entry.paper, tuple(entry.values))
+            values = tuple(entry.values) if self.of_seeds else ()
+            # equal accuracies must tie, whatever the last bit of their means
+            pair = Pair(self.name(entry), round(entry.ranked, 6), error, entry.paper, values)
             groups.setdefault("" if at is None else entry.labels[at], []).append(pair)
         return [agree(g, pairs, higher_is_better=self.higher_is_better) for g, pairs in groups.items()]
 
@@ -212,8 +231,28 @@ def read_sweep(directory: Path) -> Sweep:
         )
     return Sweep(
         directory, space, stored["identity"]["scale"], stored["stands_in"],
-        tuple(entries), trials, tuple(stored["starts"]),
+        tuple(entries), trials, tuple(stored["starts"]), _made(directory, trials, stored["starts"]),
     )  # fmt: skip
+
+
+def _made(directory: Path, trials: Trials, starts: Sequence[Mapping[str, Any]]) -> Made:
+    """Of the trials that have ended, as their results.json say."""
+    found = [
+        results_of(directory / "trials" / name / "results.json") for name, _, outcome in trials if outcome
+    ]
+    seeds = {what["seed"] for _, what, outcome in trials if outcome}
+    hardware = {str(r["hardware"]) for r in found if r.get("hardware")}
+    threads = {r["threads"] for r in found if isinstance(r.get("threads"), int)}
+    commits = dict.fromkeys(str(start["commit"]) for start in starts if start["commit"])
+    return Made(tuple(sorted(seeds)), tuple(commits), tuple(sorted(hardware)), tuple(sorted(threads)))
+
+
+def results_of(path: Path) -> dict[str, Any]:
+    """Those of a trial, as far as they are there and can be read."""
+    try:
+        return plain.read_mapping(path) if path.stat().st_size < MOST_RESULTS else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def rows(sweep: Sweep) -> tuple[list[str], str | None, list[tuple[tuple[str, ...], list[CellResult | None]]]]:

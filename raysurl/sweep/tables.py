@@ -7,9 +7,14 @@ import io
 
 from raysurl.evaluate import prefixed
 from raysurl.sweep.paper import paper_seconds
-from raysurl.sweep.results import CellResult, Sweep, left_out, rows
+from raysurl.sweep.results import CellResult, Made, Sweep, left_out, rows
 from raysurl.sweep.space import INACTIVE
 
+# of a table as CSV, after the axes
+COLUMNS = (
+    *("mean", "std", "low", "high", "seeds", "paper", "collapsed", "diverged", "pruned", "failed", "seconds"),
+    *("epoch_s", "not_run", "values", "metric", "scale", "of_seeds", "commit", "hardware", "threads"),
+)
 BASELINES = {"untrained": "untrained", "raw pixels": "pixels"}
 
 
@@ -45,7 +50,8 @@ def _list(
         number = [] if not paper else ["" if entry.paper is None else f"{entry.paper:g}"]
         values = [entry.of(metric).text() for metric in shown.values()]
         times = timed.get(labels[0], [])
-        lines.append([*_shown(labels), *values, *number, *times, f"{entry.seconds:.0f} s"])
+        took = f"{entry.seconds:.0f} s" if entry.outcomes else ""
+        lines.append([*_shown(labels), *values, *number, *times, took])
     for name, prefix in BASELINES.items():
         values = [_baseline(found, prefixed(metric, prefix)) for metric in shown.values()]
         if any(values):
@@ -93,7 +99,7 @@ def facts(sweep: Sweep) -> list[str]:
     )
     found = [
         f"{sweep.space.name} at scale={sweep.scale}: {len(sweep.trials)} trials ({states}),"
-        f" {hours(sweep.seconds)} of training and evaluation in all.",
+        f" {hours(sweep.seconds)} of training and evaluation in all{_cpu(sweep)}.",
     ]
     if sweep.space.search == "grid":
         by = [
@@ -112,8 +118,22 @@ def facts(sweep: Sweep) -> list[str]:
     found += _rules(sweep)
     if len(sweep.starts) > 1:
         found.append(_restarts(sweep))
-    commits = list(dict.fromkeys(str(start["commit"]) for start in sweep.starts))
-    return [*found, f"Code at {', '.join(commits)}."]
+    return [*found, *_made(sweep.made)]
+
+
+def _cpu(sweep: Sweep) -> str:
+    """Time of CPU, where all trials had as many threads."""
+    if len(sweep.made.threads) != 1:
+        return ""
+    threads = sweep.made.threads[0]
+    return f" ({hours(threads * sweep.seconds)} of CPU, {threads} thread{'s' if threads > 1 else ''} each)"
+
+
+def _made(made: Made) -> list[str]:
+    """By which code, on what, with which seeds, as far as that is known."""
+    found = [f"Code at {', '.join(made.commits)}."] if made.commits else []
+    found += [f"On {'; '.join(made.hardware)}."] if made.hardware else []
+    return found + ([f"Seeds {', '.join(map(str, made.seeds))}."] if made.seeds else [])
 
 
 def _rules(sweep: Sweep) -> list[str]:
@@ -163,35 +183,28 @@ def findings(sweep: Sweep) -> list[str]:
 
 
 def to_csv(sweep: Sweep) -> str:
-    """A line per cell: axes, mean, std, seeds, the paper's number, states, seconds, why it was not run."""
+    """A line per cell: its labels, then COLUMNS. What is of the whole sweep stands in each line, so that a file says by
+    itself what it is of; `raysurl.sweep.kept` reads it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            *sweep.axes,
-            "mean",
-            "std",
-            "low",
-            "high",
-            "seeds",
-            "paper",
-            "collapsed",
-            "diverged",
-            "pruned",
-            "failed",
-            "seconds",
-            "epoch_s",
-            "not_run",
-        ]
-    )
+    writer.writerow([*sweep.axes, *COLUMNS])
+    made = sweep.made
+    of_all = {
+        "scale": sweep.scale,
+        "of_seeds": " ".join(map(str, made.seeds)),
+        "commit": " ".join(made.commits),
+        "hardware": "; ".join(made.hardware),
+        "threads": " ".join(map(str, made.threads)),
+    }
     for e in sweep.entries:
-        states = [e.states[s] for s in ("collapsed", "diverged", "pruned", "failed")]
-        numbers = ["" if v is None else f"{v:.6g}" for v in (e.mean, e.std, *(e.interval or (None, None)))]
-        paper = "" if e.paper is None else f"{e.paper:g}"
-        epoch = "" if e.epoch_s is None else f"{e.epoch_s:.4g}"
-        writer.writerow(
-            [*e.labels, *numbers, len(e.values), paper, *states, f"{e.seconds:.2f}", epoch, e.why]
-        )
+        low, high = e.interval or (None, None)
+        numbers = {"mean": e.mean, "std": e.std, "low": low, "high": high}
+        row = {name: "" if value is None else f"{value:.6g}" for name, value in numbers.items()}
+        row |= {state: str(e.states[state]) for state in ("collapsed", "diverged", "pruned", "failed")}
+        row |= {"seeds": str(len(e.values)), "paper": "" if e.paper is None else f"{e.paper:g}"}
+        row |= {"seconds": f"{e.seconds:.2f}", "epoch_s": "" if e.epoch_s is None else f"{e.epoch_s:.4g}"}
+        row |= {"not_run": e.why, "values": " ".join(f"{v:.10g}" for v in e.values), "metric": e.metric}
+        writer.writerow([*e.labels, *((row | of_all)[column] for column in COLUMNS)])
     return text.getvalue()
 
 

@@ -1,4 +1,5 @@
-"""The pages of a run and of a sweep in a browser: drawn, used by script, without a line on the console or a request."""
+"""The pages of a run, of a sweep and of the papers' tables in a browser: drawn, used by script, without a line on the
+console or a request."""
 
 import importlib.util
 
@@ -11,6 +12,8 @@ pytest.importorskip("optuna")
 
 from raysurl.recipe import dump
 from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep.ablations import cards
+from raysurl.sweep.ablations_page import html
 from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.report import write_report
 from raysurl.sweep.space import space_from
@@ -66,6 +69,17 @@ def test_the_page_of_a_sweep(opened, sweep_page):
     with screenshots.page_of(opened, sweep_page, 390, "light") as page:
         assert page.locator("table[data-sort]").count() == 1
         screenshots.use(page, 390, "light")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_the_page_of_the_papers_tables(opened, tmp_path, width, scheme):
+    """Of one table that was run, as bars, and some that were not, as lines."""
+    found = [card for card in cards(ROOT / "results" / "sweeps", None) if card.ran or "_fig5" in card.name]
+    path = tmp_path / "ablations.html"
+    path.write_text(html(found[-8:]))
+    with screenshots.page_of(opened, path, width, scheme) as page:
+        assert page.locator(".ablation").count() == 8
+        screenshots.use(page, width, scheme)
 
 
 def test_a_request_and_a_line_on_the_console_are_found(opened, tmp_path):
