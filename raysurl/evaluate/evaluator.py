@@ -40,6 +40,7 @@ from raysurl.evaluate import (
 from raysurl.evaluate.augmenting import alignment, disturbing, policy_of
 from raysurl.evaluate.detecting import detected
 from raysurl.evaluate.features import Tuned
+from raysurl.evaluate.headline import of_the_backbone
 from raysurl.evaluate.tuning import Task, tune
 from raysurl.evaluate.unfinished import Unfinished
 from raysurl.functional import evenly_spaced
@@ -173,7 +174,7 @@ class Evaluator:
         if untrained is not None:
             untrained = replace(untrained, **asked[1])
             found = evaluate(untrained, settings, prefix="untrained", seed=seed)
-            metrics |= _of_the_backbone(found) if headline else found
+            metrics |= of_the_backbone(found) if headline else found
         if untrained_headline is not None:
             metrics |= evaluate(
                 untrained_headline, settings, protocols=["knn"], prefix="untrained", seed=seed
@@ -317,12 +318,3 @@ class Evaluator:
         parts = (self.source.labels, index), (self.test_source.labels, self.test)
         bank, test = (np.full(len(at), -1) if all_ is None else all_[at] for all_, at in parts)
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)
-
-
-def _of_the_backbone(untrained: dict[str, float]) -> dict[str, float]:
-    """kNN of the untrained backbone under a name of its own, where the headline's kNN is of something else."""
-    known = "eval/untrained_knn"
-    return {
-        (name.replace(known, "eval/untrained_backbone_knn", 1) if name.startswith(known) else name): value
-        for name, value in untrained.items()
-    }
