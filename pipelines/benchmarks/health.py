@@ -27,7 +27,7 @@ from raysurl.train.gain import MARK
 FILE = FOLDER / "health.json"
 SETTINGS = (
     "data.name=parquet", "views.size=24", "encoder.name=convnet", "encoder.small_stem=false", "encoder.sobel=false",
-    "train.batch_size=128", "train.schedule.warmup_epochs=2", "eval.every_epochs=1", "eval.protocols=[knn]",
+    "train.batch_size=128", "train.schedule.warmup_epochs=2", "eval.every_epochs=0", "eval.protocols=[knn]",
     "eval.baselines=false", "runtime=local", "log.tensorboard=false", "checkpoint.every_epochs=0",
 )  # fmt: skip
 SMALLER = {
@@ -41,11 +41,11 @@ SHOWN = ("health/std", "health/rankme", "health/update_share", "health/teacher_m
 
 
 def main(arguments: list[str]) -> None:
-    """`health data=FOLDER [methods=[ressl, …]] [samples=4000] [epochs=15] [times=100] [threads=1] [seed=0]
+    """`health data=FOLDER [methods=[ressl, …]] [samples=2000] [epochs=15] [times=100] [threads=1] [seed=0]
     [out=FILE.json]`; data: a folder with train.parquet and test.parquet of CIFAR-10. What is in the file stays."""
     given = asked_for(
         arguments,
-        {"data": None, "methods": None, "samples": 4000, "epochs": 15, "times": 100, "threads": 1, "seed": 0,
+        {"data": None, "methods": None, "samples": 2000, "epochs": 15, "times": 100, "threads": 1, "seed": 0,
          "out": FILE},
     )  # fmt: skip
     if not given["data"]:
