@@ -18,8 +18,10 @@ import torch
 from benchmarks._asked import asked_for
 from benchmarks._kept import FOLDER, Rows, keep, where
 
+from raysurl import build
 from raysurl.errors import InputError, RunError
 from raysurl.method import available
+from raysurl.nets.ema import MomentumTeacher
 from raysurl.recipe import Recipe, load_recipe
 from raysurl.run import pretrain
 from raysurl.train.gain import MARK
@@ -56,7 +58,8 @@ def main(arguments: list[str]) -> None:
         if recipe is None:
             continue
         faults = {"healthy": recipe, f"rate × {given['times']}": steep(recipe, float(given["times"]))}
-        if "momentum" in type(recipe.method).model_fields:
+        method = build.method_of(recipe, num_samples=int(given["samples"]), labels=None)
+        if any(isinstance(module, MomentumTeacher) for module in method.modules()):
             faults["teacher that stays"] = changed(recipe, "method", momentum=1.0)
         for fault, what in faults.items():
             row = examined(what) | {"method": name, "fault": fault}
