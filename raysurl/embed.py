@@ -138,10 +138,13 @@ def pixels(source: Source, recipe: Recipe, index: np.ndarray) -> Tensor:
     """Raw pixels (n, 3·S·S) of the plain view, on this process alone."""
     block = recipe.eval.batch_size
     requests = [Request(0, i, index[i : i + block]) for i in range(0, len(index), block)]
-    cpu = torch.device("cpu")
-    return torch.cat(
-        [plain_images(recipe, images, cpu).flatten(1) for images in source.batches(requests, images_alone)]
-    )
+    rows, cpu = torch.empty(0), torch.device("cpu")
+    for request, images in zip(requests, source.batches(requests, images_alone), strict=True):
+        part = plain_images(recipe, images, cpu).flatten(1)
+        if not len(rows):
+            rows = room(len(index), part.shape[1])
+        rows[request.rows] = part
+    return rows
 
 
 def images_alone(request: Request, images: Images) -> Images:

@@ -17,6 +17,7 @@ from raysurl.evaluate.augmenting import check_views
 from raysurl.evaluate.division import SEEN
 from raysurl.evaluate.elsewhere import judged
 from raysurl.evaluate.evaluator import Evaluator, Networks
+from raysurl.evaluate.unfinished import Unfinished
 from raysurl.recipe import Data, read_stored, take
 from raysurl.report.terminal import show_metrics
 from raysurl.run import check_judging
@@ -70,7 +71,8 @@ def evaluated(
         check_judging(recipe, samples, eval_samples, asked)
     source, eval_source = local.open_sources(recipe, samples, eval_samples)
     said = [line for opened in filter(None, (source, eval_source)) for line in opened.sentences()]
-    evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source)
+    unfinished = Unfinished(found.where)
+    evaluator = Evaluator(recipe, LocalRuntime(device), source, eval_source, unfinished)
     if teacher:
         networks, notes = Networks(found.encoder, texts=teacher.embed_names(source.class_names)), list[str]()
     else:
@@ -80,6 +82,7 @@ def evaluated(
     written = {"metrics": final.metrics, "intervals": between, "gains": final.gains}
     write_atomic(found.where / "evaluation.json", json.dumps(written, indent=1))
     write_classifiers(found.where, final.classifiers, recipe, source)
+    unfinished.forget()
     own = evaluator.notes if of_the_run(found) else [n.removesuffix(f"; {SEEN}") for n in evaluator.notes]
     return written, [*said, *own, *notes]
 

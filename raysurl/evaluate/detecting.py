@@ -6,12 +6,9 @@ drawn by each rank for its own images.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import importlib.util
-import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +26,8 @@ from raysurl.data.source import Source
 from raysurl.embed import images_alone
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError, RunError
+from raysurl.evaluate.coco_scores import judged
+from raysurl.evaluate.unfinished import Unfinished
 from raysurl.nets.drawing import drawn_from
 from raysurl.recipe import Recipe
 from raysurl.recipe.detections import Detection
@@ -101,13 +100,18 @@ def shown_of(recipe: Recipe, split: Any, samples: Samples | None = None) -> Show
 
 
 def detected(
-    encoder: nn.Module, recipe: Recipe, runtime: Runtime, source: Source, test_source: Source
+    encoder: nn.Module,
+    recipe: Recipe,
+    runtime: Runtime,
+    source: Source,
+    test_source: Source,
+    unfinished: Unfinished,
 ) -> dict[str, float]:
     """Average precision, in percent, of a detector that is trained on a copy of the encoder; nothing beyond rank 0.
 
     Every rank calls it. Raises RunError where it diverges.
     """
-    model = train(encoder, recipe, runtime, source, shown_of(recipe, "train"))
+    model = train(encoder, recipe, runtime, source, shown_of(recipe, "train"), unfinished)
     return tested(model, recipe, runtime, test_source)
 
 
@@ -122,13 +126,21 @@ def tested(model: Any, recipe: Recipe, runtime: Runtime, test_source: Source) ->
     if rank:
         return {}
     ids = [of_test.about(int(sample))["id"] for sample in index]
-    return judged(of_test.instances, ids, [one for part in parts for one in part])
+    found = [one for part in parts for one in part]
+    return judged(of_test.instances, ids, found, seed=recipe.stream_seed)
 
 
 # -------------------------------------------------------------------- training
 
 
-def train(encoder: nn.Module, recipe: Recipe, runtime: Runtime, source: Source, shown: Shown) -> Any:
+def train(
+    encoder: nn.Module,
+    recipe: Recipe,
+    runtime: Runtime,
+    source: Source,
+    shown: Shown,
+    unfinished: Unfinished | None = None,
+) -> Any:
     from raysurl.evaluate import detector
 
     settings, device, world = recipe.eval.detection, runtime.device, distributed.world_size()
@@ -139,33 +151,55 @@ def train(encoder: nn.Module, recipe: Recipe, runtime: Runtime, source: Source, 
     size = max(world, settings.batch_size // world * world)
     plan = sampler.plan(np.resize(index, max(len(index), size)), batch_size=size, seed=seed)
     optimizer = optimizer_of(model, settings)
+    said = {"data": recipe.data, "views": recipe.views, "detection": settings, "size": size, "seed": seed}
+    training = (unfinished or Unfinished()).training("detector", {**said, "samples": index}, model, optimizer)
     wrapped = distributed.wrap(model, device, world)
     wrapped.train()
-    requests = plan.requests(0, settings.steps, rank=distributed.rank(), world_size=world)
-    for request, images in source.batches(requests, _with_request):
-        chance = streams.numpy_stream(seed, "views", request.step)
-        model.transform.side = int(chance.choice(settings.sizes))
-        flips = (chance.random(size) < 0.5)[request.rows]
-        batch = [image.to(device).float() / 255 for image in images]
-        targets = [target_of(shown, int(s), image) for s, image in zip(request.index, batch, strict=True)]
-        for i in np.flatnonzero(flips):
-            batch[i], targets[i] = flipped(batch[i], targets[i])
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * factor_of(settings, request.step)
-        with drawn_from(streams.torch_stream(seed, "boxes", request.step, distributed.rank(), device=device)):
-            loss = sum(wrapped(batch, targets).values(), torch.zeros((), device=device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        mean = float(distributed.mean(loss.detach()))  # alike on all ranks, so that all stop
-        if not np.isfinite(mean):
-            raise RunError(
-                f"the detector diverged at step {request.step + 1}; use a smaller eval.detection.lr than"
-                f" {settings.lr:g}"
-            )
-        if not (request.step + 1) % SAID or request.step + 1 == settings.steps:
-            log.info("detection, step %d of %d: loss %.4f", request.step + 1, settings.steps, mean)
+    requests = plan.requests(training.done, settings.steps, rank=distributed.rank(), world_size=world)
+    with training.kept():
+        for request, images in source.batches(requests, _with_request):
+            batch, targets = _prepared(request, images, shown, model, settings, seed, device)
+            with training.step():
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.lr * factor_of(settings, request.step)
+                draws = streams.torch_stream(seed, "boxes", request.step, distributed.rank(), device=device)
+                with drawn_from(draws):
+                    loss = sum(wrapped(batch, targets).values(), torch.zeros((), device=device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                _look(float(distributed.mean(loss.detach())), request.step + 1, settings)
     return model.eval()
+
+
+def _prepared(
+    request: Request,
+    images: Images,
+    shown: Shown,
+    model: Any,
+    settings: Detection,
+    seed: int,
+    device: torch.device,
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Images and targets of this rank's part of a batch, half of them flipped; the size is told to the model."""
+    chance = streams.numpy_stream(seed, "views", request.step)
+    model.transform.side = int(chance.choice(settings.sizes))
+    flips = (chance.random(request.rows.stop) < 0.5)[request.rows]
+    batch = [image.to(device).float() / 255 for image in images]
+    targets = [target_of(shown, int(s), image) for s, image in zip(request.index, batch, strict=True)]
+    for i in np.flatnonzero(flips):
+        batch[i], targets[i] = flipped(batch[i], targets[i])
+    return batch, targets
+
+
+def _look(loss: float, done: int, settings: Detection) -> None:
+    """At the mean loss of a step, which is alike on all ranks, so that all stop. Raises RunError."""
+    if not np.isfinite(loss):
+        raise RunError(
+            f"the detector diverged at step {done}; use a smaller eval.detection.lr than {settings.lr:g}"
+        )
+    if not done % SAID or done == settings.steps:
+        log.info("detection, step %d of %d: loss %.4f", done, settings.steps, loss)
 
 
 def _with_request(request: Request, images: Images) -> tuple[Request, Images]:
@@ -254,30 +288,3 @@ def detections(
                 "score": score,
                 "segmentation": mask.encode(np.asfortranarray(drawn)),
             }
-
-
-def judged(
-    instances: coco.Instances, ids: Sequence[int], results: Sequence[dict[str, Any]]
-) -> dict[str, float]:
-    """`box_ap`, `box_ap50`, `box_ap75` and the same of masks, in percent, by COCOeval, of the images `ids`."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    found: dict[str, float] = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(instances.tree)  # it writes into what it is given
-        truth.createIndex()
-        given = truth.loadRes([dict(one) for one in results]) if results else None
-        for kind, name in (("bbox", "box"), ("segm", "mask")):
-            if given is None:  # nothing was found
-                found |= {f"{name}_{ap}": 0.0 for ap in ("ap", "ap50", "ap75")}
-                continue
-            evaluation = COCOeval(truth, given, kind)
-            evaluation.params.imgIds = sorted(ids)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-            values = 100 * evaluation.stats[:3]
-            found |= {f"{name}_{ap}": float(v) for ap, v in zip(("ap", "ap50", "ap75"), values, strict=True)}
-    return found

@@ -64,7 +64,8 @@ def judged(
     for name, there, samples in opened(evaluator.recipe):
         source, test_source = (None if s is None else open_source(s, there.data) for s in samples)
         assert source is not None
-        other = Evaluator(there, evaluator.runtime, source, test_source).final(Networks(networks.encoder))
+        judge = Evaluator(there, evaluator.runtime, source, test_source, evaluator.unfinished)
+        other = judge.final(Networks(networks.encoder))
         metrics |= {
             prefixed(key, name): value for key, value in other.metrics.items() if key.startswith("eval/")
         }

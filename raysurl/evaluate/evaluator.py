@@ -40,7 +40,9 @@ from raysurl.evaluate import (
 from raysurl.evaluate.augmenting import alignment, disturbing, policy_of
 from raysurl.evaluate.detecting import detected
 from raysurl.evaluate.features import Tuned
+from raysurl.evaluate.headline import of_the_backbone
 from raysurl.evaluate.tuning import Task, tune
+from raysurl.evaluate.unfinished import Unfinished
 from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
@@ -91,8 +93,15 @@ class Evaluator:
     never its label, and the notes say so. Without labels only the protocols that need none are run.
     """
 
-    def __init__(self, recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None) -> None:
-        self.recipe, self.runtime = recipe, runtime
+    def __init__(
+        self,
+        recipe: Recipe,
+        runtime: Runtime,
+        source: Source,
+        eval_source: Source | None,
+        unfinished: Unfinished | None = None,
+    ) -> None:
+        self.recipe, self.runtime, self.unfinished = recipe, runtime, unfinished or Unfinished()
         self.source, self.test_source = source, eval_source or source
         self.notes: list[str] = []
         test = None if eval_source is None else np.flatnonzero(eval_source.readable)
@@ -165,7 +174,7 @@ class Evaluator:
         if untrained is not None:
             untrained = replace(untrained, **asked[1])
             found = evaluate(untrained, settings, prefix="untrained", seed=seed)
-            metrics |= _of_the_backbone(found) if headline else found
+            metrics |= of_the_backbone(found) if headline else found
         if untrained_headline is not None:
             metrics |= evaluate(
                 untrained_headline, settings, protocols=["knn"], prefix="untrained", seed=seed
@@ -226,14 +235,14 @@ class Evaluator:
         for name, tuning in self.recipe.eval.tunings.items():
             policy = policy_of(self.recipe, tuning.augment).model_copy(update={"size": None})
             given = (self.recipe, self.runtime, self.source, self.test_source)
-            task = Task(*given, self.bank, self.test, self.num_classes, policy)
+            task = Task(*given, self.bank, self.test, self.num_classes, policy, self.unfinished)
             found[name] = tune(encoder, task, tuning)
         return found
 
     def _detected(self, encoder: nn.Module) -> dict[str, float]:
         if "instances" not in self._needs or not len(self.test):
             return {}
-        return detected(encoder, self.recipe, self.runtime, self.source, self.test_source)
+        return detected(encoder, self.recipe, self.runtime, self.source, self.test_source, self.unfinished)
 
     def _disturbed(self, encoder: nn.Module) -> dict[str, Tensor] | None:
         """Features (Q, D) of the test images augmented by each policy. All ranks call it."""
@@ -309,12 +318,3 @@ class Evaluator:
         parts = (self.source.labels, index), (self.test_source.labels, self.test)
         bank, test = (np.full(len(at), -1) if all_ is None else all_[at] for all_, at in parts)
         return torch.from_numpy(bank).to(device), torch.from_numpy(test).to(device)
-
-
-def _of_the_backbone(untrained: dict[str, float]) -> dict[str, float]:
-    """kNN of the untrained backbone under a name of its own, where the headline's kNN is of something else."""
-    known = "eval/untrained_knn"
-    return {
-        (name.replace(known, "eval/untrained_backbone_knn", 1) if name.startswith(known) else name): value
-        for name, value in untrained.items()
-    }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raysurl.errors import InputError
 
-BLOCK = 65536  # rows looked at together
+BLOCK = 2**24  # values looked at together, of which torch makes copies of 100 MiB
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Features:
                     f"{name} features of shape {tuple(rows.shape)} and labels of shape {tuple(labels.shape)}"
                     " must be (N, D) and (N,)"
                 )
-            broken = (~torch.cat([torch.isfinite(part).all(1) for part in rows.split(BLOCK)])).nonzero()
+            parts = rows.split(max(1, BLOCK // max(1, rows.shape[1])))
+            broken = (~torch.cat([torch.isfinite(part).all(1) for part in parts])).nonzero()
             if len(broken):
                 raise InputError(
                     f"{len(broken)} of {len(rows)} {name} features are not finite (the first is row"
@@ -130,11 +131,12 @@ def pixel_features(
     """Raw pixels as features, the baseline that needs no training.
 
     `train` (N, C, H, W) and `test` (Q, C, H, W) uint8 or float, centre crops. Each image is flattened and the
-    mean train image is subtracted: without it every cosine between images is near 1.
+    mean train image is subtracted: without it every cosine between images is near 1. What is float already is written
+    over, as there may be no room for it twice.
     """
     flat_train, flat_test = train.flatten(1).float(), test.flatten(1).float()
     mean = flat_train.mean(0)
-    return Features(flat_train - mean, train_labels, flat_test - mean, test_labels, num_classes)
+    return Features(flat_train.sub_(mean), train_labels, flat_test.sub_(mean), test_labels, num_classes)
 
 
 def check_labels(labels: Tensor, num_classes: int, name: str, *, unknown: bool = False) -> None:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 from torch import Tensor
@@ -96,8 +96,7 @@ def _score(train: Rows, tags: Tags, test: Rows, costs: Sequence[float]) -> Rows:
     if len(np.unique(truth)) < 2:
         return np.zeros(len(test))
     cost = costs[0] if len(costs) == 1 else best_cost(rows, truth, costs)
-    result: Rows = machine(rows, truth, cost).decision_function(test)
-    return result
+    return scored(machine(rows, truth, cost), test)
 
 
 def best_cost(rows: Rows, truth: NDArray[np.int64], costs: Sequence[float]) -> float:
@@ -110,23 +109,31 @@ def best_cost(rows: Rows, truth: NDArray[np.int64], costs: Sequence[float]) -> f
     parts = list(StratifiedKFold(folds).split(rows, truth))
 
     def judged(cost: float) -> float:
-        return float(
-            np.mean(
-                [
-                    average_precision_score(
-                        truth[held], machine(rows[kept], truth[kept], cost).decision_function(rows[held])
-                    )
-                    for kept, held in parts
-                ]
-            )
-        )
+        scores = ((scored(machine(rows[kept], truth[kept], cost), rows[held]), held) for kept, held in parts)
+        return float(np.mean([average_precision(truth[held] == 1, found) for found, held in scores]))
 
     return max(ascending, key=judged)
+
+
+def scored(made: LinearSVC, rows: Rows) -> Rows:
+    """(n,) of rows (n, D): its decision function, without looking again at what they are."""
+    result: Rows = rows @ made.coef_[0] + made.intercept_[0]
+    return result
+
+
+def average_precision(right: NDArray[np.bool_], scores: Rows) -> float:
+    """Σ (recall of a threshold − that of the one before) · precision, as scikit-learn has it, of right (n,) and scores
+    (n,): a tenth of its time, which is that of a small machine."""
+    order = np.argsort(-scores, kind="stable")
+    found, ranked = np.cumsum(right[order]), scores[order]
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # equal scores are one threshold
+    steps = np.diff(found[ends], prepend=0) / max(found[-1], 1)
+    return float((steps * found[ends] / (ends + 1)).sum())
 
 
 def machine(rows: Rows, truth: NDArray[np.int64], cost: float) -> LinearSVC:
     """Fitted to rows (n, D) and truth (n,) in {1, −1}."""
     made = LinearSVC(C=cost, class_weight={1: POSITIVE, -1: 1.0}, dual=False, tol=1e-4, max_iter=ITERATIONS)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         warnings.simplefilter("ignore", ConvergenceWarning)  # of costs that are far too high, and not chosen
         return made.fit(rows, truth)

@@ -9,7 +9,7 @@ import copy
 import logging
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -25,6 +25,7 @@ from raysurl.errors import InputError, RunError
 from raysurl.evaluate.division import hold_out
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.scores import top1
+from raysurl.evaluate.unfinished import Unfinished
 from raysurl.nets import dropping, timm_models
 from raysurl.nets.encoders import TwoTrunk
 from raysurl.recipe import Recipe
@@ -74,6 +75,7 @@ class Task:
     test: Index
     num_classes: int
     policy: Policy
+    unfinished: Unfinished = field(default_factory=Unfinished)
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -151,26 +153,34 @@ def train(
     plan = sampler.plan(np.resize(index, max(len(index), size)), batch_size=size, seed=seed)
     model = classifier(encoder, task, tuning, seed)
     optimizer = optimizer_of(model, tuning, lr * (size / tuning.lr_batch if tuning.lr_batch else 1), times)
+    said = {
+        "data": recipe.data, "views": recipe.views, "policy": task.policy, "tuning": tuning, "rates": [lr, times],
+        "size": size, "seed": seed, "samples": index, "labels": task.labels[index],
+    }  # fmt: skip
+    training = task.unfinished.training("finetune", said, model, optimizer)
     wrapped = distributed.wrap(model, device, world)
     wrapped.train()
     layers = dropping.layers_that_draw(model)
     per_epoch, in_bf16 = plan.steps_per_epoch, device.type == "cuda" and recipe.precision(device) == "bf16"
-    requests = list(plan.requests(0, tuning.epochs * per_epoch, rank=distributed.rank(), world_size=world))
-    for request, images in zip(requests, task.source.batches(requests, images_alone), strict=True):
-        draws = draw(task.policy, size, seed=seed, step=request.step, view="tuning")[request.rows]
-        v = recipe.views
-        view = apply(task.policy, images, draws, size=v.size, mean=v.mean, std=v.std, device=device)
-        dropping.draw(layers, seed, request.step, distributed.rank(), device)
-        for group in optimizer.param_groups:
-            group["lr"] = group["own"] * factor_of(tuning, request.step, per_epoch)
-        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
-            scores = wrapped(view)
-        loss = F.cross_entropy(scores.float(), torch.from_numpy(task.labels[request.index]).to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if not (request.step + 1) % per_epoch and not finite(model):
-            break  # on all ranks: their weights are alike
+    steps = (training.done, tuning.epochs * per_epoch)
+    requests = list(plan.requests(*steps, rank=distributed.rank(), world_size=world))
+    with training.kept():
+        for request, images in zip(requests, task.source.batches(requests, images_alone), strict=True):
+            draws = draw(task.policy, size, seed=seed, step=request.step, view="tuning")[request.rows]
+            v = recipe.views
+            view = apply(task.policy, images, draws, size=v.size, mean=v.mean, std=v.std, device=device)
+            labels = torch.from_numpy(task.labels[request.index]).to(device)
+            with training.step():
+                dropping.draw(layers, seed, request.step, distributed.rank(), device)
+                for group in optimizer.param_groups:
+                    group["lr"] = group["own"] * factor_of(tuning, request.step, per_epoch)
+                with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
+                    scores = wrapped(view)
+                optimizer.zero_grad()
+                F.cross_entropy(scores.float(), labels).backward()
+                optimizer.step()
+            if not (request.step + 1) % per_epoch and not finite(model):
+                break  # on all ranks: their weights are alike
     return model.eval()
 
 

@@ -179,7 +179,21 @@ def findings(sweep: Sweep) -> list[str]:
         for name, _, outcome in sweep.trials
         if outcome and outcome.state == "failed"
     ]
-    return [*found, *left_out(sweep)]
+    return [*found, *_unhealthy(sweep), *left_out(sweep)]
+
+
+def _unhealthy(sweep: Sweep) -> list[str]:
+    """A sentence for each kind of finding that ended trials (log.on_finding): which ones, and what was found first."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for _, what, outcome in sweep.trials:
+        _, lasting, said = (outcome.reason if outcome else "").partition(": ")
+        if outcome is None or outcome.state != "pruned" or not lasting:
+            continue
+        labels = [f"{sweep.short(axis)}={label}" for axis, label in what.get("labels", {}).items()]
+        seed = [f"seed {what['seed']}"] if "seed" in what else []
+        _, trials = found.setdefault(said.partition(":")[0], (said, []))
+        trials.append(" ".join([*labels, *seed]))
+    return [f"Pruned: {'; '.join(trials)}. The first was found so: {said}" for said, trials in found.values()]
 
 
 def to_csv(sweep: Sweep) -> str:

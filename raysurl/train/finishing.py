@@ -42,6 +42,7 @@ def finish(run: Run) -> None:
             steps=run.step,
             signals=run.examiner.found,
         )
+        run.evaluator.unfinished.forget()
 
 
 def trained(run: Run) -> Networks:

@@ -23,6 +23,7 @@ from raysurl.embed import embed
 from raysurl.encoder import counted, initial_weights
 from raysurl.errors import DivergedError, storage_error, unwritable
 from raysurl.evaluate.evaluator import Evaluator, labels_to_learn
+from raysurl.evaluate.unfinished import Unfinished
 from raysurl.memory.link import MemoryLink, indices_of, link
 from raysurl.method import Method, Progress
 from raysurl.metrics import MetricsWriter, NonFiniteError, StepBlock, Tally
@@ -159,7 +160,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         one_step=one_step,
         memory=link(recipe, the_plan, count, device=runtime.device, record=runtime.record),
         writer=checkpoint.Writer(run_dir / "checkpoints", recipe.method.name, recipe.checkpoint.keep),
-        evaluator=Evaluator(recipe, runtime, source, eval_source),
+        evaluator=Evaluator(recipe, runtime, source, eval_source, Unfinished(run_dir)),
         record=record,
         block=StepBlock(
             recipe.log.every_steps, record, recipe.train.batch_size, partial(stopping.asked, run_dir)

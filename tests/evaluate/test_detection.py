@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,13 +17,15 @@ pytest.importorskip("pycocotools")
 
 from pycocotools import mask
 
+from raysurl import intervals
 from raysurl.commands import evaluate as command
 from raysurl.data.coco import instances
 from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.encoder import encoder_of, write_encoder
 from raysurl.errors import InputError, RunError
-from raysurl.evaluate import detecting
+from raysurl.evaluate import coco_scores, detecting, unfinished
+from raysurl.evaluate.coco_scores import judged
 from raysurl.evaluate.detector import detector_of
 from raysurl.recipe import Data, dump, load_recipe
 from raysurl.recipe.detections import Detection
@@ -40,6 +43,11 @@ def recipe_for(path, *more):
         ["recipe=ressl/digits", "data.name=coco:2017", f"data.path={path}", "encoder.name=resnet18",
          "encoder.channels=null", "encoder.small_stem=false", "views.size=64", *SMALL, *more]
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _few_resamplings(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 40)
 
 
 @pytest.fixture(scope="module")
@@ -227,20 +235,63 @@ def perfect(found):
 def test_what_is_right_has_a_hundred_percent_and_what_is_half_right_less(root):
     found = instances(Data(name="coco:2017", path=str(root)), "eval")
     ids, right = [image["id"] for image in found.images], list(perfect(found))
-    all_right = detecting.judged(found, ids, right)
+    all_right = judged(found, ids, right)
     assert all_right == dict.fromkeys(all_right, pytest.approx(100))
     assert set(all_right) == {f"{of}_{ap}" for of in ("box", "mask") for ap in ("ap", "ap50", "ap75")}
     narrow = [{**one, "bbox": [*one["bbox"][:2], 0.6 * one["bbox"][2], one["bbox"][3]]} for one in right]
-    some = detecting.judged(found, ids, narrow)
+    some = judged(found, ids, narrow)
     # an overlap of 0.6 counts at the thresholds 0.5, 0.55 (and perhaps 0.6) of ten
     assert some["box_ap50"] == pytest.approx(100)
     assert some["box_ap75"] == 0
     assert 19 < some["box_ap"] < 31
     assert some["mask_ap"] == pytest.approx(100)
-    assert set(detecting.judged(found, ids, []).values()) == {0.0}
-    assert (
-        detecting.judged(found, ids[:1], [one for one in right if one["image_id"] == ids[0]])["box_ap"] > 99
-    )
+    assert set(judged(found, ids, []).values()) == {0.0}
+    assert judged(found, ids[:1], [one for one in right if one["image_id"] == ids[0]])["box_ap"] > 99
+
+
+def half_right(found):
+    """Some objects are missed, some boxes moved, some things seen that are not there; scores in steps."""
+    for number, one in enumerate(perfect(found)):
+        if number % 5 == 1:
+            continue
+        x, y, w, h = one["bbox"]
+        moved = [x + 4 * (number % 3), y, w, h]
+        yield {**one, "bbox": moved, "score": round(0.3 + 0.07 * (number % 7), 2)}
+        if number % 4 == 0:
+            yield {**one, "bbox": [200, 200, 20, 30], "score": 0.71 - 0.01 * number}
+
+
+def repeated(found, results, times):
+    """The annotations and results of a data set that holds each image so often."""
+    images, objects, again = [], [], []
+    for image, count in zip(found.images, times, strict=True):
+        for copy_ in range(count):
+            number = image["id"] + 1000 * copy_
+            images.append({**image, "id": number, "file_name": f"{copy_}-{image['file_name']}"})
+            objects += [{**o, "image_id": number} for o in found.objects.get(image["id"], ())]
+            again += [{**r, "image_id": number} for r in results if r["image_id"] == image["id"]]
+    objects = [{**o, "id": i + 1} for i, o in enumerate(objects)]
+    return replace(found, tree={**found.tree, "images": images, "annotations": objects}), images, again
+
+
+def test_an_interval_is_of_resamplings_as_cocos_own_code_would_judge_them(root):
+    found = instances(Data(name="coco:2017", path=str(root)), "eval")
+    ids, results = [image["id"] for image in found.images], list(half_right(found))
+    values = judged(found, ids, results, seed=1)
+    for name, value in values.items():
+        low, high = value.interval
+        assert low <= value <= high, name
+    assert values["box_ap"].interval != values["box_ap50"].interval
+    assert values["box_ap"].interval[1] - values["box_ap"].interval[0] > 1
+    for times in ([1] * 6, [2, 0, 1, 3, 0, 1], [0, 0, 0, 5, 1, 0]):
+        told, images, again = repeated(found, results, times)
+        theirs = coco_scores.evaluated(told, [image["id"] for image in images], again)
+        for kind, evaluation in coco_scores.evaluated(found, ids, results).items():
+            ours = [
+                coco_scores.precision(coco_scores.matches(evaluation), np.array(times), at)
+                for at in coco_scores.AT.values()
+            ]
+            assert ours == pytest.approx(theirs[kind].stats[:3], abs=1e-9)
 
 
 # -------------------------------------------------------------------- whole
@@ -259,9 +310,11 @@ def test_a_run_is_judged_by_a_detector(head, steps, root, tmp_path, monkeypatch,
     ]  # fmt: skip
     with caplog.at_level("INFO", "raysurl.evaluate.detecting"):
         command.main(given)
-    metrics = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    metrics = written["metrics"]
     names = {f"eval/{of}_{ap}" for of in ("box", "mask") for ap in ("ap", "ap50", "ap75")}
     assert {name for name in metrics if name.startswith("eval/")} == names
+    assert set(written["intervals"]) == names
     losses = [
         float(record.getMessage().rpartition(" ")[2]) for record in caplog.records if "loss" in record.msg
     ]
@@ -270,18 +323,30 @@ def test_a_run_is_judged_by_a_detector(head, steps, root, tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-def test_the_same_again_is_the_same(root):
+def test_the_same_again_is_the_same_and_so_is_one_that_died_and_went_on(root, tmp_path, monkeypatch):
     recipe = recipe_for(root, "eval.detection.steps=2", "eval.detection.sizes=[64]")
     samples = open_samples(recipe.data, "train", seed=0)
-    found = []
-    for _ in range(2):
+    monkeypatch.setattr(unfinished, "EVERY_S", 0.0)
+
+    def trained(folder):
         torch.rand(3)  # another state of the stream that all share
         model = detecting.train(
             encoder_of(recipe), recipe, LocalRuntime(torch.device("cpu")), open_source(samples, recipe.data),
-            detecting.shown_of(recipe, "train"),
+            detecting.shown_of(recipe, "train"), unfinished.Unfinished(folder),
         )  # fmt: skip
-        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    assert torch.equal(*found)
+        return torch.cat([p.detach().flatten() for p in model.state_dict().values()])
+
+    def dies(loss, done, settings):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    whole = trained(None)
+    with monkeypatch.context() as patch:
+        patch.setattr(detecting, "_look", dies)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path)
+    assert torch.load(next(tmp_path.iterdir()), weights_only=True)["done"] == 1
+    assert torch.equal(trained(tmp_path), whole)
 
 
 def _on_rank(rank, world, root):
@@ -293,7 +358,8 @@ def _on_rank(rank, world, root):
     shown = detecting.shown_of(recipe, "train")
     model = detecting.train(encoder_of(recipe), recipe, runtime, source, shown)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
-    return weights, detecting.tested(model, recipe, runtime, test)
+    found = detecting.tested(model, recipe, runtime, test)
+    return weights, {name: float(value) for name, value in found.items()}
 
 
 @pytest.mark.slow

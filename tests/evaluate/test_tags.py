@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 from sklearn.model_selection import cross_val_score
 from sklearn.svm import LinearSVC
 from voc_files import annotation, voc_files
@@ -188,6 +189,13 @@ def test_the_cost_is_the_best_of_three_folds(features):
     ]  # fmt: skip
     assert svm.best_cost(rows, truth, costs) == costs[int(np.argmax(judged))]
     assert svm.best_cost(rows[:3], np.array([1, -1, -1]), costs) == 1.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=1, max_size=12))
+def test_the_precision_by_which_costs_are_chosen_is_scikit_learns(pairs):
+    right, scores = (np.array(column) for column in zip(*pairs, strict=True))
+    expected = average_precision_score(right, scores) if right.any() else 0.0
+    assert svm.average_precision(right, scores / 3) == pytest.approx(expected)
 
 
 def test_in_fewer_rows_than_columns_the_machine_is_the_same():

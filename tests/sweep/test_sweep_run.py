@@ -121,6 +121,26 @@ def test_a_pruned_search_reaches_its_count(ray_session, tmp_path):
     assert "health/rankme, which needs no labels" in (tmp_path / "s" / "table.md").read_text()
 
 
+def test_a_trial_in_which_a_fault_is_found_is_pruned_and_the_table_names_it(ray_session, tmp_path):
+    """A learning rate that is far too high, beside one that is right."""
+    sick = {
+        **SPACE, "axes": {"train.optimizer.lr": [0.06, 50.0]}, "stop": {"after": 1.0},
+        "fixed": {**SPACE["fixed"], "train.epochs": 7, "log.on_finding": "prune", "checkpoint.every_steps": 0},
+    }  # fmt: skip
+    (tmp_path / "sick.yaml").write_text(yaml.safe_dump(sick))
+    where = tmp_path / "s"
+    sweep.main([f"space={tmp_path / 'sick.yaml'}", f"output={where}", "max_concurrent=1"])
+    found = {entry.labels: entry for entry in read_sweep(where).entries}
+    assert [entry.states for entry in found.values()] == [{"finished": 1}, {"pruned": 1}]
+    (pruned,) = found["50.0",].outcomes
+    assert pruned.epochs < 7
+    text = (where / "table.md").read_text()
+    assert "| 50.0 | pruned (1) |" in text
+    assert f"- Pruned: lr=50.0 seed 0. The first was found so: {pruned.reason.partition(': ')[2]}" in text
+    assert "steps too large: one step moved the weights by" in text
+    assert "steps too large" in (where / "report.html").read_text()
+
+
 def test_resources_that_no_node_can_give_are_an_error_not_a_hang(ray_session, space, tmp_path):
     with pytest.raises(
         InputError, match=r"needs 64 CPUs and 0 GPUs and no node has them: the largest .* has 2 CPUs"

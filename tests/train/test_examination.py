@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from raysurl import build, health, metrics, sampler
+from raysurl import build, health, method, metrics, sampler
 from raysurl.errors import UnhealthyError
 from raysurl.memory import Queue
 from raysurl.sweep.space import Stop
@@ -52,6 +52,22 @@ def test_a_healthy_run_is_measured_and_nothing_is_said(healthy):
     assert sum("health/update_share" in line for line in lines) == 5
     assert all(line["health/grad_norm"] > 0 for line in lines if "train/loss" in line)
     assert 0 < results["metrics"]["health/alignment"] < 2
+
+
+ALONE = [name for name in method.available() if contract.recipe_for(name).method.learns_from() == "no"]
+
+
+STEEPER = ("barlow", "simclr", "vicreg")  # whose loss is ten times as steep at the start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ALONE if name != "ressl"])
+def test_of_every_other_methods_healthy_run_nothing_is_said_either(name, tmp_path):
+    rate = 0.0005 if name in STEEPER else 0.005
+    recipe = recipe_for(name, train={"optimizer": {"lr": rate, "lr_batch": 0}})
+    results, found = examined(recipe, tmp_path / "run")
+    assert found == {}
+    assert 0.001 < results["signals"]["health/update_share"] < health.STEEP_UPDATE
 
 
 # -------------------------------------------------------------------- planted faults
