@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 PACKAGE = str(Path(__file__).parents[1] / "raysurl") + "/"
 CUDA = torch.device("cuda", 0)
@@ -115,7 +115,7 @@ def _wrap(x):
 
 def _operation(func, args, kwargs):
     name = func._schema.name.split("::")[1]
-    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
+    tensors = list(_tensors([*args, *kwargs.values()]))
     ours = [x for x in tensors if isinstance(x, Cuda)]
     plain = [x for x in tensors if not isinstance(x, Cuda)]
     if name in ("copy_", "_copy_from"):
@@ -135,7 +135,21 @@ def _operation(func, args, kwargs):
         out = func(*args, **kwargs)
     if name == "_local_scalar_dense":
         return out
-    return tree_map(lambda x: Tensor._make_subclass(Cuda, x) if type(x) is Tensor else x, out)
+    # most operations give one tensor
+    return _on_cuda(out) if isinstance(out, Tensor) else tree_map(_on_cuda, out)
+
+
+def _on_cuda(x):
+    return Tensor._make_subclass(Cuda, x) if type(x) is Tensor else x
+
+
+def _tensors(values):
+    """Those among arguments of an operation, and in their lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _indexed(name, args):
