@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raysurl.hierarchy.forest import compiled
+from raysurl.hierarchy.selection import ranked
 
 Array = np.ndarray[Any, Any]
 
@@ -61,7 +62,7 @@ def _keep(
 @compiled
 def _shrink(value: Array, index: Array, held: int, k: int) -> float:
     """Leave the k best of `held` candidates in the order in which they came; returns the least of them."""
-    least = _at(value[:held].copy(), held - k)
+    least = ranked(value[:held].copy(), held - k)
     room = k  # for candidates equal to the least
     for at in range(held):
         if value[at] > least:
@@ -74,31 +75,6 @@ def _shrink(value: Array, index: Array, held: int, k: int) -> float:
             value[to], index[to] = value[at], index[at]
             to += 1
     return least
-
-
-@compiled
-def _at(values: Array, wanted: int) -> float:
-    """The value that would stand at `wanted` if `values`, which are moved about, were sorted (Hoare's quickselect)."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        pivot = values[(low + high) // 2]
-        left, right = low, high
-        while left <= right:
-            while values[left] < pivot:
-                left += 1
-            while values[right] > pivot:
-                right -= 1
-            if left <= right:
-                values[left], values[right] = values[right], values[left]
-                left += 1
-                right -= 1
-        if wanted <= right:
-            high = right
-        elif wanted >= left:
-            low = left
-        else:
-            break
-    return values[wanted]
 
 
 @compiled

@@ -29,6 +29,7 @@ from raysurl.errors import InputError, RunError
 from raysurl.evaluate.coco_scores import judged
 from raysurl.evaluate.unfinished import Unfinished
 from raysurl.nets.drawing import drawn_from
+from raysurl.nets.eager import SGD
 from raysurl.recipe import Recipe
 from raysurl.recipe.detections import Detection
 from raysurl.runtime import Runtime
@@ -213,7 +214,7 @@ def optimizer_of(model: nn.Module, settings: Detection) -> torch.optim.Optimizer
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+    return SGD(groups, lr=settings.lr, momentum=settings.momentum)
 
 
 def factor_of(settings: Detection, step: int) -> float:

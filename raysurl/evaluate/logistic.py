@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raysurl.nets.optimizers import LBFGS
+from raysurl.nets.eager import LBFGS
 
 ITERATIONS = 200
 BLOCK = 2**24  # values of features read together: 64 MiB

@@ -27,6 +27,7 @@ from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.scores import top1
 from raysurl.evaluate.unfinished import Unfinished
 from raysurl.nets import dropping, timm_models
+from raysurl.nets.eager import SGD, Adam, AdamW
 from raysurl.nets.encoders import TwoTrunk
 from raysurl.recipe import Recipe
 from raysurl.recipe.tunings import Tuning
@@ -214,10 +215,8 @@ def optimizer_of(model: Classifier, tuning: Tuning, lr: float, times: float) -> 
     groups.append({"params": list(model.fc.parameters()), "own": lr * times})
     decay = tuning.weight_decay
     if tuning.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=tuning.momentum, nesterov=tuning.nesterov, weight_decay=decay
-        )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[tuning.optimizer]
+        return SGD(groups, lr=lr, momentum=tuning.momentum, nesterov=tuning.nesterov, weight_decay=decay)
+    kind = {"adam": Adam, "adamw": AdamW}[tuning.optimizer]
     return kind(groups, lr=lr, weight_decay=decay)
 
 

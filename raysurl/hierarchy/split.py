@@ -24,6 +24,7 @@ from raysurl.hierarchy.forest import (
     move,
     read_all,
 )
+from raysurl.hierarchy.selection import ranked
 
 QUANTILE = 0.2
 UNITS_PER_PROTOTYPE = 8  # a cluster of u units is cut into u / 8 pieces, at least two
@@ -123,35 +124,6 @@ def _unit_rows(rows: Rows) -> Rows:
 
 
 @compiled
-def _ranked(values: Rows, rank: int) -> float:
-    """The value (n,) that stands at `rank` of the sorted ones (Hoare's selection, which reorders them).
-
-    What np.partition finds, which takes numba three seconds to compile.
-    """
-    low, high = 0, len(values) - 1
-    while low < high:
-        a, b, c = values[low], values[(low + high) // 2], values[high]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if rank <= j:
-            high = j
-        elif rank >= i:
-            low = i
-        else:
-            break
-    return values[rank]
-
-
-@compiled
 def _peaks(rows: Rows, weight: Ids, number: int) -> NDArray[np.int64]:
     """Positions of the prototypes: the densest unit, then the largest density × distance to a denser one."""
     n = len(rows)
@@ -163,7 +135,7 @@ def _peaks(rows: Rows, weight: Ids, number: int) -> NDArray[np.int64]:
             pairs[k] = distance[i, j]
             k += 1
     at = int(QUANTILE * (len(pairs) - 1))
-    cut = max(_ranked(pairs, at), np.float32(1e-6))
+    cut = max(ranked(pairs, at), np.float32(1e-6))
     density = np.zeros(n, np.float32)
     for i in range(n):
         for j in range(n):

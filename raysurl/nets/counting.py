@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from raysurl.nets.eager import Mode
 
 
 def flops(net: nn.Module, x: Tensor) -> int:
@@ -23,17 +24,13 @@ def flops(net: nn.Module, x: Tensor) -> int:
     return counter.total
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(Mode):
     """Adds up what torch's table of formulas says of each operation.
 
-    Torch's FlopCounterMode does the same by module, and imports torch's compiler: 1.3 s of every process.
+    Torch's FlopCounterMode does the same by module, and loads torch's compiler.
     """
 
     total = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from torch.utils.flop_counter import flop_registry

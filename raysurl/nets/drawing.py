@@ -9,16 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from raysurl.nets.eager import Mode
 
 
-class drawn_from(TorchDispatchMode):  # noqa: N801 a context manager, named as what it says
+class drawn_from(Mode):  # noqa: N801 a context manager, named as what it says
     """`with drawn_from(generator): nn.Linear(3, 4)`; the numbers are those after `torch.manual_seed` with its seed."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # nothing within is compiled; torch would import its compiler to keep it away, 1.3 s of every process
-        return False
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

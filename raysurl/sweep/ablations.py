@@ -170,17 +170,30 @@ def counts(found: Sequence[Card]) -> dict[str, int]:
     return {kind: kinds[kind] for kind in KINDS}
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of the papers' tables: how many there are and were run, with how many trials, and what those took."""
+
+    tables: int
+    ran: int
+    trials: int
+    seconds: float
+
+
+def cost(found: Sequence[Card]) -> Cost:
+    of_papers = [card for card in found if card.of_paper]
+    ran = [card for card in of_papers if card.ran]
+    trials, seconds = sum(len(card.sweep.ended) for card in ran), sum(card.sweep.seconds for card in ran)
+    return Cost(len({card.name for card in of_papers}), len({card.name for card in ran}), trials, seconds)
+
+
 def total(found: Sequence[Card]) -> str:
     """Claims by verdict, tables that were run, and what all of that took."""
-    claims = counts(found)
-    ran = [card for card in found if card.ran and card.of_paper]
-    names = {card.name for card in found if card.of_paper}
-    trials = sum(len(card.sweep.ended) for card in ran)
-    took = tables.hours(sum(card.sweep.seconds for card in ran))
+    claims, took = counts(found), cost(found)
     said = ", ".join(f"{number} {KINDS[kind]}" for kind, number in claims.items())
     return (
-        f"Of {sum(claims.values())} claims: {said}. {len({c.name for c in ran})} of {len(names)} tables were run:"
-        f" {trials} trials, {took} of training and evaluation."
+        f"Of {sum(claims.values())} claims: {said}. {took.ran} of {took.tables} tables were run:"
+        f" {took.trials} trials, {tables.hours(took.seconds)} of training and evaluation."
     )
 
 

@@ -9,7 +9,7 @@ from html import escape
 from raysurl.report import page
 from raysurl.report.charts import number
 from raysurl.sweep import tables
-from raysurl.sweep.ablations import KINDS, OTHERS, Card, Said, counts, grouped
+from raysurl.sweep.ablations import KINDS, OTHERS, Card, Said, cost, counts, grouped
 from raysurl.sweep.plots import as_in_the_paper
 from raysurl.sweep.report import STYLE, table
 from raysurl.sweep.results import Sweep
@@ -70,12 +70,11 @@ def _note(group: str) -> str:
 
 
 def tiles(found: Sequence[Card]) -> str:
-    ran = [card for card in found if card.ran and card.of_paper]
+    took = cost(found)
     shown = {f"claims {KINDS[kind]}": number(count) for kind, count in counts(found).items()}
-    tables_all = {card.name for card in found if card.of_paper}
-    shown["tables of papers run"] = f"{len({card.name for card in ran})} of {len(tables_all)}"
-    shown["trials"] = number(sum(len(card.sweep.ended) for card in ran))
-    shown["training and evaluation"] = tables.hours(sum(card.sweep.seconds for card in ran))
+    shown["tables of papers run"] = f"{took.ran} of {took.tables}"
+    shown["trials"] = number(took.trials)
+    shown["training and evaluation"] = tables.hours(took.seconds)
     hours = sum({card.name: card.full.total for card in found if card.full and card.waits}.values())
     if hours:
         shown["GPU hours that wait (estimate)"] = f"{hours:,.0f}"

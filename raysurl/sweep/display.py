@@ -11,9 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from raysurl.sweep.cells import Trial
 from raysurl.sweep.space import Space
-from raysurl.sweep.trial import Outcome
-
-EARLY = ("collapsed", "diverged", "pruned", "failed")
+from raysurl.sweep.trial import EARLY, Outcome
 
 
 @dataclass

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from raysurl.errors import InputError
 from raysurl.sweep import directory as sweep_directory
@@ -21,13 +21,10 @@ from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.plan import SweepRequest, with_objective
 from raysurl.sweep.results import CellResult, Made, Sweep, read_sweep
 from raysurl.sweep.space import SPACES, Space, at_scale, read_space
-from raysurl.sweep.trial import Outcome
+from raysurl.sweep.trial import EARLY, Outcome
 
 Row = Mapping[str, str]
 NEEDED = ("mean", "std", "seeds", "seconds")
-ENDED: tuple[Literal["collapsed", "diverged", "pruned", "failed"], ...] = (
-    "collapsed", "diverged", "pruned", "failed"
-)  # fmt: skip
 LARGEST = 2**24  # bytes of a file
 
 
@@ -139,7 +136,7 @@ def _rows(path: Path, axes: list[str]) -> list[tuple[tuple[str, ...], Row]]:
 def _cell(path: Path, space: Space, labels: tuple[str, ...], row: Row) -> CellResult:
     """The cell of a line; its outcomes share its seconds."""
     where, metric = f"{path}, {', '.join(labels)}", row.get("metric") or space.metric_of(labels)
-    seeds, ended = _count(where, row, "seeds"), [(s, _count(where, row, s)) for s in ENDED]
+    seeds, ended = _count(where, row, "seeds"), [(s, _count(where, row, s)) for s in EARLY]
     seconds = _number(where, row, "seconds") or 0.0
     each, epoch = seconds / max(seeds + sum(n for _, n in ended), 1), _number(where, row, "epoch_s")
     values = [_as_number(where, "values", text) for text in row.get("values", "").split()]

@@ -9,10 +9,11 @@ from raysurl.evaluate import prefixed
 from raysurl.sweep.paper import paper_seconds
 from raysurl.sweep.results import CellResult, Made, Sweep, left_out, rows
 from raysurl.sweep.space import INACTIVE
+from raysurl.sweep.trial import EARLY
 
 # of a table as CSV, after the axes
 COLUMNS = (
-    *("mean", "std", "low", "high", "seeds", "paper", "collapsed", "diverged", "pruned", "failed", "seconds"),
+    *("mean", "std", "low", "high", "seeds", "paper", *EARLY, "seconds"),
     *("epoch_s", "not_run", "values", "metric", "scale", "of_seeds", "commit", "hardware", "threads"),
 )
 BASELINES = {"untrained": "untrained", "raw pixels": "pixels"}
@@ -214,7 +215,7 @@ def to_csv(sweep: Sweep) -> str:
         low, high = e.interval or (None, None)
         numbers = {"mean": e.mean, "std": e.std, "low": low, "high": high}
         row = {name: "" if value is None else f"{value:.6g}" for name, value in numbers.items()}
-        row |= {state: str(e.states[state]) for state in ("collapsed", "diverged", "pruned", "failed")}
+        row |= {state: str(e.states[state]) for state in EARLY}
         row |= {"seeds": str(len(e.values)), "paper": "" if e.paper is None else f"{e.paper:g}"}
         row |= {"seconds": f"{e.seconds:.2f}", "epoch_s": "" if e.epoch_s is None else f"{e.epoch_s:.4g}"}
         row |= {"not_run": e.why, "values": " ".join(f"{v:.10g}" for v in e.values), "metric": e.metric}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import TypeAdapter
@@ -28,7 +28,9 @@ from raysurl.sweep.space import Stop
 from raysurl.train import run_directory, trainer
 from raysurl.train.lock import following
 
-State = Literal["finished", "collapsed", "diverged", "pruned", "failed"]
+Early = Literal["collapsed", "diverged", "pruned", "failed"]
+State = Literal["finished"] | Early
+EARLY: tuple[Early, ...] = get_args(Early)
 FINAL = ("finished", "collapsed", "diverged", "pruned")  # a failed trial is tried again by the next start
 OUTCOME = "trial.json"
 RISING = 1.05  # a spread that grew by more while it was found collapsed recovers by itself

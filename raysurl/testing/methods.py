@@ -18,6 +18,7 @@ from raysurl.data.names import open_samples
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.method import Method, Output
+from raysurl.nets.eager import SGD
 from raysurl.nets.ema import MomentumTeacher
 from raysurl.recipe import Recipe
 from raysurl.testing.runs import check_memory, check_ranks, check_repeats_and_resumes, check_seeds
@@ -192,7 +193,7 @@ def check_learns(recipe: Recipe) -> None:
         batch, progress = first_batch(run), dataclasses.replace(run.progress, step=5)
         snapshot = {k: v.clone() for k, v in run.memory.snapshot(slice(None)).items()} if run.memory else {}
         trained = [p for p in run.method.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=0.02, momentum=0.9)
+        optimizer = SGD(trained, lr=0.02, momentum=0.9)
         losses = []
         for _ in range(20):
             loss = run.model(batch, snapshot, progress).loss

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from raysurl import recipe as recipes
 from raysurl.method import Progress
 from raysurl.nets import timm_models
-from raysurl.nets.optimizers import SGD, Adam, AdamW, eager
+from raysurl.nets.eager import SGD, Adam, AdamW, eager
 
 
 @eager

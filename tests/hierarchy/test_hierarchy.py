@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from raysurl.errors import InputError
 from raysurl.hierarchy import Hierarchy
 from raysurl.hierarchy.dbscan import nested_labels
-from raysurl.hierarchy.split import _ranked
+from raysurl.hierarchy.selection import ranked
 from raysurl.neighbours import knn_graph
 
 D = 6
@@ -38,7 +38,7 @@ def begun(number=24, *, seed=0, levels=3, **options):
 @given(st.lists(st.floats(0, 2, width=32), min_size=1, max_size=60), st.floats(0, 1))
 def test_a_ranked_value_is_that_of_the_sorted_ones(values, quantile):
     rank = int(quantile * (len(values) - 1))
-    assert _ranked(np.array(values, np.float32), rank) == np.float32(sorted(values)[rank])
+    assert ranked(np.array(values, np.float32), rank) == np.float32(sorted(values)[rank])
 
 
 batches = st.lists(

@@ -9,7 +9,7 @@ from places import ROOT
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raysurl.nets import optimizers
+from raysurl.nets import eager
 from raysurl.nets.counting import flops
 from raysurl.nets.encoders import build_encoder
 
@@ -48,7 +48,7 @@ def stepped(kind, settings, start):
 @pytest.mark.parametrize("name", KINDS)
 def test_steps_are_those_of_torch(name):
     start = torch.linspace(-1, 1, 6).view(2, 3)
-    ours, theirs = (stepped(getattr(m, name), KINDS[name], start) for m in (optimizers, torch.optim))
+    ours, theirs = (stepped(getattr(m, name), KINDS[name], start) for m in (eager, torch.optim))
     assert not torch.equal(ours, start)
     assert torch.equal(ours, theirs)
 
@@ -67,7 +67,7 @@ def test_operations_are_those_that_torch_counts(name):
 ALL = """
 import sys
 import torch
-from raysurl.nets import optimizers
+from raysurl.nets import eager
 from raysurl.nets.counting import flops
 from raysurl.nets.drawing import drawn_from
 from raysurl.train.optim import LARS
@@ -76,7 +76,7 @@ with drawn_from(torch.Generator()):
 flops(net, torch.ones(2, 3))
 net(torch.ones(2, 3)).sum().backward()
 lars = LARS(net.parameters(), lr=.1, momentum=.9, weight_decay=0., trust=.001)
-for made in (optimizers.SGD(net.parameters()), optimizers.Adam(net.parameters()), lars):
+for made in (eager.SGD(net.parameters()), eager.Adam(net.parameters()), lars):
     made.step()
     made.load_state_dict(made.state_dict())
     made.zero_grad(set_to_none=False)
