@@ -36,11 +36,11 @@ IMAGENET = ("encoder.small_stem=false", "encoder.name=resnet50", "views.size=224
 
 
 def main(arguments: list[str]) -> None:
-    """`gpu [seconds=200] [out=gpu.json] [only=TEXT] [tiny=false]`; rows are in order of worth until time is up."""
+    """`gpu [seconds=200] [out=gpu.json] [only=TEXT,…] [tiny=false]`; rows are in order of worth until time is up."""
     given = dict(yaml_argument(a) for a in arguments)
     device = default_device()
     seconds, out = float(given.get("seconds", 200)), Path(str(given.get("out", "gpu.json")))
-    tiny, only = bool(given.get("tiny", device.type != "cuda")), str(given.get("only", ""))
+    tiny, only = bool(given.get("tiny", device.type != "cuda")), str(given.get("only", "")).split(",")
     began, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(device, tiny, Path(folder))
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
             if time.monotonic() - began > seconds:
                 print(f"{seconds:.0f} s are up before: {name}", flush=True)
                 break
-            if only not in name:
+            if not any(text in name for text in only):
                 continue
             row = {"row": name, **_measured(measure, bench)}
             rows.append(row)
