@@ -3,16 +3,20 @@
 `apply` (raysurl.views.augment) picks the samples that an operation touches, which on a CPU saves the work and on a GPU
 costs a launch each time and shapes that change, so that nothing can be recorded. Here all parameters of a sample are a
 row of numbers, made on the host; all views' rows travel in one copy; and the device does the same few operations each
-step. The result is that of `apply` to rounding.
+step. The result is that of `apply` to rounding. On a GPU crops and blurs are products in TF32, whose weights of 11 bits
+change a pixel by less than half a grey level of 255, as rounding an image to bytes does.
 
 Letters: b images, C channels, H, W source pixels, S pixels of the view, P numbers in a row. Planes are (3, b, S, S).
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import math
-from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property, lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -75,6 +79,12 @@ class FixedView:
             "solarize": int(p.solarize_p > 0),
         }
         return {name: width for name, width in found.items() if width}
+
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        """Where these numbers begin in a row."""
+        ends = accumulate(self.widths.values())
+        return {name: end - width for (name, width), end in zip(self.widths.items(), ends, strict=True)}
 
     # ---------------------------------------------------------------- on the host
 
@@ -148,13 +158,10 @@ class FixedView:
     @torch.no_grad()
     def __call__(self, images: Tensor, rows: Tensor, out: Tensor) -> Tensor:
         """Write the view (b, 3, S, S) of images (b, C, H, W) uint8 with parameters (b, P) into `out`."""
-        with torch.autocast(images.device.type, enabled=False):  # pixels are not to be rounded to bf16
+        # pixels are not to be rounded to bf16
+        with torch.autocast(images.device.type, enabled=False), _products_in_tf32():
             part = dict(zip(self.widths, rows.split(list(self.widths.values()), dim=1), strict=True))
-            planes = self._pixels(images, part)
-            if "blend" in part or "hue" in part:
-                planes = self._jitter(planes, part)
-            if "gray" in part:
-                planes = torch.lerp(planes, _luma(planes), part["gray"][:, :, None])
+            planes = self._coloured(self._pixels(images, part), rows, part)
             if "blur" in part:
                 planes = self._blur(planes, part["blur"])
             if "solarize" in part:  # min(x, 1 − x), and min(x, x) for the others
@@ -193,6 +200,17 @@ class FixedView:
         weight.mul_((pixel > low) & (pixel < high))
         return weight.div_(weight.sum(3, keepdim=True))
 
+    def _coloured(self, planes: Tensor, rows: Tensor, part: dict[str, Tensor]) -> Tensor:
+        """Jitter and grey: by two kernels where a GPU is, else an operation at a time."""
+        asked = part.keys() & {"blend", "hue", "gray"}
+        if asked and planes.is_cuda and (colours := _kernels()):
+            return colours(planes, rows, self.starts, self.slots, len(self.blends))
+        if "blend" in part or "hue" in part:
+            planes = self._jitter(planes, part)
+        if "gray" in part:
+            planes = torch.lerp(planes, _luma(planes), part["gray"][:, :, None])
+        return planes
+
     def _jitter(self, planes: Tensor, part: dict[str, Tensor]) -> Tensor:
         blends = part["blend"].unflatten(1, (self.slots, 3)) if "blend" in part else planes.new_empty(1, 0, 3)
         for slot in range(self.slots + 1):
@@ -210,6 +228,26 @@ class FixedView:
         taps = _reflected(self.size, self.radius, planes.device)
         matrix = (weights @ taps.flatten(1)).view(-1, self.size, self.size)
         return matrix @ planes @ matrix.transpose(1, 2)
+
+
+@cache
+def _kernels() -> Callable[..., Tensor] | None:
+    """`raysurl.views.fused.colours`, where a GPU and Triton are at hand, as with torch's own wheels they are."""
+    if not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
+        return None
+    from raysurl.views import fused
+
+    return fused.colours
+
+
+@contextlib.contextmanager
+def _products_in_tf32() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _luma(planes: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ def test_views_are_those_of_a_cpu(policy, tmp_path):
             (((loaded,), _),) = run.loader.steps(step, step + 1)
             batches.append(run.loader.to_batch(loaded))
         assert torch.equal(batches[0].index, batches[1].index.cpu())
-        close = torch.isclose(batches[0].views["view_1"], batches[1].views["view_1"].cpu(), rtol=0, atol=1e-3)
+        # half a grey level of 255, divided by a deviation: weights and pixels of a GPU's products are in TF32
+        close = torch.isclose(batches[0].views["view_1"], batches[1].views["view_1"].cpu(), rtol=0, atol=1e-2)
         assert close.float().mean() > (0.98 if "strong" in policy else 0.9999)  # RandAugment rounds to levels
 
 
@@ -106,6 +107,7 @@ def test_knn_and_probes_are_those_of_a_cpu():
 @pytest.mark.parametrize("there", [CPU, CUDA], ids=lambda d: f"on_{d.type}")
 @pytest.mark.parametrize("here", [CPU, CUDA], ids=lambda d: f"from_{d.type}")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.usefixtures("repeatable")  # in TF32 six steps end 4 % away
 def test_a_run_goes_on_from_a_checkpoint_of_any_device(optimizer, here, there, tmp_path):
     settings = {"name": optimizer, "lr": 0.02 if optimizer == "sgd" else 0.001, "lr_batch": 0}
     recipe = recipe_for("ressl", optimizer=settings)
