@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import contract
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
 
-from raysurl import cli
+from raysurl import cli, method
 from raysurl.commands import embed, evaluate, report
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
@@ -34,7 +35,12 @@ def run_dir(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_evaluate_of_a_run_repeats_its_final_metrics(run_dir, capsys):
+@pytest.mark.parametrize("name", method.available())
+def test_evaluate_of_a_run_of_any_method_repeats_its_final_metrics(name, tmp_path, capsys):
+    # Super-AND's headline is of its embedding against what its memory holds
+    features = {"superand": "memory", "genurl": "embedding"}.get(name, "backbone")
+    judging = {"protocols": ["knn", "linear", "rankme"], "features": features, "linear_epochs": 2}
+    run_dir = pretrain(contract.recipe_for(name, eval=judging, runtime="local", output=str(tmp_path / "run")))
     evaluate.main([f"run={run_dir}"])
     again = json.loads((run_dir / "evaluation.json").read_text())["metrics"]
     first = json.loads((run_dir / "results.json").read_text())["metrics"]
