@@ -26,6 +26,8 @@ def main(arguments: Sequence[str]) -> None:
             "name the table first: reproduce.py NAME, a file of search_spaces/, for example ressl_table2"
         )
     asked = sweep.read_arguments([f"space={arguments[0]}", *arguments[1:]])
+    if asked.request.pilot:
+        raise InputError(f"pilot=true is of a sweep: sweep.py space={arguments[0]} pilot=true")
     if not asked.request.space.paper:
         raise InputError(f"space {arguments[0]} has no numbers of a paper to compare with; run it as a sweep")
     from raysurl.sweep.plan import make_plan

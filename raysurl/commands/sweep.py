@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from raysurl import stopping
 from raysurl.errors import InputError
 from raysurl.paths import default_place, given_path, place
@@ -15,13 +17,18 @@ from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
 from raysurl.sweep.space import Space, labels_of, read_space
 
 if TYPE_CHECKING:
-    from raysurl.sweep.plan import SweepRequest
+    from raysurl.sweep.plan import SweepPlan, SweepRequest
 
 SETTINGS = {
     "space": ("text", "", "a file of search_spaces/, or a YAML file"),
     "scale": ("cpu | full", "cpu", "the small version that the space describes, or the paper's size"),
     "output": ("DIR", "sweeps/SPACE-SCALE", "the sweep directory; the same command goes on there"),
     "print": ("true | false", "false", "list the trials and start nothing, as --print does"),
+    "pilot": (
+        "true | false",
+        "false",
+        "the paper's extreme cells alone: can they be told apart at this scale?",
+    ),
     "max_concurrent": ("whole number ≥ 1", "none", "trials at once; none: as many as fit"),
     "cpus": ("number ≥ 0", "none", "CPUs of each trial; none: scale.threads"),
     "gpus": ("number ≥ 0", "none", "GPUs of each trial; none: one where there is any"),
@@ -63,6 +70,21 @@ def main(arguments: Sequence[str]) -> None:
     run(plan, asked.output, again, resources=asked.share, max_hours=asked.max_hours)
     print(write_report(asked.output))
     check_any_finished(plan, asked.output)
+    if asked.request.pilot:
+        _show_pilot(plan, asked.output)
+
+
+def _show_pilot(plan: SweepPlan, directory: Path) -> None:
+    """What the extreme cells say of the small version, and as it is kept in the space."""
+    from raysurl.sweep.paper import paper_numbers
+    from raysurl.sweep.pilot import extremes, measured
+    from raysurl.sweep.results import read_sweep
+
+    space = plan.space
+    found = measured(read_sweep(directory), extremes(space, paper_numbers(plan.request.space), plan.ids))
+    print(found.sentence)
+    print("in the space, under cpu:")
+    print(yaml.safe_dump({"pilot": found.model_dump()}, sort_keys=False, allow_unicode=True), end="")
 
 
 def _again(arguments: Sequence[str], output: Path) -> list[str]:
@@ -83,6 +105,10 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         raise InputError("name the space: space=NAME of search_spaces/ or a YAML file")
     space = read_space(mine["space"])
     scale = mine.get("scale", "cpu" if space.cpu else "full")
+    if _truth(mine, "pilot") and not (space.search == "grid" and space.paper):
+        raise InputError(
+            f"pilot=true compares cells by the numbers of a paper, and space {space.name} has none"
+        )
     if space.search == "grid" and "trials" in mine:
         raise InputError(
             f"trials= is for an open search, and space {space.name} is a grid; use only.AXIS= or seeds="
@@ -95,6 +121,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         seeds=_seeds(mine.get("seeds")),
         trials=_number(mine, "trials", int),
         max_trials=_number(mine, "max_trials", int),
+        pilot=_truth(mine, "pilot"),
         only={axis: _labels(space, axis, v) for axis, v in only.items()},
         overrides=given,
         data_root=str(given_path("data_root", mine["data_root"])) if "data_root" in mine else None,
@@ -105,7 +132,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         output=place("output", mine["output"])
         if mine.get("output")
         else default_place("sweeps") / f"{space.name}-{scale}",
-        print_only="--print" in arguments or mine.get("print", "false").lower() in ("true", "1", "yes"),
+        print_only="--print" in arguments or _truth(mine, "print"),
         share={
             "cpus": _number(mine, "cpus", float),
             "gpus": _number(mine, "gpus", float),
@@ -113,6 +140,13 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         },
         max_hours=_number(mine, "max_hours", float) or small,
     )
+
+
+def _truth(mine: dict[str, str], key: str) -> bool:
+    value = mine.get(key, "false").lower()
+    if value not in ("true", "1", "yes", "false", "0", "no"):
+        raise InputError(f"{key}={mine[key]} must be true or false")
+    return value in ("true", "1", "yes")
 
 
 def _check_rest(given: dict[str, str]) -> None:

@@ -88,7 +88,8 @@ class Card:
         found = ["Not run."]
         found += ["The paper's numbers were read off a plot, which prints none."] * space.read_from_figure
         found += [f"The paper says: {space.says}."] if space.says else []
-        return [*found, *([f"The small version: {small.stands_in}."] if small and small.stands_in else [])]
+        found += [f"The small version: {small.stands_in}."] if small and small.stands_in else []
+        return [*found, *([small.pilot.sentence] if small and small.pilot else [])]
 
     @property
     def commands(self) -> list[str]:

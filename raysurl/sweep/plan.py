@@ -19,6 +19,7 @@ from raysurl.sweep import cells as cells_
 from raysurl.sweep.cells import Cell, MissingDataError, Trial
 from raysurl.sweep.listing import listed_recipe
 from raysurl.sweep.paper import paper_numbers, paper_seconds
+from raysurl.sweep.pilot import extremes
 from raysurl.sweep.space import SECONDS, Space, at_scale, labels_of
 
 Splits = tuple[Samples, Samples | None]
@@ -38,6 +39,7 @@ class SweepRequest:
     trials: int | None = None
     max_trials: int | None = None
     only: Mapping[str, tuple[str, ...]] | None = None
+    pilot: bool = False  # the paper's extreme cells alone
     overrides: Mapping[str, str] | None = None  # as they were typed
     data_root: str | None = None
 
@@ -91,6 +93,9 @@ def make_plan(request: SweepRequest, *, listed: bool = False) -> SweepPlan:
     cells_.check_size(space, only, missing)
     wanted = (cell for cell in cells_.cells(space) if cells_.chosen(cell, only))
     not_run, runnable = _apart(wanted, missing, request.scale)
+    if request.pilot:
+        ends = extremes(space, paper_numbers(request.space), [cell.key for cell in runnable])
+        not_run, runnable = {}, [cell for cell in runnable if cell.key in ends]
     trials: dict[str, Trial] = {}
     ids: dict[tuple[str, ...], tuple[str, ...]] = {}
     refused = []

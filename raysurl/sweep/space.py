@@ -17,6 +17,7 @@ from raysurl.recipe import Recipe, read_mapping
 from raysurl.recipe.files import with_base
 from raysurl.recipe.schema import Section, nearest, sentence
 from raysurl.sweep.claims import Claim
+from raysurl.sweep.pilot import Pilot
 
 SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
@@ -90,6 +91,7 @@ class Small(Section):
     fixed: dict[str, Any] = Field({})
     axes: dict[str, dict[str, Any]] = Field({})
     stands_in: str = ""  # which data stand in for the paper's, and what else differs
+    pilot: Pilot | None = None  # what `sweep.py space=… pilot=true` found of its extreme cells
     seeds: tuple[int, ...] | None = None
     trials: int | None = Field(None, ge=1)
     prune: Prune | None = (

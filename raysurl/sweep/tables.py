@@ -112,6 +112,7 @@ def facts(sweep: Sweep) -> list[str]:
         found.append(
             f"A small version, whose numbers are no reproduction: {sweep.stands_in or 'no stand-ins'}."
         )
+        found += [sweep.space.cpu.pilot.sentence] if sweep.space.cpu and sweep.space.cpu.pilot else []
     if sweep.space.read_from_figure:
         found.append("The paper's numbers were read off a plot, which prints none.")
     if sweep.space.says:

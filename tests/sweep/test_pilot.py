@@ -1,0 +1,108 @@
+"""A pilot: which cells it runs, and what they say of a small version."""
+
+import pytest
+from scipy import stats
+
+pytest.importorskip("optuna")
+
+from raysurl.commands import sweep as command
+from raysurl.errors import InputError, RunError
+from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep import tables
+from raysurl.sweep.paper import paper_numbers
+from raysurl.sweep.pilot import SIGNAL, Pilot, extremes, measured
+from raysurl.sweep.plan import SweepRequest, make_plan
+from raysurl.sweep.results import read_sweep
+from raysurl.sweep.space import space_from
+from raysurl.sweep.trial import Outcome, write_outcome
+
+SPACE = {
+    "name": "small",
+    "title": "A small table",
+    "recipe": "ressl/digits",
+    "axes": {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.08]},
+    "seeds": [0, 1, 2],
+    "objectives": {"eval/knn_top1": "max"},
+    "paper": {0.1: [90.0, 89.0], 0.2: [88.0, 10.0]},
+}
+HIGH, LOW = ("0.1", "0.03"), ("0.2", "0.08")
+
+
+def found_in(where, value_of, **changes):
+    """The pilot of a space whose trials came out as `value_of(high, seed)`: points, or None for a collapse."""
+    plan = make_plan(SweepRequest(space_from(SPACE | changes), "full", pilot=True))
+    with sweep_directory.claim(where, plan):
+        for trial in plan.trials:
+            sweep_directory.remember(where, trial)
+            points = value_of(trial.cell.key == HIGH, trial.seed)
+            ending = ("collapsed", "", {}) if points is None else ("finished", "", {"eval/knn_top1": points})
+            write_outcome(sweep_directory.trial_directory(where, trial), Outcome(*ending, 90.0))
+    return measured(read_sweep(where), extremes(plan.space, paper_numbers(plan.request.space), plan.ids))
+
+
+def test_its_trials_are_those_of_the_papers_extreme_cells_and_are_the_sweeps_own():
+    space = space_from(SPACE)
+    pilot, whole = (make_plan(SweepRequest(space, "full", pilot=pilot)) for pilot in (True, False))
+    assert set(pilot.ids) == {HIGH, LOW}
+    assert {t.id for t in pilot.trials} == {i for key in (HIGH, LOW) for i in whole.ids[key]}
+
+
+def test_cells_are_of_one_group_the_widest_and_of_those_that_are_run():
+    axes = {"dataset": {"grid": {"near": {}, "far": {}}}, "method.tau_student": [0.1, 0.2, 0.3]}
+    paper = {"near": [80.0, 81.0, 82.0], "far": [20.0, 60.0, 50.0]}
+    space = space_from(SPACE | {"axes": axes, "paper": paper})
+    every = [(d, s) for d in ("near", "far") for s in ("0.1", "0.2", "0.3")]
+    assert extremes(space, paper_numbers(space), every) == [("far", "0.2"), ("far", "0.1")]
+    assert extremes(space, paper_numbers(space), every[:3]) == [("near", "0.3"), ("near", "0.1")]
+    lower = space.model_copy(update={"objectives": {"eval/knn_top1": "min"}})
+    assert extremes(lower, paper_numbers(space), every[:3]) == [("near", "0.1"), ("near", "0.3")]
+    with pytest.raises(InputError, match="no two cells here with different numbers"):
+        extremes(space, paper_numbers(space), every[:1])
+
+
+def test_the_smallest_effect_is_where_a_t_test_begins_to_tell(tmp_path):
+    noise = (-0.5, 0.1, 0.4)
+    found = found_in(tmp_path / "sweep", lambda high, seed: (70.0 if high else 60.0) + noise[seed])
+    assert (found.spread, found.seeds, found.minutes) == (pytest.approx(10.0), 3, 1.5)
+    assert found.noise == pytest.approx(stats.tstd(noise))
+    at_the_edge = [v + found.smallest for v in noise]
+    assert stats.ttest_ind(noise, at_the_edge).pvalue == pytest.approx(0.05)
+    assert found.shows
+    assert "of 0.1, 0.03 and 0.2, 0.08, the paper's highest and lowest, the first is 10.00" in found.sentence
+
+
+@pytest.mark.parametrize(("spread", "shows"), [(SIGNAL * 1.01, True), (SIGNAL * 0.99, False), (-9.0, True)])
+def test_the_rule_is_three_times_the_noise_in_either_direction(spread, shows, tmp_path):
+    found = found_in(tmp_path / "sweep", lambda high, seed: 50 + spread * high + (seed - 1))
+    assert found.noise == pytest.approx(1.0)
+    assert found.shows is shows
+    assert ("too near" in found.sentence) is not shows
+
+
+def test_a_side_that_collapses_is_seen_and_too_few_seeds_are_not(tmp_path):
+    found = found_in(tmp_path / "a", lambda high, seed: 50.0 + seed if high else None)
+    assert (found.spread, found.collapsed) == (None, "lowest")
+    assert found.shows
+    assert "the lowest of both collapsed" in found.sentence
+    with pytest.raises(RunError, match="two seeds that finished"):
+        found_in(tmp_path / "b", lambda high, seed: 50.0 + high, seeds=[0])
+
+
+def test_what_was_found_stands_in_the_space_and_in_the_table(tmp_path):
+    kept = Pilot(highest="a", lowest="b", spread=1.0, noise=0.5, seeds=2, minutes=2.5, commit="abc")
+    changes = {"cpu": {"fixed": {"train.epochs": 2}, "pilot": kept.model_dump()}}
+    plan = make_plan(SweepRequest(space_from(SPACE | changes), "cpu"))
+    with sweep_directory.claim(tmp_path / "sweep", plan):
+        assert kept.sentence in tables.facts(read_sweep(tmp_path / "sweep"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["space=open_ressl", "pilot=true"], "has none"),
+        (["space=ressl_table3", "pilot=perhaps"], "pilot=perhaps must be true or false"),
+    ],
+)
+def test_what_has_no_pilot_is_refused(arguments, said):
+    with pytest.raises(InputError, match=said):
+        command.read_arguments(arguments)
