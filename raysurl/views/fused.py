@@ -111,10 +111,11 @@ def colours(planes: Tensor, rows: Tensor, starts: dict[str, int], slots: int, tu
     slots = slots if blend >= 0 else 0
     tiles = triton.cdiv(pixels, BLOCK)
     sums = torch.empty(count, tiles, dtype=torch.float32, device=planes.device)
-    for last in (False, True) if slots else (True,):
-        _colours[(count, tiles)](
-            planes, rows, sums, planes.stride(0), pixels, rows.stride(0), tiles,
-            blend, slots, starts.get("hue", -1), turn, starts.get("gray", -1),
-            triton.next_power_of_2(tiles), BLOCK, last,
-        )  # fmt: skip
+    with torch.cuda.device_of(planes):  # where Triton starts kernels
+        for last in (False, True) if slots else (True,):
+            _colours[(count, tiles)](
+                planes, rows, sums, planes.stride(0), pixels, rows.stride(0), tiles,
+                blend, slots, starts.get("hue", -1), turn, starts.get("gray", -1),
+                triton.next_power_of_2(tiles), BLOCK, last,
+            )  # fmt: skip
     return planes
