@@ -113,7 +113,7 @@ def page(rows: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> str:
         f"ReSSL, the small convolutional network, {rows[0]['samples']} images of CIFAR-10 at 24 px,"
         f" {rows[0]['epochs']} epochs; judged by the same images and the test images. Means over the seeds with their"
         " interval of 95 %; `untrained` is the same network at its initial weights under the same protocol, left out"
-        f" where a probe augments. Command:"
+        " where a probe augments. Command:"
         f" `python pipelines/benchmark.py protocols data=FOLDER mnist=ROOT`"
         f"{' with ' + ', '.join(said) if said else ''};"
         f" commits {', '.join(f'`{c}`' for c in sorted({row['commit'] for row in rows}))}.", "",
