@@ -2,6 +2,7 @@
 
 import pytest
 from scipy import stats
+from small_space import SMALL
 
 pytest.importorskip("optuna")
 
@@ -16,21 +17,12 @@ from raysurl.sweep.results import read_sweep
 from raysurl.sweep.space import space_from
 from raysurl.sweep.trial import Outcome, write_outcome
 
-SPACE = {
-    "name": "small",
-    "title": "A small table",
-    "recipe": "ressl/digits",
-    "axes": {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.08]},
-    "seeds": [0, 1, 2],
-    "objectives": {"eval/knn_top1": "max"},
-    "paper": {0.1: [90.0, 89.0], 0.2: [88.0, 10.0]},
-}
 HIGH, LOW = ("0.1", "0.03"), ("0.2", "0.08")
 
 
 def found_in(where, value_of, **changes):
     """The pilot of a space whose trials came out as `value_of(high, seed)`: points, or None for a collapse."""
-    plan = make_plan(SweepRequest(space_from(SPACE | changes), "full", pilot=True))
+    plan = make_plan(SweepRequest(space_from(SMALL | changes), "full", pilot=True))
     with sweep_directory.claim(where, plan):
         for trial in plan.trials:
             sweep_directory.remember(where, trial)
@@ -41,7 +33,7 @@ def found_in(where, value_of, **changes):
 
 
 def test_its_trials_are_those_of_the_papers_extreme_cells_and_are_the_sweeps_own():
-    space = space_from(SPACE)
+    space = space_from(SMALL)
     pilot, whole = (make_plan(SweepRequest(space, "full", pilot=pilot)) for pilot in (True, False))
     assert set(pilot.ids) == {HIGH, LOW}
     assert {t.id for t in pilot.trials} == {i for key in (HIGH, LOW) for i in whole.ids[key]}
@@ -50,7 +42,7 @@ def test_its_trials_are_those_of_the_papers_extreme_cells_and_are_the_sweeps_own
 def test_cells_are_of_one_group_the_widest_and_of_those_that_are_run():
     axes = {"dataset": {"grid": {"near": {}, "far": {}}}, "method.tau_student": [0.1, 0.2, 0.3]}
     paper = {"near": [80.0, 81.0, 82.0], "far": [20.0, 60.0, 50.0]}
-    space = space_from(SPACE | {"axes": axes, "paper": paper})
+    space = space_from(SMALL | {"axes": axes, "paper": paper})
     every = [(d, s) for d in ("near", "far") for s in ("0.1", "0.2", "0.3")]
     assert extremes(space, paper_numbers(space), every) == [("far", "0.2"), ("far", "0.1")]
     assert extremes(space, paper_numbers(space), every[:3]) == [("near", "0.3"), ("near", "0.1")]
@@ -91,7 +83,7 @@ def test_a_side_that_collapses_is_seen_and_too_few_seeds_are_not(tmp_path):
 def test_what_was_found_stands_in_the_space_and_in_the_table(tmp_path):
     kept = Pilot(highest="a", lowest="b", spread=1.0, noise=0.5, seeds=2, minutes=2.5, commit="abc")
     changes = {"cpu": {"fixed": {"train.epochs": 2}, "pilot": kept.model_dump()}}
-    plan = make_plan(SweepRequest(space_from(SPACE | changes), "cpu"))
+    plan = make_plan(SweepRequest(space_from(SMALL | changes), "cpu"))
     with sweep_directory.claim(tmp_path / "sweep", plan):
         assert kept.sentence in tables.facts(read_sweep(tmp_path / "sweep"))
 

@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from small_space import SMALL
 
 pytest.importorskip("optuna")
 
@@ -32,16 +33,6 @@ from raysurl.sweep.search import Grid, OpenSearch
 from raysurl.sweep.space import space_from
 from raysurl.sweep.trial import Outcome, write_outcome
 
-PAPER = {0.1: [90.0, 89.0], 0.2: [88.0, 10.0]}
-BASE = {
-    "name": "small",
-    "title": "A small table",
-    "recipe": "ressl/digits",
-    "axes": {"method.tau_student": [0.1, 0.2], "method.tau_teacher": [0.03, 0.08]},
-    "seeds": [0, 1, 2],
-    "objectives": {"eval/knn_top1": "max"},
-    "paper": PAPER,
-}
 numbers = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=12)
 
 
@@ -108,7 +99,7 @@ def outcome_of(trial):
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     where = tmp_path_factory.mktemp("sweep") / "small"
-    fill(where, make_plan(SweepRequest(space_from(BASE), "full")), outcome_of)
+    fill(where, make_plan(SweepRequest(space_from(SMALL), "full")), outcome_of)
     return where
 
 
@@ -178,7 +169,7 @@ def test_trials_are_sorted_and_lead_to_their_reports_with_intervals(directory, t
 
 def test_a_grid_of_one_axis_has_no_contour_and_one_trial_no_study(tmp_path):
     plan = make_plan(
-        SweepRequest(space_from({**BASE, "axes": {"method.tau_student": [0.1, 0.2]}, "paper": {}}), "full")
+        SweepRequest(space_from({**SMALL, "axes": {"method.tau_student": [0.1, 0.2]}, "paper": {}}), "full")
     )
     alone = plan.trials[0].id
     fill(tmp_path / "a", plan, outcome_of)
@@ -194,7 +185,7 @@ def test_a_grid_of_one_axis_has_no_contour_and_one_trial_no_study(tmp_path):
 
 def test_what_is_missing_failed_or_not_run_is_never_filled(tmp_path):
     axes = {"dataset": {"grid": {"digits": {}, "other": {"data.name": "folder", "data.path": "{root}/x"}}}}
-    plan = make_plan(SweepRequest(space_from({**BASE, "axes": axes, "paper": [80, 70]}), "full"))
+    plan = make_plan(SweepRequest(space_from({**SMALL, "axes": axes, "paper": [80, 70]}), "full"))
     bad = {
         0: Outcome("finished", "", {"eval/knn_top1": 50.0}, 1.0),
         1: Outcome("failed", "out of memory: x"),
@@ -209,13 +200,13 @@ def test_what_is_missing_failed_or_not_run_is_never_filled(tmp_path):
 
 
 def test_a_directory_of_another_sweep_or_of_none_is_refused(directory, tmp_path):
-    other = make_plan(SweepRequest(space_from({**BASE, "fixed": {"train.epochs": 3}}), "full"))
+    other = make_plan(SweepRequest(space_from({**SMALL, "fixed": {"train.epochs": 3}}), "full"))
     with pytest.raises(InputError, match="space small has since changed its fixed"):
         claim(directory, other)
-    named = make_plan(SweepRequest(space_from({**BASE, "name": "else"}), "full"))
+    named = make_plan(SweepRequest(space_from({**SMALL, "name": "else"}), "full"))
     with pytest.raises(InputError, match="holds another sweep: space=small, not else"):
         claim(directory, named)
-    claim(directory, make_plan(SweepRequest(space_from(BASE), "full", seeds=(0,))))  # fewer seeds are fine
+    claim(directory, make_plan(SweepRequest(space_from(SMALL), "full", seeds=(0,))))  # fewer seeds are fine
     (tmp_path / "x").write_text("mine")
     with pytest.raises(InputError, match="is not empty and holds no sweep"):
         claim(tmp_path, named)
@@ -244,7 +235,7 @@ def test_what_has_been_damaged_is_named_or_run_anew(directory, tmp_path, capsys)
 
 
 def test_a_sweep_of_which_nothing_has_begun_has_a_report(tmp_path, capsys):
-    claim(tmp_path / "s", make_plan(SweepRequest(space=space_from(BASE), scale="full")))
+    claim(tmp_path / "s", make_plan(SweepRequest(space=space_from(SMALL), scale="full")))
     report_command.main([f"sweep={tmp_path / 's'}"])
     assert "0 trials (none has begun)" in capsys.readouterr().out
 
@@ -280,7 +271,7 @@ def test_at_the_small_scale_the_claims_of_the_paper_are_what_is_judged(directory
 
 
 def test_a_grid_goes_on_with_what_has_not_ended_and_what_had_begun_first(tmp_path):
-    plan = make_plan(SweepRequest(space_from(BASE), "full"))
+    plan = make_plan(SweepRequest(space_from(SMALL), "full"))
     fill(tmp_path / "s", plan, lambda t: None if t.seed == 1 else outcome_of(t))
     begun = sweep_directory.remaining(tmp_path / "s", plan)
     assert {t.seed for t in begun} == {1}
@@ -298,7 +289,7 @@ def test_a_grid_goes_on_with_what_has_not_ended_and_what_had_begun_first(tmp_pat
 # -------------------------------------------------------------------- open searches
 
 OPEN = {
-    **BASE,
+    **SMALL,
     "search": "optuna",
     "trials": 12,
     "paper": {},
@@ -385,7 +376,7 @@ def test_hours_are_readable():
 def test_times_per_epoch_are_shares_of_one_cells_beside_the_papers(tmp_path):
     seconds = {0.1: 4.0, 0.2: 6.0}
     timed = {
-        **BASE, "axes": {"method.tau_student": [0.1, 0.2, 0.3]}, "paper": [80, 70, 60],
+        **SMALL, "axes": {"method.tau_student": [0.1, 0.2, 0.3]}, "paper": [80, 70, 60],
         "epoch_seconds": {"to": "0.1", "paper": [659, 1056, 776]},
     }  # fmt: skip
     plan = make_plan(SweepRequest(space_from(timed), "full"))
@@ -407,7 +398,7 @@ def test_times_per_epoch_are_shares_of_one_cells_beside_the_papers(tmp_path):
 
 def test_a_table_says_which_rule_made_which_cell(tmp_path):
     plan = make_plan(
-        SweepRequest(space_from({**BASE, "axes": {"method.tau_student": [0.1, 0.2]}, "paper": {}}), "full")
+        SweepRequest(space_from({**SMALL, "axes": {"method.tau_student": [0.1, 0.2]}, "paper": {}}), "full")
     )
 
     def outcome(trial):
@@ -425,7 +416,7 @@ def claim(directory, plan):
 
 def test_a_measures_cells_show_their_own_metrics_of_the_same_runs(tmp_path):
     given = {
-        **BASE,
+        **SMALL,
         "axes": {"method.tau_student": [0.1, 0.2]},
         "measures": {"k": {"200": "eval/knn_top1", "20": "eval/knn20_top1"}},
         "paper": {0.1: [50, 61], 0.2: [52, 63]},
