@@ -68,7 +68,8 @@ def bare_loop(bench: Bench) -> Row:
     size, count = (32, 8) if bench.tiny else (224, 256)
     names = ["encoder.small_stem=false", f"encoder.name={'convnet' if bench.tiny else 'resnet50'}"]
     recipe = load_recipe(["recipe=ressl/cifar10", *QUIET, *names, f"views.size={size}"])
-    student = build.method_of(recipe, num_samples=count).to(bench.device, memory_format=torch.channels_last)
+    student: Any = build.method_of(recipe, num_samples=count).to(bench.device)
+    student = student.to(memory_format=torch.channels_last)
     teacher = student.teacher.net
     x, y = (torch.randn(count, 3, size, size, device=bench.device) for _ in range(2))
     x, y = (v.to(memory_format=torch.channels_last) for v in (x, y))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -101,7 +102,7 @@ def _trained(images: Tensor, labels: Tensor, views: Callable[[Tensor], Tensor], 
     network = network.to(images.device, memory_format=torch.channels_last)
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": others}]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": DECAY}, {"params": others}]
     optimizer = torch.optim.SGD(groups, lr=RATE, momentum=0.9)
     steps = len(images) // BATCH
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)

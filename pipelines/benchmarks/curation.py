@@ -94,7 +94,7 @@ def chosen(given: dict[str, Any], folder: Path) -> dict[str, Any]:
         for by in ("random", "typicality", "kcentre", "density"):
             found["accuracy"][f"{by} {n}"] = scores = []
             for seed in range(given["seeds"]):
-                which = torch.from_numpy(select(train, n, by, seed=seed))  # type: ignore[arg-type]
+                which = torch.from_numpy(select(train, n, by, seed=seed))
                 said = knn_classify(
                     bank[which], labels[which], queries, k=5, num_classes=int(labels.max()) + 1
                 )

@@ -33,7 +33,7 @@ Settings = dict[str, Any]
 def main(arguments: list[str]) -> None:
     """`dimension_reduction data.path=ROOT [data.name=torchvision:MNIST] [methods=pca,genurl,umap,tsne] [seeds=0]
     [limit=60000] [threads=2] [plots=DIR] [genurl.SETTING=…]`, a setting of the estimator `raysurl.GenURL`."""
-    given = {
+    given: dict[str, Any] = {
         "data.name": "torchvision:MNIST",
         "data.path": None,
         "limit": 60_000,
@@ -72,7 +72,8 @@ def load(data: Data, split: Any) -> tuple[Any, Any]:
     samples = open_samples(data, split, seed=0)
     if samples is None:
         return np.empty((0, 1), np.float32), np.empty(0, np.int64)
-    return np.stack(samples.load(np.arange(len(samples)))), samples.labels
+    rows = [row for row in samples.load(np.arange(len(samples))) if isinstance(row, np.ndarray)]
+    return np.stack(rows), samples.labels
 
 
 def measure(

@@ -16,6 +16,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -43,10 +44,10 @@ def main(arguments: list[str]) -> None:
         count = count if device.type == "cpu" else 256
         images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
         cases: dict[str, Make] = {
-            "hog": lambda x=images: features.hog(x),
-            "hog, true interpolation": lambda x=images: features.hog(x, interp="true"),
-            "local_std": lambda x=images: features.local_std(x),
-            "scattering": lambda x=images: features.scattering(x),
+            "hog": partial(features.hog, images),
+            "hog, true interpolation": partial(features.hog, images, interp="true"),
+            "local_std": partial(features.local_std, images),
+            "scattering": partial(features.scattering, images),
             **others(images),
         }
         measure(cases, size, count, runs)

@@ -13,11 +13,12 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from raysurl.build import fitted
+from raysurl.build import resolve
 from raysurl.data.shards import Shard
 from raysurl.data.source import ResidentSource, SourceFacts
 from raysurl.recipe import load_recipe, yaml_argument
@@ -26,7 +27,13 @@ from raysurl.runtime import LocalRuntime
 
 def main(arguments: list[str]) -> None:
     """`growth [samples=10000,100000] [dim=32] [batch_size=1024] [threads=1] [clustered=false]`; 1000000 takes long."""
-    given = {"samples": "10000,100000", "dim": 32, "batch_size": 1024, "threads": 1, "clustered": False}
+    given: dict[str, Any] = {
+        "samples": "10000,100000",
+        "dim": 32,
+        "batch_size": 1024,
+        "threads": 1,
+        "clustered": False,
+    }
     given |= dict(yaml_argument(a) for a in arguments)
     dim, batch, threads = (int(given[name]) for name in ("dim", "batch_size", "threads"))
     print(f"{dim} features, batches of {batch}, {threads} thread(s), clustered={given['clustered']}")
@@ -60,7 +67,7 @@ def measure(
     source = ResidentSource([Shard(rows)], SourceFacts(np.ones(n, bool), (), None, None, "resident"))
     changes = ("data.path=.", f"train.batch_size={batch}", "train.epochs=1", f"scale.threads={threads}")
     quiet = ("log.tensorboard=false", "checkpoint.every_epochs=0", "eval.protocols=[]")
-    recipe = fitted(load_recipe(["recipe=genurl/mnist_2d", *changes, *quiet]), dim)
+    recipe = resolve(load_recipe(["recipe=genurl/mnist_2d", *changes, *quiet]), dim)
     with tempfile.TemporaryDirectory() as folder:
         run = trainer.start(recipe, LocalRuntime(torch.device("cpu")), source, None, Path(folder))
         before, since = _peak(), time.perf_counter()

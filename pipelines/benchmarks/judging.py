@@ -183,9 +183,9 @@ def machines(given: Given) -> dict[str, Any]:
     means = stream.standard_normal((20, 2048))
     parts = []
     for n in (count(5011, given), count(4952, given)):
-        tags = stream.random((n, 20)) < 0.075
-        rows = 0.5 * tags @ means + 2 * stream.standard_normal((n, 2048))
-        parts.append((torch.from_numpy(np.maximum(rows, 0)).float(), torch.from_numpy(tags).to(torch.int8)))
+        shown = stream.random((n, 20)) < 0.075
+        rows = 0.5 * shown @ means + 2 * stream.standard_normal((n, 2048))
+        parts.append((torch.from_numpy(np.maximum(rows, 0)).float(), torch.from_numpy(shown).to(torch.int8)))
     (train, tags), (test, truth) = parts
     unknown = [torch.full((len(rows),), -1) for rows in (train, test)]
     given_features = Features(train, unknown[0], test, unknown[1], 0, tags=(tags, truth))

@@ -17,7 +17,7 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,23 @@ def main(arguments: list[str]) -> None:
     if not importlib.util.find_spec("lightly"):
         print("lightly is left out: it is not installed")
         cases.remove("lightly")
-    found: dict[str, list[tuple[float, float, Tensor | None]]] = {name: [] for name in cases}
-    for _ in range(int(given["runs"])):
-        for name in cases:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found[name].append(pool.apply(measure, (name, shape, str(given["device"]))))
-    ours = found["raysurl"][0][2]
-    row = {name: summary(runs, ours) for name, runs in found.items()}
+    row = compared(cases, shape, int(given["runs"]), str(given["device"]))
     said = f"{shape[0]:,} × {shape[1]:,} × {shape[2]}, k = {shape[3]}, {shape[4]} threads, {given['device']}"
     keep(Path(given["out"]), said, {"cases": row}, str(given["device"]), page)
     print(table(said, row))
+
+
+def compared(
+    cases: Sequence[str], shape: tuple[int, ...], runs: int, device: str
+) -> dict[str, dict[str, Any]]:
+    """Of each case, which take turns: its seconds, MiB, and the share of classes that are ours."""
+    found: dict[str, list[tuple[float, float, Tensor | None]]] = {name: [] for name in cases}
+    for _ in range(runs):
+        for name in cases:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                found[name].append(pool.apply(measure, (name, shape, device)))
+    ours = found["raysurl"][0][2]
+    return {name: summary(runs_of, ours) for name, runs_of in found.items()}
 
 
 def summary(runs: list[tuple[float, float, Tensor | None]], ours: Tensor | None) -> dict[str, Any]:

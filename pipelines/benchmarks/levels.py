@@ -59,7 +59,12 @@ def main(arguments: list[str]) -> None:
     """`levels data=digits` or `levels path=FILE eval_path=FILE [limit=3000] [size=16]`, both with `[levels=[1,2,3]]
     [starts=[0.2,0.6]] [epochs=[10,40]] [seeds=[0,1,2]] [settings={KEY: VALUE}]`, starts in shares of the run: a line of
     JSON per run, then the table."""
-    given = {"levels": [1, 2, 3], "starts": [0.2, 0.6], "epochs": [10, 40], "seeds": [0, 1, 2]}
+    given: dict[str, Any] = {
+        "levels": [1, 2, 3],
+        "starts": [0.2, 0.6],
+        "epochs": [10, 40],
+        "seeds": [0, 1, 2],
+    }
     given |= {"limit": 3000, "size": 16} | dict(yaml_argument(a) for a in arguments)
     found: list[dict[str, Any]] = []
     for seed in given["seeds"]:

@@ -74,7 +74,9 @@ def ask(end: Connection) -> tuple[float, int]:
 def serve(pipe: Connection, settings: list[str], folder: str, name: str) -> None:
     """In a process of its own: a block of steps each time the other end asks; seconds per step and memory."""
     recipe = load_recipe(settings)
-    source = open_source(open_samples(recipe.data, "train", seed=0), recipe.data)
+    samples = open_samples(recipe.data, "train", seed=0)
+    assert samples is not None
+    source = open_source(samples, recipe.data)
     run_dir = Path(folder) / name
     run_dir.mkdir()
     run = trainer.start(recipe, LocalRuntime(torch.device("cpu")), source, None, run_dir)

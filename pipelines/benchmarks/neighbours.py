@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> None:
 
     `exact=true` also measures exact search where cells are tried first, the rows `as chosen`.
     """
-    given = {"samples": "10000,100000", "dim": 128, "k": 32, "threads": 1, "exact": False}
+    given: dict[str, Any] = {"samples": "10000,100000", "dim": 128, "k": 32, "threads": 1, "exact": False}
     given |= dict(yaml_argument(a) for a in arguments)
     dim, k, threads = (int(given[name]) for name in ("dim", "k", "threads"))
     samples = given["samples"]

@@ -55,7 +55,7 @@ SETTINGS = (
 
 def main(arguments: list[str]) -> None:
     """`peers data=FOLDER [methods=[…]] [epochs=8] [samples=10000] [seeds=[0, 1]] [threads=2] [out=FILE.json]`."""
-    given = {
+    given: dict[str, Any] = {
         "methods": list(METHODS),
         "epochs": 8,
         "samples": 10_000,
@@ -124,7 +124,9 @@ def theirs(settings: list[str], threads: int) -> dict[str, float]:
         _epoch(model, optimizer, loader, recipe, epoch)
         took.append(time.perf_counter() - began)
     tests, test_labels = _decoded(recipe, "eval")
-    bank, queries = (_features(model.encoder, images, recipe) for images in (pictures, tests))
+    bank, queries = (
+        _features(model.get_submodule("encoder"), images, recipe) for images in (pictures, tests)
+    )
     found = knn_classify(bank, labels, queries, num_classes=int(labels.max()) + 1)
     return {
         "knn": 100 * float((found == test_labels).float().mean()),

@@ -58,7 +58,7 @@ def judgements(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def main(arguments: list[str]) -> None:
     """`protocols data=FOLDER [mnist=ROOT] [samples=2000] [epochs=20] [seeds=[0, 1, 2]] [threads=1] [out=FILE.json]
     [runs=FOLDER]`."""
-    given = {
+    given: dict[str, Any] = {
         "mnist": "",
         "samples": 2000,
         "epochs": 20,

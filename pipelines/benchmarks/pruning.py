@@ -16,6 +16,7 @@ from raysurl.commands import sweep
 from raysurl.recipe import yaml_argument
 from raysurl.sweep.directory import outcomes
 from raysurl.sweep.plan import make_plan
+from raysurl.sweep.running import run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
                 )
                 asked = replace(asked, request=replace(asked.request, space=space))
             plan = make_plan(asked.request)
-            sweep.run(plan, replace(asked, max_hours=None))
+            run(plan, where, f"the same with output={root}", resources=asked.share, max_hours=None)
             ended = [outcome for _, _, outcome in outcomes(where) if outcome]
             finished = [o.metrics[plan.space.metric] for o in ended if o.state == "finished"]
             best[kind].append(max(finished))

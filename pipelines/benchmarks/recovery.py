@@ -128,7 +128,7 @@ def unit(rows: NDArray[Any]) -> Rows:
 
 def main(arguments: list[str]) -> None:
     """`recovery [epochs=10] [seeds=[11,12]]`: tables, and one line of JSON at the end."""
-    given = {"epochs": 10, "seeds": [11, 12]} | dict(yaml_argument(a) for a in arguments)
+    given: dict[str, Any] = {"epochs": 10, "seeds": [11, 12]} | dict(yaml_argument(a) for a in arguments)
     print(json.dumps(measure(int(given["epochs"]), [int(s) for s in given["seeds"]])))
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from raysurl import build, metrics
-from raysurl.commands.pretrain import pretrain
 from raysurl.method import Batch, Progress
 from raysurl.recipe import Recipe, load_recipe, yaml_argument
+from raysurl.run import pretrain
 from raysurl.sampler import Request
 from raysurl.train import optim
 from raysurl.views.augmenter import Augment
@@ -34,30 +34,9 @@ def main(arguments: list[str]) -> None:
     given = dict(yaml_argument(a) for a in arguments)
     runs, steps, threads = (int(given.pop(k, d)) for k, d in (("runs", 3), ("steps", 24), ("threads", 1)))
     changes = [a for a in arguments if a.split("=")[0] in given]
-    seconds: dict[str, list[float]] = {"bare loop": [], "ray, 1 worker": [], "ray, 2 workers": []}
-    waits: dict[str, list[float]] = {name: [] for name in seconds}
-    with tempfile.TemporaryDirectory() as folder:
-        batch = load_recipe([*SETTINGS, *changes]).train.batch_size
-        images = np.random.default_rng(0).integers(0, 256, (steps * batch, 32, 32, 3), np.uint8)
-        np.savez(Path(folder) / "images.npz", images=images)
-        settings = [
-            *SETTINGS,
-            f"data.path={folder}/images.npz",
-            "train.epochs=1",
-            f"scale.threads={threads}",
-            *changes,
-        ]
-        for run in range(runs):
-            recipe = load_recipe(settings)
-            seconds["bare loop"].append(
-                bare(recipe, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), steps)
-            )
-            for workers in (1, 2):
-                name = f"ray, {workers} worker{'s' * (workers > 1)}"
-                output = f"output={folder}/{workers}-{run}"
-                step_s, wait = under_ray(load_recipe([*settings, f"scale.workers={workers}", output]))
-                seconds[name].append(step_s)
-                waits[name].append(wait)
+    recipe = load_recipe([*SETTINGS, *changes])
+    batch = recipe.train.batch_size
+    seconds, waits = compared(changes, runs, steps, threads)
     print(
         f"ReSSL step, batch {batch}, {recipe.encoder.name}, {threads} thread(s) per process, median of {runs} runs"
     )
@@ -71,6 +50,31 @@ def main(arguments: list[str]) -> None:
         )
     one, two = (statistics.median(seconds[f"ray, {w}"]) for w in ("1 worker", "2 workers"))
     print(f"two workers give {one / two:.2f} × the images/s of one")
+
+
+def compared(
+    changes: list[str], runs: int, steps: int, threads: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Of each case and run: the median seconds of a step, and the share of them spent waiting for data."""
+    seconds: dict[str, list[float]] = {"bare loop": [], "ray, 1 worker": [], "ray, 2 workers": []}
+    waits: dict[str, list[float]] = {name: [] for name in seconds}
+    with tempfile.TemporaryDirectory() as folder:
+        batch = load_recipe([*SETTINGS, *changes]).train.batch_size
+        images = np.random.default_rng(0).integers(0, 256, (steps * batch, 32, 32, 3), np.uint8)
+        np.savez(Path(folder) / "images.npz", images=images)
+        settings = [
+            *SETTINGS, f"data.path={folder}/images.npz", "train.epochs=1", f"scale.threads={threads}", *changes
+        ]  # fmt: skip
+        for run in range(runs):
+            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+            seconds["bare loop"].append(bare(load_recipe(settings), pixels, steps))
+            for workers in (1, 2):
+                name = f"ray, {workers} worker{'s' * (workers > 1)}"
+                output = f"output={folder}/{workers}-{run}"
+                step_s, wait = under_ray(load_recipe([*settings, f"scale.workers={workers}", output]))
+                seconds[name].append(step_s)
+                waits[name].append(wait)
+    return seconds, waits
 
 
 def bare(recipe: Recipe, images: torch.Tensor, steps: int) -> float:
@@ -88,7 +92,7 @@ def bare(recipe: Recipe, images: torch.Tensor, steps: int) -> float:
         index = order[step * batch_size : (step + 1) * batch_size]
         views = augment(Request(step, 0, index.numpy()), images[index])
         progress = Progress(step, steps, steps)
-        optim.set_learning_rate(optimizer, optim.learning_rate(settings.lr, recipe.train.schedule, progress))
+        optim.set_lr(optimizer, optim.learning_rate(settings.lr, recipe.train.schedule, progress))
         output = method(Batch(index, views), queue.snapshot(), progress)
         output.loss.backward()
         optimizer.step()
