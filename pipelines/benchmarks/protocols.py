@@ -36,6 +36,7 @@ SETTINGS = (
     "runtime=local", "log.tensorboard=false",
 )  # fmt: skip
 BESIDE = ("knn", "lbfgs", "rankme", "retrieval", "clustering", "neighbours", "distances")
+CHOSEN = ("_lr", "_penalty", "_std")  # of a protocol's own choices and draws: no judgement of the encoder
 SHARES = [name for name in TUNINGS if name.endswith(("_1", "_10"))]
 
 
@@ -109,7 +110,7 @@ def trained(given: Mapping[str, Any], seed: int) -> Path:
 def page(rows: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> str:
     said = [f"`{a}`" for a in arguments if not a.startswith(("data=", "mnist=", "out=", "runs="))]
     lines = [
-        "# Every protocol on one encoder", "",
+        "# Every protocol on one encoder", "", f"> {summary(rows)}", "",
         f"ReSSL, the small convolutional network, {rows[0]['samples']} images of CIFAR-10 at 24 px,"
         f" {rows[0]['epochs']} epochs; judged by the same images and the test images. Means over the seeds with their"
         " interval of 95 %; `untrained` is the same network at its initial weights under the same protocol, left out"
@@ -123,9 +124,8 @@ def page(rows: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> str:
         of_it = [row for row in rows if row["judgement"] == name]
         seconds = np.median([row["seconds"] for row in of_it])
         for metric in of_it[0]["metrics"]:
-            if not metric.startswith("eval/") or metric.startswith(
-                tuple(f"eval/{base}_" for base in BASELINES)
-            ):
+            of_baseline = metric.startswith(tuple(f"eval/{base}_" for base in BASELINES))
+            if not metric.startswith("eval/") or of_baseline or metric.endswith(CHOSEN):
                 continue
             columns = [
                 measured(of_it, each) for each in (metric, *(prefixed(metric, base) for base in BASELINES))
@@ -133,6 +133,29 @@ def page(rows: Sequence[Mapping[str, Any]], arguments: Sequence[str]) -> str:
             named = f"{name} | {metric.removeprefix('eval/')}"
             lines.append(f"| {named} | {' | '.join(columns)} | {len(of_it)} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the probes of the papers say of one encoder, and by how many protocols it is above its initial weights."""
+    of: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for metric, value in row["metrics"].items():
+            of.setdefault((row["judgement"], metric), []).append(value)
+    probes = {name.removeprefix("probe "): float(np.mean(values)) for (name, metric), values in of.items()
+              if name.startswith("probe") and metric == "eval/linear_top1"}  # fmt: skip
+    low, high = min(probes, key=probes.__getitem__), max(probes, key=probes.__getitem__)
+    pairs = [
+        (values, of[name, prefixed(metric, "untrained")])
+        for (name, metric), values in of.items()
+        if metric.endswith("top1") and (name, prefixed(metric, "untrained")) in of and "train_" not in metric
+    ]
+    above = sum(all(a > b for a, b in zip(trained, fresh, strict=True)) for trained, fresh in pairs)
+    return (
+        f"One encoder of {len({row['seed'] for row in rows})} seeds: the papers' probes put its linear accuracy between"
+        f" {probes[low]:.1f} ({low}) and {probes[high]:.1f} ({high}). By {above} of {len(pairs)} protocols with a top-1"
+        " beside its initial weights each seed is above them. A probe whose batch is larger than the data takes one step"
+        " an epoch."
+    )
 
 
 def measured(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
