@@ -153,8 +153,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"One encoder of {len({row['seed'] for row in rows})} seeds: the papers' probes put its linear accuracy between"
         f" {probes[low]:.1f} ({low}) and {probes[high]:.1f} ({high}). By {above} of {len(pairs)} protocols with a top-1"
-        " beside its initial weights each seed is above them. A probe whose batch is larger than the data takes one step"
-        " an epoch."
+        " beside its initial weights each seed is above them. A probe whose batch is larger than the data takes one"
+        " step an epoch."
     )
 
 
