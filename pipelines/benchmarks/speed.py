@@ -205,9 +205,25 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
+def summary(rows: Rows) -> list[str]:
+    """What stands first on the page; nothing before every part was measured."""
+    if any(name not in rows for name in KNOWN):
+        return []
+    small, large, feed, ray, _, plane, _, start, local, _ = (rows[name] for name in KNOWN)
+    return [
+        f"> A view of 32 px takes {small['now'] / small['beside']['lightly']:.2f} of lightly's time and one of 224 px from a"
+        f" JPEG {large['now'] / large['beside']['lightly']:.2f}; SimCLR under Ray runs at {feed['of_local']} of"
+        f" runtime=local and at {feed['now'] / feed['beside']['lightly']:.2f} of lightly behind a DataLoader; a step under"
+        f" Ray takes {ray['of_bare']} of the bare loop's. MNIST to 2-D takes {plane['now']:.0f} s beside UMAP's"
+        f" {plane['beside']['umap']:.0f} (goal: 60). The first step comes after {start['now']:.0f} s under Ray (goal: 20)"
+        f" and {local['now']:.1f} s with runtime=local (goal: 4).",
+        "",
+    ]  # fmt: skip
+
+
 def page(rows: Rows) -> str:
     lines = [
-        "# Speed on a CPU, before and after", "",
+        "# Speed on a CPU, before and after", "", *summary(rows),
         f"| what | before (`{BEFORE}`) | beside it then | now | beside it, same run | | goal | floor |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
