@@ -212,8 +212,8 @@ def summary(rows: Rows) -> list[str]:
     small, large, feed, ray, _, plane, _, start, local, _ = (rows[name] for name in KNOWN)
     of_lightly = [each["now"] / each["beside"]["lightly"] for each in (small, large, feed)]
     return [
-        f"> A view of 32 px takes {of_lightly[0]:.2f} of lightly's time and one of 224 px from a JPEG {of_lightly[1]:.2f};"
-        f" SimCLR under Ray runs at {feed['of_local']} of runtime=local and at {of_lightly[2]:.2f} of lightly behind a"
+        f"> A view of 32 px takes {of_lightly[0]:.2f} of lightly's time and one of 224 px from a JPEG"
+        f" {of_lightly[1]:.2f}; SimCLR under Ray runs at {feed['of_local']} of runtime=local and at {of_lightly[2]:.2f} of lightly behind a"
         f" DataLoader; a step under Ray takes {ray['of_bare']} of the bare loop's. MNIST to 2-D takes"
         f" {plane['now']:.0f} s beside UMAP's {plane['beside']['umap']:.0f} (goal: 60). The first step comes after"
         f" {start['now']:.0f} s under Ray (goal: 20) and {local['now']:.1f} s with runtime=local (goal: 4).",
