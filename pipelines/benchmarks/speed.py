@@ -213,10 +213,11 @@ def summary(rows: Rows) -> list[str]:
     of_lightly = [each["now"] / each["beside"]["lightly"] for each in (small, large, feed)]
     return [
         f"> A view of 32 px takes {of_lightly[0]:.2f} of lightly's time and one of 224 px from a JPEG"
-        f" {of_lightly[1]:.2f}; SimCLR under Ray runs at {feed['of_local']} of runtime=local and at {of_lightly[2]:.2f} of lightly behind a"
-        f" DataLoader; a step under Ray takes {ray['of_bare']} of the bare loop's. MNIST to 2-D takes"
-        f" {plane['now']:.0f} s beside UMAP's {plane['beside']['umap']:.0f} (goal: 60). The first step comes after"
-        f" {start['now']:.0f} s under Ray (goal: 20) and {local['now']:.1f} s with runtime=local (goal: 4).",
+        f" {of_lightly[1]:.2f}; SimCLR under Ray runs at {feed['of_local']} of runtime=local and at"
+        f" {of_lightly[2]:.2f} of lightly behind a DataLoader; a step under Ray takes {ray['of_bare']} of the"
+        f" bare loop's. MNIST to 2-D takes {plane['now']:.0f} s beside UMAP's {plane['beside']['umap']:.0f}"
+        f" (goal: 60). The first step comes after {start['now']:.0f} s under Ray (goal: 20) and"
+        f" {local['now']:.1f} s with runtime=local (goal: 4).",
         "",
     ]
 
