@@ -176,18 +176,18 @@ def test_numbers_of_numpy_mean_what_pythons_do(digits):
 def test_many_points_take_fewer_and_larger_steps(monkeypatch, count, batch, rate, epochs):
     import raysurl.estimator
 
-    class SeenError(Exception):
+    class Seen(Exception):
         pass
 
     def start(recipe, *rest):
-        raise SeenError(recipe.train.batch_size, recipe.train.optimizer.lr, recipe.train.epochs)
+        raise Seen(recipe.train.batch_size, recipe.train.optimizer.lr, recipe.train.epochs)
 
     monkeypatch.setattr(raysurl.estimator.trainer, "start", start)
     points = np.random.default_rng(0).normal(size=(count, 2))
-    with pytest.raises(SeenError) as found:
+    with pytest.raises(Seen) as found:
         raysurl.GenURL(random_state=0).fit(points)
     assert found.value.args == (batch, rate, epochs)
-    with pytest.raises(SeenError) as found:
+    with pytest.raises(Seen) as found:
         raysurl.GenURL(random_state=0, batch_size=100, learning_rate=0.1, epochs=3).fit(points)
     assert found.value.args == (100, 0.1, 3)
 
