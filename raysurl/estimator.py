@@ -38,10 +38,7 @@ from raysurl.runtime import LocalRuntime, named_device
 from raysurl.train import trainer
 
 BLOCK = 8192  # rows transformed at once
-# Where `epochs`, `batch_size` and `learning_rate` are None. Of many points fewer and larger steps are enough: chosen on
-# training points of MNIST (results/benchmarks/dimension_reduction.md).
-MANY = 20_000  # points
-PASSES, LEAST_STEPS, MOST_STEPS = 100, 1000, 12_000  # half as many passes over many points
+PASSES, LEAST_STEPS, MOST_STEPS = 100, 1000, 12_000  # where `epochs` is None
 FLOATS = (np.float64, np.float32)
 LEAST = 1e-140  # of a spread whose square fp64 holds with all its digits
 
@@ -57,9 +54,8 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     smaller ones draw clusters apart. `sigma_x`: width of the input's kernel in the units of X; None: by binary search.
     `exaggeration`: of the graph's similarities at the first step, as t-SNE's, down to 1 at the last in a line (α_t of
     eq. 2); it lets neighbours find each other before the map has set. `hidden`: widths of the network's hidden layers.
-    `epochs`: passes over the data; None: 100, of 20,000 points and more 50, but at least 1,000 and at most 12,000
-    steps. `batch_size`: at most, and not more than the points; None: 512, of 20,000 points and more 1,024.
-    `learning_rate` of Adam, to zero by a cosine; None: 1e-3, of 20,000 points and more 2e-3.
+    `epochs`: passes over the data; None: 100, but at least 1,000 and at most 12,000 steps. `batch_size`: at most, and
+    not more than the points. `learning_rate` of Adam, to zero by a cosine.
     `random_state`: seed; `n_jobs`: CPU threads, −1: all, None: 1 (or as joblib's context has it); `device`: cpu | cuda;
     `verbose`: show a progress bar.
 
@@ -79,8 +75,8 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         "exaggeration": [Interval(Real, 0, np.inf, closed="left")],
         "hidden": ["array-like", _WHOLE],
         "epochs": [_WHOLE, None],
-        "batch_size": [Interval(Integral, 2, None, closed="left"), None],
-        "learning_rate": [_POSITIVE, None],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "learning_rate": [_POSITIVE],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "device": [str, torch.device],
@@ -99,8 +95,8 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         exaggeration: float = 8.0,
         hidden: tuple[int, ...] = (256, 256, 256, 256),
         epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
+        batch_size: int = 512,
+        learning_rate: float = 1e-3,
         random_state: Any = None,
         n_jobs: int | None = 1,
         device: str = "cpu",
@@ -141,8 +137,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._centre, self._scale = centre, scale
         self.embedding_ = self._embed(rows)
         if not np.isfinite(self.embedding_).all():
-            rate = recipe.train.optimizer.lr
-            raise RunError(f"the network has diverged; take a learning_rate below {rate:g}")
+            raise RunError(f"the network has diverged; take a learning_rate below {self.learning_rate:g}")
         self._n_features_out = self.n_components
         return self
 
@@ -183,11 +178,9 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _recipe(self, count: int) -> Recipe:
         """The run as a recipe, of Python's own numbers. Raises InputError, a ValueError, for what only it can see."""
         k = min(int(self.n_neighbors), count - 1)
-        size, rate, passes = (1024, 2e-3, PASSES // 2) if count >= MANY else (512, 1e-3, PASSES)
-        batch = min(size if self.batch_size is None else int(self.batch_size), count)
-        rate = rate if self.learning_rate is None else float(self.learning_rate)
+        batch = min(int(self.batch_size), count)
         per_epoch = count // batch
-        steps = min(max(passes * per_epoch, LEAST_STEPS), MOST_STEPS)
+        steps = min(max(PASSES * per_epoch, LEAST_STEPS), MOST_STEPS)
         epochs = -(-steps // per_epoch) if self.epochs is None else int(self.epochs)
         knn = {
             "kind": "knn",
@@ -215,7 +208,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "sampler": "neighbours" if batch < count else "permutation",
                 "optimizer": {
                     "name": "adam",
-                    "lr": rate,
+                    "lr": float(self.learning_rate),
                     "lr_batch": 0,
                     "weight_decay": 0,
                 },
