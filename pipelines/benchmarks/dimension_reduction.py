@@ -72,7 +72,7 @@ def load(data: Data, split: Any) -> tuple[Any, Any]:
     samples = open_samples(data, split, seed=0)
     if samples is None:
         return np.empty((0, 1), np.float32), np.empty(0, np.int64)
-    rows = [row for row in samples.load(np.arange(len(samples))) if isinstance(row, np.ndarray)]
+    rows: list[Any] = samples.load(np.arange(len(samples)))
     return np.stack(rows), samples.labels
 
 

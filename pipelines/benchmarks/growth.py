@@ -13,28 +13,30 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from benchmarks._asked import asked_for
 
 from raysurl.build import resolve
 from raysurl.data.shards import Shard
 from raysurl.data.source import ResidentSource, SourceFacts
-from raysurl.recipe import load_recipe, yaml_argument
+from raysurl.recipe import load_recipe
 from raysurl.runtime import LocalRuntime
 
 
 def main(arguments: list[str]) -> None:
     """`growth [samples=10000,100000] [dim=32] [batch_size=1024] [threads=1] [clustered=false]`; 1000000 takes long."""
-    given: dict[str, Any] = {
-        "samples": "10000,100000",
-        "dim": 32,
-        "batch_size": 1024,
-        "threads": 1,
-        "clustered": False,
-    }
-    given |= dict(yaml_argument(a) for a in arguments)
+    given = asked_for(
+        arguments,
+        {
+            "samples": "10000,100000",
+            "dim": 32,
+            "batch_size": 1024,
+            "threads": 1,
+            "clustered": False,
+        },
+    )
     dim, batch, threads = (int(given[name]) for name in ("dim", "batch_size", "threads"))
     print(f"{dim} features, batches of {batch}, {threads} thread(s), clustered={given['clustered']}")
     print(f"{'N':>9} {'graph':>10} {'memory':>10} {'epoch':>10} {'memory':>10} {'pairs found':>12}")

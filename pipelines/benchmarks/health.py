@@ -118,10 +118,8 @@ def page(rows: Rows) -> str:
     healthy = {row["method"]: row for row in rows.values() if row["fault"] == "healthy"}
     calmer = [row for row in rows.values() if row["fault"].startswith("rate × 0.")]
     sick = [row for row in rows.values() if row["fault"] != "healthy" and row not in calmer]
-    silent, noticed = (
-        sum(not row["found"] for row in healthy.values()),
-        sum(bool(row["found"]) for row in sick),
-    )
+    silent = sum(not row["found"] for row in healthy.values())
+    noticed = sum(bool(row["found"]) for row in sick)
     tried = "".join(
         f" At {row['fault'].removeprefix('rate × ')} of its rate {row['method']} has kNN {row['knn']:.1f} for"
         f" {healthy[row['method']]['knn']:.1f} and RankMe {row['signals']['health/rankme']:.0f} for"
@@ -145,6 +143,7 @@ def page(rows: Rows) -> str:
             f" {' | '.join(numbers)} |"
         )
     first = next(iter(rows.values()))
-    said = f"{first['samples']} images of CIFAR-10 at 24 px, {first['epochs']} epochs, the small network"
-    lines += ["", f"{said}. `python pipelines/benchmark.py health data=FOLDER`. {where(rows)}"]
-    return "\n".join(lines) + "\n"
+    sizes = f"samples={first['samples']} epochs={first['epochs']}"
+    said = f"{first['samples']} images of CIFAR-10 at 24 px, {first['epochs']} epochs, the small network."
+    command = f"`python pipelines/benchmark.py health data=FOLDER {sizes}`."
+    return "\n".join([*lines, "", f"{said} {command} {where(rows)}", ""])

@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks import recovery
+from benchmarks._asked import asked_for
 from benchmarks.recovery import row
 from numpy.typing import NDArray
 
 from raysurl.errors import InputError
-from raysurl.recipe import yaml_argument
 from raysurl.train.run_directory import commit, hardware
 
 FILE = Path(__file__).parents[2] / "results" / "benchmarks" / "hierarchy.json"
@@ -50,21 +50,20 @@ def main(arguments: list[str]) -> None:
 
     Without `part` all three are measured; a part that is not measured keeps its values in the file.
     """
-    given: dict[str, Any] = {
-        "part": "all",
-        "runs": 9,
-        "threads": 1,
-        "dim": 256,
-        "sizes": [10_000, 40_000, 160_000, 640_000, LARGEST],
-        "batches": [256, 1024, 4096],
-        "offline": [8_000, 16_000, 32_000],
-        "epochs": 10,
-        "seeds": [11],
-    }
-    asked = dict(yaml_argument(a) for a in arguments)
-    if unknown := set(asked) - set(given):
-        raise InputError(f"{', '.join(sorted(unknown))} is not a setting; there are {', '.join(given)}")
-    given |= asked
+    given = asked_for(
+        arguments,
+        {
+            "part": "all",
+            "runs": 9,
+            "threads": 1,
+            "dim": 256,
+            "sizes": [10_000, 40_000, 160_000, 640_000, LARGEST],
+            "batches": [256, 1024, 4096],
+            "offline": [8_000, 16_000, 32_000],
+            "epochs": 10,
+            "seeds": [11],
+        },
+    )
     if given["part"] not in ("all", *PARTS):
         raise InputError(f"part={given['part']} is none of {', '.join(PARTS)}")
     what = f"{hardware(torch.device('cpu'))}, {given['threads']} thread(s), commit `{commit()}`"

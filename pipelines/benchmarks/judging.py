@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks._asked import asked_for
+from benchmarks._asked import asked_for, parts_of
 from benchmarks._kept import FOLDER, Memory, Rows, keep, where
 from torch import Tensor
 
@@ -35,7 +35,6 @@ from raysurl.data.names import open_samples
 from raysurl.data.source import open_source
 from raysurl.embed import embed, room
 from raysurl.encoder import encoder_of
-from raysurl.errors import InputError
 from raysurl.evaluate import Features, coco_scores, linear, retrieval, svm
 from raysurl.intervals import RESAMPLES
 from raysurl.recipe import Evaluation, load_recipe
@@ -54,9 +53,7 @@ def main(arguments: list[str]) -> None:
         {"parts": list(PARTS), "share": 1.0, "runs": 5, "threads": 2, "device": "cpu", "encoder": "resnet18",
          "size": 32, "out": FILE},
     )  # fmt: skip
-    parts = [given["parts"]] if isinstance(given["parts"], str) else given["parts"]
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise InputError(f"parts={unknown[0]} is none; choose of {', '.join(PARTS)}")
+    parts = parts_of(given, list(PARTS))
     settings = {key: value for key, value in given.items() if key not in ("parts", "out")}
     for part in parts:
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from typing import Any
 
 import numpy as np
+from benchmarks._asked import asked_for
 from numpy.typing import NDArray
 
 from raysurl.hierarchy.dbscan import dbscan
 from raysurl.neighbours import EXACT_BELOW, knn_graph
-from raysurl.recipe import yaml_argument
 
 
 def main(arguments: list[str]) -> None:
@@ -26,8 +25,9 @@ def main(arguments: list[str]) -> None:
 
     `exact=true` also measures exact search where cells are tried first, the rows `as chosen`.
     """
-    given: dict[str, Any] = {"samples": "10000,100000", "dim": 128, "k": 32, "threads": 1, "exact": False}
-    given |= dict(yaml_argument(a) for a in arguments)
+    given = asked_for(
+        arguments, {"samples": "10000,100000", "dim": 128, "k": 32, "threads": 1, "exact": False}
+    )
     dim, k, threads = (int(given[name]) for name in ("dim", "k", "threads"))
     samples = given["samples"]
     print(f"{k} nearest neighbours of unit vectors with {dim} dimensions, {threads} thread(s)")

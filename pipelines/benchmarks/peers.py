@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks._asked import asked_for
 from torch import Tensor, nn
 
 from raysurl import metrics
@@ -29,7 +30,7 @@ from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.evaluate import knn_classify
 from raysurl.method import Progress
-from raysurl.recipe import Recipe, load_recipe, yaml_argument
+from raysurl.recipe import Recipe, load_recipe
 from raysurl.run import pretrain
 from raysurl.train.optim import base_lr, build_optimizer, learning_rate, set_lr
 from raysurl.train.run_directory import commit, hardware, write_atomic
@@ -55,16 +56,19 @@ SETTINGS = (
 
 def main(arguments: list[str]) -> None:
     """`peers data=FOLDER [methods=[…]] [epochs=8] [samples=10000] [seeds=[0, 1]] [threads=2] [out=FILE.json]`."""
-    given: dict[str, Any] = {
-        "methods": list(METHODS),
-        "epochs": 8,
-        "samples": 10_000,
-        "seeds": [0, 1],
-        "threads": 2,
-        "out": FILE,
-    }
-    given |= dict(yaml_argument(a) for a in arguments)
-    if "data" not in given:
+    given = asked_for(
+        arguments,
+        {
+            "data": None,
+            "methods": list(METHODS),
+            "epochs": 8,
+            "samples": 10_000,
+            "seeds": [0, 1],
+            "threads": 2,
+            "out": FILE,
+        },
+    )
+    if not given["data"]:
         raise InputError("name the folder that holds train.parquet and test.parquet: data=FOLDER")
     out, threads = Path(given["out"]), int(given["threads"])
     rows = json.loads(out.read_text())["runs"] if out.exists() else []
@@ -116,7 +120,7 @@ def theirs(settings: list[str], threads: int) -> dict[str, float]:
         _Pairs(pictures, first, second), recipe.train.batch_size, shuffle=True, drop_last=True, num_workers=threads,
         persistent_workers=True,
     )  # fmt: skip
-    model = MODELS[recipe.method.name](encoder_of(recipe), recipe.method)
+    model: Any = MODELS[recipe.method.name](encoder_of(recipe), recipe.method)
     optimizer = build_optimizer(model, _their_optimizer(recipe))
     took = []
     for epoch in range(recipe.train.epochs):
@@ -124,9 +128,7 @@ def theirs(settings: list[str], threads: int) -> dict[str, float]:
         _epoch(model, optimizer, loader, recipe, epoch)
         took.append(time.perf_counter() - began)
     tests, test_labels = _decoded(recipe, "eval")
-    bank, queries = (
-        _features(model.get_submodule("encoder"), images, recipe) for images in (pictures, tests)
-    )
+    bank, queries = (_features(model.encoder, images, recipe) for images in (pictures, tests))
     found = knn_classify(bank, labels, queries, num_classes=int(labels.max()) + 1)
     return {
         "knn": 100 * float((found == test_labels).float().mean()),

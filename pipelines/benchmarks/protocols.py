@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks._asked import asked_for
 
 from raysurl import intervals
 from raysurl.commands.evaluate import evaluated
 from raysurl.encoder import named_encoder
 from raysurl.errors import InputError
 from raysurl.evaluate import BASELINES, prefixed
-from raysurl.recipe import load_recipe, yaml_argument
+from raysurl.recipe import load_recipe
 from raysurl.recipe.probes import PROBES
 from raysurl.recipe.tunings import TUNINGS
 from raysurl.run import pretrain
@@ -59,17 +60,20 @@ def judgements(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def main(arguments: list[str]) -> None:
     """`protocols data=FOLDER [mnist=ROOT] [samples=2000] [epochs=20] [seeds=[0, 1, 2]] [threads=1] [out=FILE.json]
     [runs=FOLDER]`."""
-    given: dict[str, Any] = {
-        "mnist": "",
-        "samples": 2000,
-        "epochs": 20,
-        "seeds": [0, 1, 2],
-        "threads": 1,
-        "out": FILE,
-        "runs": "runs",
-    }
-    given |= dict(yaml_argument(a) for a in arguments)
-    if "data" not in given:
+    given = asked_for(
+        arguments,
+        {
+            "data": None,
+            "mnist": "",
+            "samples": 2000,
+            "epochs": 20,
+            "seeds": [0, 1, 2],
+            "threads": 1,
+            "out": FILE,
+            "runs": "runs",
+        },
+    )
+    if not given["data"]:
         raise InputError("name the folder that holds train.parquet and test.parquet: data=FOLDER")
     out = Path(given["out"])
     rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []

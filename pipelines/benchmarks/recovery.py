@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from benchmarks._asked import asked_for
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from raysurl.hierarchy import Hierarchy, signals
-from raysurl.recipe import yaml_argument
 
 Thresholds = tuple[float, float]
 Rows = NDArray[np.float32]
@@ -128,7 +128,7 @@ def unit(rows: NDArray[Any]) -> Rows:
 
 def main(arguments: list[str]) -> None:
     """`recovery [epochs=10] [seeds=[11,12]]`: tables, and one line of JSON at the end."""
-    given: dict[str, Any] = {"epochs": 10, "seeds": [11, 12]} | dict(yaml_argument(a) for a in arguments)
+    given = asked_for(arguments, {"epochs": 10, "seeds": [11, 12]})
     print(json.dumps(measure(int(given["epochs"]), [int(s) for s in given["seeds"]])))
 
 

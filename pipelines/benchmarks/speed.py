@@ -6,8 +6,8 @@ feed       SimCLR on CIFAR-10 with the small network under Ray as it comes, besi
            and beside lightly's modules behind torch's DataLoader (benchmarks.peers)
 step       a step of ReSSL under Ray with one worker, beside the bare loop (benchmarks.step)
 knn        kNN classification of 10,000 queries in 50,000 of 512 values, beside faiss (benchmarks.knn)
-plane      MNIST to two dimensions, beside UMAP (benchmarks.dimension_reduction), with how well it keeps neighbours
-transform  10,000 new points of it; of the same run
+plane      MNIST to two dimensions, beside UMAP (benchmarks.dimension_reduction), with how well it keeps neighbours,
+           and 10,000 new points placed
 startup    from the shell to the first step: under Ray, with runtime=local, and what only says something
 
 Cases of a part take turns; a number is the median of `runs`, and of plane one run. `before` is what the commit BEFORE
@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from benchmarks import dimension_reduction, knn, peers, step, views
-from benchmarks._asked import asked_for
+from benchmarks._asked import asked_for, parts_of
 from benchmarks._kept import FOLDER, Rows, keep, where
 
 from raysurl.errors import InputError
@@ -64,20 +64,18 @@ def main(arguments: list[str]) -> None:
         arguments,
         {"data": None, "mnist": None, "parts": list(PARTS), "runs": 3, "threads": 2, "out": FILE},
     )
-    parts = [given["parts"]] if isinstance(given["parts"], str) else given["parts"]
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise InputError(f"parts={unknown[0]} is none; choose of {', '.join(PARTS)}")
+    parts = parts_of(given, list(PARTS))
     for part, needs in (("feed", "data"), ("plane", "mnist")):
         if part in parts and not given[needs]:
             raise InputError(f"the part {part} needs {needs}=FOLDER")
     for part in parts:
-        for name, row in PARTS[part](given).items():
-            keep(Path(given["out"]), name, row, "cpu", page)
-            print(f"{name}: {row}", flush=True)
+        for name, found in PARTS[part](given).items():
+            keep(Path(given["out"]), name, found, "cpu", page)
+            print(f"{name}: {found}", flush=True)
 
 
-def row(ours: float | str, beside: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"now": ours, "beside": beside, **more}
+def row(ours: float | str, beside: dict[str, Any], said: str = "") -> dict[str, Any]:
+    return {"now": ours, "beside": beside, "said": said}
 
 
 def of_views(given: Given) -> Found:
@@ -113,7 +111,7 @@ def of_feed(given: Given) -> Found:
                 found[name].append(pool.submit(measure, said, threads).result()["images_per_s"])
     shares = [ray / local for ray, local in zip(found["Ray"], found["local"], strict=True)]
     beside = {name: round(statistics.median(rates)) for name, rates in found.items()}
-    return {"SimCLR under Ray, images/s": row(beside.pop("Ray"), beside, of_local=spread(shares))}
+    return {"SimCLR under Ray, images/s": row(beside.pop("Ray"), beside, f"{spread(shares)} of local")}
 
 
 def of_step(given: Given) -> Found:
@@ -121,7 +119,9 @@ def of_step(given: Given) -> Found:
     bare, ray = seconds["bare loop"], seconds["ray, 1 worker"]
     ratios = [of / to for of, to in zip(ray, bare, strict=True)]
     beside = {"bare loop": round(1e3 * statistics.median(bare))}
-    return {"step under Ray, ms": row(round(1e3 * statistics.median(ray)), beside, of_bare=spread(ratios))}
+    return {
+        "step under Ray, ms": row(round(1e3 * statistics.median(ray)), beside, f"{spread(ratios)} of bare")
+    }
 
 
 def of_knn(given: Given) -> Found:
@@ -144,7 +144,7 @@ def of_plane(given: Given) -> Found:
         kept[name] = f"{name} {trust:.3f}, {continuity:.3f}, {accuracy:.1f}"
     said = "trustworthiness, continuity, linear accuracy: " + "; ".join(kept.values())
     return {
-        "MNIST to 2-D, s": row(fits.pop("genurl"), fits, kept=said),
+        "MNIST to 2-D, s": row(fits.pop("genurl"), fits, said),
         "10,000 new points, s": row(places.pop("genurl"), places),
     }
 
@@ -213,9 +213,9 @@ def summary(rows: Rows) -> list[str]:
     of_lightly = [each["now"] / each["beside"]["lightly"] for each in (small, large, feed)]
     return [
         f"> A view of 32 px takes {of_lightly[0]:.2f} of lightly's time and one of 224 px from a JPEG"
-        f" {of_lightly[1]:.2f}; SimCLR under Ray runs at {feed['of_local']} of runtime=local and at"
-        f" {of_lightly[2]:.2f} of lightly behind a DataLoader; a step under Ray takes {ray['of_bare']} of the"
-        f" bare loop's. MNIST to 2-D takes {plane['now']:.0f} s beside UMAP's {plane['beside']['umap']:.0f}"
+        f" {of_lightly[1]:.2f}; SimCLR under Ray runs at {feed['said']} and at"
+        f" {of_lightly[2]:.2f} of lightly behind a DataLoader; a step under Ray takes {ray['said']}."
+        f" MNIST to 2-D takes {plane['now']:.0f} s beside UMAP's {plane['beside']['umap']:.0f}"
         f" (goal: 60). The first step comes after {start['now']:.0f} s under Ray (goal: 20) and"
         f" {local['now']:.1f} s with runtime=local (goal: 4).",
         "",
@@ -232,13 +232,8 @@ def page(rows: Rows) -> str:
         if name in rows:
             found = rows[name]
             beside = ", ".join(f"{peer} {value}" for peer, value in found["beside"].items())
-            more = "; ".join(
-                f"{key.replace('_', ' ')} {value}" if key != "kept" else value
-                for key, value in found.items()
-                if key in ("of_local", "of_bare", "kept")
-            )
             lines.append(
-                f"| {name} | {before} | {then} | {found['now']} | {beside} | {more} | {goal} | {floor} |"
+                f"| {name} | {before} | {then} | {found['now']} | {beside} | {found['said']} | {goal} | {floor} |"
             )
     said = "`python pipelines/benchmark.py speed data=FOLDER mnist=ROOT`, which says what is measured."
     return "\n".join([*lines, "", f"{said} {where(rows)}", ""])
