@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import InputError
+from raysurl.spectra import rankme as rankme
 
 NARROW = 1024  # widest rows whose distances are taken in fp64
 _LEFT_OUT = -1e4  # a logit that adds nothing, and keeps gradients defined where every entry is left out
@@ -286,16 +287,3 @@ def evenly_spaced(rows: Tensor, limit: int) -> Tensor:
     if len(rows) <= limit:
         return rows
     return rows[torch.arange(limit, device=rows.device) * len(rows) // limit]
-
-
-def rankme(rows: Tensor) -> float:
-    """RankMe of rows (N, D), in [1, min(N, D)]; 1.0 where all rows are zero (Garrido et al. 2023, eqs. 1-2)."""
-    rows = rows.double() if rows.device.type != "mps" else rows.float()
-    if rows.shape[0] > 2 * rows.shape[1]:  # R of a QR has the same singular values, and is D × D
-        rows = torch.linalg.qr(rows, mode="r").R
-    values = torch.linalg.svdvals(rows)
-    total = values.sum()
-    if not total > 0:
-        return 1.0
-    p = values / total + 1e-7
-    return min(float((-p * p.log()).sum().exp()), float(len(values)))

@@ -11,6 +11,8 @@ health/uniformity       log mean exp(−2‖x − y‖²) over pairs of differen
 health/alignment        mean ‖x − x⁺‖² between two views of a sample (same, eq. 1): 0 identical, 2 unrelated
 health/rankme           effective number of dimensions (RankMe): 1 … min(N, D)
 health/rank_share       RankMe as a share of min(N, D)
+health/alpha_req        power by which the eigenvalues of the features fall (α-ReQ): good features have one near 1
+health/lidar            effective number of dimensions that tell samples apart from their own views (LiDAR)
 health/duplicate_share  share of the samples of which another one has the same embedding
 health/dead_dimensions  share of the dimensions that hardly differ between samples: their standard deviation is below a
                         thousandth of the largest
@@ -37,10 +39,11 @@ from torch import Tensor
 
 from raysurl import functional
 from raysurl.errors import InputError
-from raysurl.functional import evenly_spaced, rankme
+from raysurl.functional import evenly_spaced
+from raysurl.spectra import alpha_req, rankme
 
-_NAMES = ("std", "mean_cosine", "uniformity", "rankme", "rank_share", "duplicate_share", "dead_dimensions")
-SIGNALS = tuple(f"health/{name}" for name in _NAMES)
+_NAMES = "std mean_cosine uniformity rankme rank_share alpha_req duplicate_share dead_dimensions"
+SIGNALS = tuple(f"health/{name}" for name in _NAMES.split())
 LARGEST = ("health/update_share", "health/teacher_motion")  # judged by the largest value of all epochs
 SAMPLES = 2048  # the pairwise signals use at most so many samples, evenly spaced
 
@@ -74,11 +77,8 @@ LOW_STD, HIGH_STD = 0.3, 3.3  # of the same: pixels in 0 … 1 as they are have 
 GAIN = 0.5  # points of kNN accuracy that count as better than a baseline, where no interval says what chance does
 
 
-OF_EVALUATION = (
-    "collapsed",
-    "dimensional collapse",
-    "duplicates",
-)  # findings that only an evaluation can make
+# findings that only an evaluation can make
+OF_EVALUATION = ("collapsed", "dimensional collapse", "duplicates")
 
 
 def signals(embeddings: Tensor) -> dict[str, float]:
@@ -100,6 +100,7 @@ def signals(embeddings: Tensor) -> dict[str, float]:
         "health/uniformity": float((-2 * (2 - 2 * cosines)).exp().mean().log()),
         "health/rankme": rank,
         "health/rank_share": rank / min(rows.shape),
+        "health/alpha_req": alpha_req(rows),
         "health/duplicate_share": float(_twins(rows, z).float().mean()),
         "health/dead_dimensions": float((deviation < SAME_SHARE * deviation.max()).float().mean()),
     }

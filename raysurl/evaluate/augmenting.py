@@ -15,10 +15,12 @@ from raysurl.data.source import Source
 from raysurl.embed import Augmented, embed
 from raysurl.errors import InputError
 from raysurl.recipe import Recipe
+from raysurl.spectra import lidar
 from raysurl.views import POLICIES, named_policy
 from raysurl.views.policies import Policy
 
-ALIGNED = 512  # samples of whose views the distance is measured
+ALIGNED = 512  # samples whose views are compared
+ALIGNED_VIEWS = 4  # of each of them
 SETTING = {"neighbours": "neighbours_views"}  # of other protocols: linear_augment, finetune_augment
 
 
@@ -29,20 +31,26 @@ def disturbing(recipe: Recipe, name: str) -> Augmented:
 
 def aligned_names(recipe: Recipe) -> set[str]:
     """What `alignment` will yield."""
-    return set() if disturbing(recipe, "views").policy.is_identity else {"health/alignment"}
+    return set() if disturbing(recipe, "views").policy.is_identity else {"health/alignment", "health/lidar"}
 
 
 def alignment(
     encoder: nn.Module, recipe: Recipe, source: Source, device: torch.device, bank: NDArray[np.int64]
 ) -> dict[str, float]:
-    """`health/alignment` of two of the run's own views, on rank 0; empty where none is random. All ranks call it."""
+    """`health/alignment` of two of the run's own views and `health/lidar` of four, on rank 0; empty where none is
+    random. All ranks call it."""
     if not aligned_names(recipe):
         return {}
-    views = [disturbing(recipe, "views"), replace(disturbing(recipe, "views"), epoch=1)]
     count = min(ALIGNED, len(bank))
     some = bank[np.arange(count) * len(bank) // count]
-    first, second = (embed(encoder, source, recipe, device, some, view) for view in views)
-    return {"health/alignment": health.alignment(first, second)} if len(first) else {}
+    views = [replace(disturbing(recipe, "views"), epoch=epoch) for epoch in range(ALIGNED_VIEWS)]
+    found = [embed(encoder, source, recipe, device, some, view) for view in views]
+    if not len(found[0]):
+        return {}
+    return {
+        "health/alignment": health.alignment(found[0], found[1]),
+        "health/lidar": lidar(torch.stack(found)),
+    }
 
 
 def check_views(recipe: Recipe, samples: Samples) -> None:

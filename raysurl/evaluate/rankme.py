@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 from raysurl.evaluate.division import Division
 from raysurl.evaluate.features import Features
-from raysurl.functional import evenly_spaced, rankme
+from raysurl.functional import evenly_spaced
 from raysurl.recipe import Evaluation
+from raysurl.spectra import rankme
 
 NEEDS: frozenset[str] = frozenset()
 OF_PIXELS = False

@@ -227,6 +227,8 @@ _LABELS = {
     "eval/zeroshot_top5": "Zero-shot, top 5",
     "health/rankme": "RankMe, effective dimensions",
     "health/rank_share": "RankMe, share of all dimensions",
+    "health/alpha_req": "α-ReQ, power by which eigenvalues fall",
+    "health/lidar": "LiDAR, effective dimensions that tell samples apart",
     "health/std": "Spread of the embeddings",
     "health/mean_cosine": "Mean cosine between images",
     "health/uniformity": "Uniformity",
@@ -255,6 +257,8 @@ NOTES = {
     "health/alignment": "0 = both views alike, 2 = unrelated",
     "health/rankme": "dimensions that the features really use",
     "health/rank_share": "of all dimensions",
+    "health/alpha_req": "good features have one near 1",
+    "health/lidar": "beside the differences between views of one image",
     "health/teacher_entropy": "share of the maximum: 1 = flat, 0 = one-hot",
 }
 

@@ -76,7 +76,7 @@ def run(
         tune.with_resources(trainable, partial(_resources, placed)),
         tune_config=tune.TuneConfig(
             search_alg=asker,
-            scheduler=_scheduler(space.prune, plan),
+            scheduler=scheduler_of(space.prune),
             num_samples=-1,
             max_concurrent_trials=placed.concurrent,
             reuse_actors=True,
@@ -142,7 +142,8 @@ def _split(settings: Data, samples: Samples, taken: int) -> data.PreparedSplit:
     )
 
 
-def _scheduler(prune: Prune | None, plan: SweepPlan) -> Any:
+def scheduler_of(prune: Prune | None) -> Any:
+    """Ray's scheduler of trials that report their `epoch` and the `signal` that they are pruned by."""
     if prune is None:
         return FIFOScheduler()
     common = {
@@ -154,7 +155,8 @@ def _scheduler(prune: Prune | None, plan: SweepPlan) -> Any:
     if prune.kind == "median":
         return MedianStoppingRule(**common, min_samples_required=3)
     # a trial of the last rung ends by itself, after its final evaluation
-    return ASHAScheduler(**common, max_t=10**6, reduction_factor=prune.reduction, stop_last_trials=False)
+    rungs = {"max_t": 10**6, "reduction_factor": prune.reduction, "brackets": prune.brackets}
+    return ASHAScheduler(**common, **rungs, stop_last_trials=False)
 
 
 class _Asker(Searcher):

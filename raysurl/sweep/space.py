@@ -52,7 +52,9 @@ class Axis(Section):
 class Prune(Section):
     """Ending poor trials early by `signal`, which the trainer logs at each online evaluation (eval.every_epochs).
 
-    asha: of the trials that came to a rung, the best 1/reduction go on. median: below the median of the others.
+    asha: of the trials that came to a rung, the best 1/reduction go on; with several `brackets`, as in Hyperband, each
+    later one begins to look reduction times later, and trials are divided among them. median: below the median of the
+    others.
     """
 
     kind: Literal["asha", "median"] = "asha"
@@ -60,6 +62,7 @@ class Prune(Section):
     mode: Literal["max", "min"] = "max"
     grace_epochs: int = Field(2, ge=1)
     reduction: float = Field(3.0, gt=1)
+    brackets: int = Field(1, ge=1)
 
 
 class Stop(Section):
@@ -94,9 +97,8 @@ class Small(Section):
     pilot: Pilot | None = None  # what `sweep.py space=… pilot=true` found of its extreme cells
     seeds: tuple[int, ...] | None = None
     trials: int | None = Field(None, ge=1)
-    prune: Prune | None = (
-        None  # None: as at full scale, whose epochs of grace may be more than a small run has
-    )
+    # None: as at full scale, whose epochs of grace may be more than a small run has
+    prune: Prune | None = None
     max_hours: float = Field(1.0, gt=0)
 
 
@@ -107,9 +109,8 @@ class Space(Section):
     recipe: str
     fixed: dict[str, Any] = Field({})
     axes: dict[str, Axis]
-    objectives: dict[str, Literal["max", "min"]] = Field(
-        {"eval/linear_top1": "max"}
-    )  # the first: the headline
+    # the first: the headline
+    objectives: dict[str, Literal["max", "min"]] = Field({"eval/linear_top1": "max"})
     columns: str | None = None  # the axis that makes a table's columns; None: the last
     shown: dict[str, str] = Field({})  # heading -> metric, of a table of one axis; {}: the headline alone
     measures: dict[str, dict[str, str]] = Field(
@@ -121,9 +122,8 @@ class Space(Section):
     max_trials: int = Field(300, ge=1)
     prune: Prune | None = None
     stop: Stop = Stop()
-    paper: dict[str, Any] | list[Any] = Field(
-        {}
-    )  # the paper's numbers, nested in the order of the axes; last level may be a list
+    # the paper's numbers, nested in the order of the axes; last level may be a list
+    paper: dict[str, Any] | list[Any] = Field({})
     read_from_figure: bool = False  # the numbers of `paper` were read off a plot, which prints none
     epoch_seconds: EpochSeconds | None = None
     says: str = ""  # what the paper says in words where it prints no number
