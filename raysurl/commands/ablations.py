@@ -9,7 +9,9 @@ from raysurl.errors import InputError
 from raysurl.paths import given_path, place, whole, writable
 from raysurl.recipe import nearest, take
 
-RESULTS, SPEEDS = Path("results/sweeps"), Path("results/benchmarks/gpu.json")  # of a checkout
+# of a checkout
+RESULTS, SPEEDS = Path("results/sweeps"), Path("results/benchmarks/gpu.json")
+COMPARISONS = Path("results/comparisons")
 SETTINGS = {
     "results": (
         "DIR",
@@ -22,11 +24,12 @@ SETTINGS = {
         "results/benchmarks/gpu.json",
         "by which GPU hours are estimated, if it is there",
     ),
+    "comparisons": ("DIR", "results/comparisons", "kept tables of methods, whose curves are drawn"),
 }
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`ablations [results=DIR] [output=FILE.html] [speeds=FILE.json]`.
+    """`ablations [results=DIR] [output=FILE.html] [speeds=FILE.json] [comparisons=DIR]`.
 
     Reads `SPACE.csv` files, as a sweep's table.csv is kept, and sweep directories, and starts nothing. Every table of
     the papers has a card, those that were never run too, with the command that runs them.
@@ -46,12 +49,19 @@ def main(arguments: Sequence[str]) -> None:
     speeds = given_path("speeds", given.get("speeds") or str(SPEEDS))
     if given.get("speeds") and not speeds.is_file():
         raise InputError(f"speeds={speeds} is no file; name what pipelines/benchmark.py gpu wrote")
+    comparisons = given_path("comparisons", given.get("comparisons") or str(COMPARISONS))
+    if given.get("comparisons") and not comparisons.is_dir():
+        raise InputError(
+            f"comparisons={comparisons} is no folder; name one that `raysurl results` has written"
+        )
     from raysurl.sweep.ablations import cards, total
     from raysurl.sweep.ablations_page import html
+    from raysurl.sweep.comparisons import curve_chart
 
     found = cards(results, speeds if speeds.is_file() else None)
+    charts = [curve_chart(path) for path in sorted(comparisons.glob("*.json"))]
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole(target) as partial:
-        partial.write_text(html(found), encoding="utf-8")
+        partial.write_text(html(found, charts), encoding="utf-8")
     print(total(found))
     print(f"page: {target}")

@@ -7,25 +7,21 @@ the old ones, and the others stay.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from raysurl import plain
 from raysurl.errors import InputError
-from raysurl.intervals import of_mean
 from raysurl.paths import given_path
 from raysurl.recipe import take
 from raysurl.report.recipe import command
 from raysurl.report.run import read_run
 from raysurl.sweep import directory as sweep_directory
-from raysurl.sweep.results import read_sweep
+from raysurl.sweep.comparisons import add_sweep, comparison, reading
 from raysurl.train.run_directory import write_atomic
 
-COLUMNS = {"kNN 200": "knn_top1", "kNN 20": "knn20_top1", "linear (L-BFGS)": "lbfgs_top1"}
 SHOWN = ("knn_top1", "knn20_top1", "linear_top1", "lbfgs_top1")
 
 
@@ -61,62 +57,11 @@ def main(arguments: Sequence[str]) -> None:
     write_atomic(PAGE, before + BEGIN + "\n" + table(results) + END + after)
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What a file that is not as this program wrote it raises, as InputError that names it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
-        why = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise InputError(f"{path} is not what a finished run or this command writes: {why}") from None
-
-
-def add_sweep(directory: Path, name: str, results: Path) -> None:
-    """Keep the rows of a sweep of one axis: mean and deviation of all metrics over the seeds that have finished."""
-    found = read_sweep(directory)
-    if len(found.axes) != 1 or found.space.search != "grid":
-        raise InputError(
-            f"add={directory}: only a table of one axis has rows to keep; it has {len(found.axes)} axes"
-        )
-    target = results / "comparisons" / f"{name}.json"
-    record: dict[str, Any] = {"rows": {}}
-    if target.is_file():
-        with _reading(target):
-            record = plain.read_mapping(target)
-    record["command"] = f"python pipelines/sweep.py space={found.space.name} data_root=FOLDER"
-    shown = found.space.shown or {found.space.metric: found.space.metric}
-    record["columns"] = {heading: metric.removeprefix("eval/") for heading, metric in shown.items()}
-    for cell in sweep_directory.read(directory)["cells"]:
-        files = [directory / "trials" / trial / "results.json" for trial in cell["ids"]]
-        with _reading(next((file for file in files if file.is_file()), directory)):
-            if kept := [plain.read_mapping(file) for file in files if file.is_file()]:
-                record["rows"][cell["labels"][0]] = _row(kept)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, json.dumps(record, indent=1) + "\n")
-
-
-def _row(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean, standard deviation and number of each metric of some runs, and where they were measured."""
-    names = sorted({name for result in found for name in result["metrics"]})
-    values = {name: [r["metrics"][name] for r in found if name in r["metrics"]] for name in names}
-    paces = [r["num_samples"] / r["images_per_s"] for r in found if r["images_per_s"]]
-    return {
-        "seeds": len(found),
-        "metrics": {n: [fmean(v), stdev(v) if len(v) > 1 else None, len(v)] for n, v in values.items()},
-        "seconds_per_epoch": fmean(paces) if paces else None,
-        "measured": sorted({f"{r['hardware']}, {r['threads']} thread(s), `{r['commit']}`" for r in found}),
-        "rules": sorted({r["rule"] for r in found if r.get("rule")}),
-        "verdicts": sorted({sentence for r in found for sentence in r["health"]}),
-    }
-
-
 def add(run_dir: Path, name: str, results: Path) -> None:
     """Keep a finished run's results.json, with the command that repeats it, as results/NAME.json."""
     if not (run_dir / "results.json").is_file():
         raise InputError(f"add={run_dir} has no results.json: it is not a finished run")
-    with _reading(run_dir / "results.json"):
+    with reading(run_dir / "results.json"):
         record = {"command": command(read_run(run_dir)), **plain.read_mapping(run_dir / "results.json")}
         _line(name, record)
     results.mkdir(exist_ok=True)
@@ -134,7 +79,7 @@ def table(results: Path) -> str:
     ]
     commands = []
     for path in sorted(results.glob("*.json")):
-        with _reading(path):
+        with reading(path):
             r = plain.read_mapping(path)
             if "metrics" not in r:
                 continue
@@ -142,7 +87,7 @@ def table(results: Path) -> str:
             commands.append(f"{path.stem}: {r['command']}" + (f"  # {r['rule']}" if r.get("rule") else ""))
     comparisons = []
     for path in sorted((results / "comparisons").glob("*.json")):
-        with _reading(path):
+        with reading(path):
             comparisons.append(comparison(path))
     sweeps = [line for p in sorted((results / "sweeps").glob("*.md")) for line in sweep(p)]
     benchmarks = [benchmark(p) for p in sorted((results / "benchmarks").glob("*.md"))]
@@ -161,68 +106,6 @@ def _line(name: str, r: dict[str, Any]) -> str:
     return f"| {name} | {' | '.join(cells)} | {rank} | {speed} | {r['seconds'] / 60:.1f} min | {what} |"
 
 
-def comparison(path: Path) -> str:
-    """Mean ± standard deviation over seeds, with the mean's interval, for each row of a table of a kept sweep.
-
-    Beside the first column stands the untrained encoder's, of the same quantity: a row whose kNN compares with memory
-    has its own or none, all others that of the row which was run with baselines.
-    """
-    record = plain.read_mapping(path)
-    columns = record.get("columns", COLUMNS)
-    headline, first = next(iter(columns.items()))
-    of_backbone = [row["metrics"] for row in record["rows"].values() if not _of_memory(row["metrics"])]
-    untrained = next((m[key] for m in of_backbone if (key := f"eval/untrained_{first}") in m), None)
-    heads = [
-        "method",
-        "seeds",
-        *columns,
-        *([f"untrained {headline}"] if untrained else []),
-        "RankMe",
-        "s/epoch",
-    ]
-    rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    references: dict[str, str] = {}
-    for name, row in record["rows"].items():
-        metrics = row["metrics"]
-        for prefix in () if _of_memory(metrics) else ("untrained", "pixels"):
-            if any(f"eval/{prefix}_{column}" in metrics for column in columns.values()):
-                rest = " |" * (len(heads) - 2 - len(columns))
-                references[prefix] = (
-                    f"| {prefix} | {_spread_row(metrics, f'eval/{prefix}_', columns)} |{rest}"
-                )
-        seconds = "–" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2g}"
-        rank = _spread(metrics.get("health/rankme"))
-        own = metrics.get(f"eval/untrained_{first}", None if _of_memory(metrics) else untrained)
-        beside = [f"{own[0]:.1f}" if own else "–"] if untrained else []
-        rows.append(
-            f"| {' | '.join([name, _spread_row(metrics, 'eval/', columns), *beside, rank, seconds])} |"
-        )
-    measured = sorted({where for row in record["rows"].values() for where in row["measured"]})
-    rules = [
-        f"{name}: {'; '.join(row['rules'])}." for name, row in record["rows"].items() if row.get("rules")
-    ]
-    note = [
-        " ".join(
-            [
-                "Mean ± standard deviation over seeds, and the mean's interval of 95 % (Student's t).",
-                f"Measured on {'; '.join(measured)}.",
-                *rules,
-            ]
-        ),
-        "",
-        "```",
-        record["command"],
-        "```",
-        "",
-    ]
-    return "\n".join([f"## {path.stem}", "", *rows, *references.values(), "", *note])
-
-
-def _of_memory(metrics: dict[str, Any]) -> bool:
-    """Whether kNN compares embeddings with memory, and the backbone's stands beside it under a name of its own."""
-    return "eval/backbone_knn_top1" in metrics
-
-
 def sweep(path: Path) -> list[str]:
     """A line of the page on a kept table of pipelines/report.py: its title, where it is, and what its sentences say."""
     lines = path.read_text().splitlines()
@@ -238,22 +121,6 @@ def benchmark(path: Path) -> str:
     lines = path.read_text().splitlines()
     said = " ".join(line.removeprefix("> ") for line in lines if line.startswith("> "))
     return f"- [{lines[0].removeprefix('# ')}](../results/benchmarks/{path.name}): {said}"
-
-
-def _spread_row(metrics: dict[str, list[float]], prefix: str, columns: dict[str, str]) -> str:
-    values = [metrics.get(f"{prefix}{name}") for name in columns.values()]
-    seeds = max((value[2] for value in values if value), default=0)
-    return " | ".join([str(seeds), *(_spread(value) for value in values)])
-
-
-def _spread(value: list[float] | None) -> str:
-    if value is None:
-        return "–"
-    mean, deviation, count = value
-    if deviation is None:
-        return f"{mean:.1f}"
-    low, high = of_mean(mean, deviation, int(count))
-    return f"{mean:.1f} ± {deviation:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _cell(metrics: dict[str, float], name: str) -> str:

@@ -22,7 +22,7 @@ BUCKETS = 300  # a line is drawn from at most two points (lowest and highest) of
 DOTTED_UP_TO = 30  # points up to which each one is marked
 SMOOTHED_FROM = 40  # points from which on a per-step series is smoothed
 LOG = {"type": "log", "dtick": 1, "exponentformat": "none"}
-COLOURS = 6  # of lines, then they come again
+COLOURS = 6  # of lines, then they come again, dashed
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def line_chart(
         return ""
     traces: list[dict[str, Any]] = []
     for i, s in enumerate(series):
-        colour = f"var(--s{1 + i % COLOURS})"
+        colour, dash = f"var(--s{1 + i % COLOURS})", "dash" if i % (2 * COLOURS) >= COLOURS else "solid"
         smooth = s.smooth and len(s.y) >= SMOOTHED_FROM
         if smooth:
             raw = {"opacity": 0.3, "hoverinfo": "skip", "showlegend": False}
             traces.append(_line(s.x, s.y, colour, 1) | raw)
         average = moving_average(s.y) if smooth else s.y
         name = {"name": words(s.name), "hovertemplate": f"%{{y:.4~g}}{unit}<extra>{words(s.name)}</extra>"}
-        traces.append(_line(s.x, average, colour, 2) | name | _spread(s, colour))
+        traces.append(_line(s.x, average, colour, 2, dash) | name | _spread(s, colour))
     layout: dict[str, Any] = {
         "hovermode": "x unified",
         "showlegend": len(series) > 1,
@@ -100,7 +100,7 @@ def line_chart(
     )
 
 
-def _line(x: Floats, y: Floats, colour: str, width: int) -> dict[str, Any]:
+def _line(x: Floats, y: Floats, colour: str, width: int, dash: str = "solid") -> dict[str, Any]:
     keep = thinned(y)
     dotted = len(x) <= DOTTED_UP_TO
     return {
@@ -108,7 +108,7 @@ def _line(x: Floats, y: Floats, colour: str, width: int) -> dict[str, Any]:
         "mode": "lines+markers" if dotted else "lines",
         "x": x[keep],
         "y": y[keep],
-        "line": {"color": colour, "width": width},
+        "line": {"color": colour, "width": width} | ({} if dash == "solid" else {"dash": dash}),
         "marker": {"size": 6, "color": colour},
     }
 

@@ -23,6 +23,7 @@ INTRODUCTION = (
     " laptop has."
 )
 NOTE = "Claims by their verdict; GPU hours: an estimate of what waits, at the paper's size."
+CURVES = "Methods on the same images and network, judged while they train; the tables are among the results."
 HEADS = (
     "table",
     "supported",
@@ -53,8 +54,8 @@ OWN = """<style>
 </style>"""
 
 
-def html(found: Sequence[Card]) -> str:
-    """The whole page."""
+def html(found: Sequence[Card], curves: Sequence[str] = ()) -> str:
+    """The whole page. `curves`: charts of methods while they train."""
     body = [STYLE, OWN, f"<h1>{escape(TITLE)}</h1>", f'<p class="soft">{escape(INTRODUCTION)}</p>']
     body += [tiles(found), page.section("Overview", overview(found), NOTE)]
     places = {id(card): place for place, card in enumerate(found)}
@@ -62,6 +63,8 @@ def html(found: Sequence[Card]) -> str:
         page.section(group, "".join(section(card, places[id(card)]) for card in cards), _note(group))
         for group, cards in grouped(found).items()
     ]
+    if drawn := "".join(curves):
+        body.append(page.section("Learning curves", f'<div class="charts">{drawn}</div>', CURVES))
     return page.document(TITLE, "".join(body))
 
 
