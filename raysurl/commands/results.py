@@ -19,7 +19,9 @@ from raysurl.recipe import take
 from raysurl.report.recipe import command
 from raysurl.report.run import read_run
 from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep import pilot
 from raysurl.sweep.comparisons import add_sweep, comparison, reading
+from raysurl.sweep.space import SPACES, read_space
 from raysurl.train.run_directory import write_atomic
 
 SHOWN = ("knn_top1", "knn20_top1", "linear_top1", "lbfgs_top1")
@@ -91,7 +93,8 @@ def table(results: Path) -> str:
             comparisons.append(comparison(path))
     sweeps = [line for p in sorted((results / "sweeps").glob("*.md")) for line in sweep(p)]
     benchmarks = [benchmark(p) for p in sorted((results / "benchmarks").glob("*.md"))]
-    lists = ["## Sweeps", "", *sweeps, "", "## Measurements", "", *benchmarks, ""]
+    piloted = pilot.summary([read_space(path.stem) for path in sorted(SPACES.glob("*.yaml"))])
+    lists = ["## Sweeps", "", piloted, "", *sweeps, "", "## Measurements", "", *benchmarks, ""]
     return "\n".join([*rows, "", "```", *commands, "```", "", *comparisons, *lists])
 
 

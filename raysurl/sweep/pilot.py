@@ -62,6 +62,21 @@ class Pilot(Section):
         )
 
 
+def summary(spaces: Sequence[Space]) -> str:
+    """One sentence on all that have been measured: which small versions can show what their table says."""
+    found = {space.title: space.cpu.pilot for space in spaces if space.cpu and space.cpu.pilot}
+    shown = {title: pilot for title, pilot in found.items() if pilot.shows}
+    said = []
+    for title, pilot in shown.items():
+        wrong = pilot.collapsed == "highest" or (pilot.spread is not None and pilot.spread < 0)
+        how = (["by a collapse"] if pilot.spread is None else []) + (["the wrong way round"] if wrong else [])
+        said.append(title + (f" ({', '.join(how)})" if how else ""))
+    return (
+        f"Pilots of the paper's extreme cells find them {SIGNAL:g} times the seeds' noise apart in {len(shown)} of"
+        f" {len(found)} small versions: {'; '.join(said) or 'none'}."
+    )
+
+
 def extremes(
     space: Space, paper: dict[tuple[str, ...], float], run: Collection[tuple[str, ...]]
 ) -> list[tuple[str, ...]]:
