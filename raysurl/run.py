@@ -42,7 +42,6 @@ def pretrain(recipe: Recipe, watch: Watching = watching) -> Path:
     """
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
     eval_samples = open_samples(recipe.data, "eval", seed=recipe.stream_seed)
-    assert samples is not None
     recipe = build.resolve(recipe, samples.width())
     division = check(recipe, samples, eval_samples)
     runtime = importlib.import_module(RUNTIMES[recipe.runtime])
@@ -50,7 +49,6 @@ def pretrain(recipe: Recipe, watch: Watching = watching) -> Path:
     recipe, said = priced(recipe, samples, division, runtime.measure)
     if recipe.data.limit is not None and recipe.data.limit < len(samples):
         samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
-        assert samples is not None
         division = check(recipe, samples, eval_samples)
     said += advice.remarks(recipe, len(samples), division)
     with run_directory.claim(recipe) as (recipe, run_dir):

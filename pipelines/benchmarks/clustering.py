@@ -65,7 +65,6 @@ def begin(name: str, staleness: int, changes: list[str], folder: Path) -> Arm:
     """A run of its own whose memory is an actor, with clusters made where the arm has any."""
     recipe = load_recipe([*SETTINGS, *changes, f"memory.staleness={staleness}"])
     samples = open_samples(recipe.data, "train", seed=recipe.seed)
-    assert samples is not None
     source = open_source(samples, recipe.data)
     make = functools.partial(recipe.method.memory, len(source.readable), 0)
     record = ActorRecord(memory.create(make), timeout_s=600)

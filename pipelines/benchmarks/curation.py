@@ -147,7 +147,6 @@ def augmented(given: dict[str, Any], file: Path) -> NDArray[np.float32]:
     path = Path(given["data"]) / "train.parquet"
     found = load_encoder(given["run"], {"data.name": "parquet", "data.path": str(path), "data.limit": ""})
     samples = open_samples(found.recipe.data, "train", seed=0, depth=found.depth)
-    assert samples is not None
     source, _ = local.open_sources(found.recipe, samples, None)
     cpu, count, writer, epoch = torch.device("cpu"), 0, None, 0
     while count < given["rows"]:

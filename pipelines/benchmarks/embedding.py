@@ -71,7 +71,6 @@ def opened(given: dict[str, Any], data: dict[str, Any]) -> tuple[TrainedEncoder,
     settings = {"data.eval_path": "", "data.limit": "", **data}
     found = load_encoder(given["run"], {key: str(value) for key, value in settings.items()})
     samples = open_samples(found.recipe.data, "train", seed=0, depth=found.depth)
-    assert samples is not None
     source, _ = local.open_sources(found.recipe, samples, None)
     found.encoder.eval()
     return found, samples, source

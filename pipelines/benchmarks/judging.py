@@ -144,7 +144,6 @@ def features(given: Given) -> dict[str, Any]:
              f"views.size={size}", f"encoder.small_stem={str(size < 64).lower()}"]
         )  # fmt: skip
         samples = open_samples(recipe.data, "train", seed=0)
-        assert samples is not None
         source = open_source(samples, recipe.data)
     encoder, index, block = encoder_of(recipe).to(device).eval(), np.arange(n), recipe.eval.batch_size
     requests = [Request(0, i, index[i : i + block]) for i in range(0, n, block)]

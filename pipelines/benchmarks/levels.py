@@ -97,7 +97,6 @@ def measure(
             section[last] = value
         recipe = recipe_from(tree)
         samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
-        assert samples is not None
         assert samples.labels is not None
         with watched(samples.labels) as seen:
             run = pretrain(recipe)

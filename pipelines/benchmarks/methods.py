@@ -75,7 +75,6 @@ def serve(pipe: Connection, settings: list[str], folder: str, name: str) -> None
     """In a process of its own: a block of steps each time the other end asks; seconds per step and memory."""
     recipe = load_recipe(settings)
     samples = open_samples(recipe.data, "train", seed=0)
-    assert samples is not None
     source = open_source(samples, recipe.data)
     run_dir = Path(folder) / name
     run_dir.mkdir()

@@ -76,7 +76,6 @@ def _counted(data: dict[str, Any], settings: dict[str, int], batch_size: int) ->
     changes = {key.removeprefix("data."): value for key, value in settings.items()}
     settled = Data(**{**data, **changes, "mode": "streaming"})
     samples = open_samples(settled, "train", 0)
-    assert samples is not None
     source = open_source(samples, settled)
     p: Plan = plan(source.readable, batch_size=batch_size, seed=0, windows=source.windows)
     assert source.labels is not None

@@ -44,7 +44,6 @@ def main(arguments: Sequence[str]) -> None:
 
     found, device = load_classifier(mine["run"], rest), default_device()
     samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed, depth=found.depth)
-    assert samples is not None
     check_width(found.recipe, samples.width())
     source, _ = local.open_sources(found.recipe, samples, None)
     print(*source.sentences(), sep="\n")

@@ -36,7 +36,6 @@ def main(arguments: Sequence[str]) -> None:
     if os.path.lexists(target):
         raise InputError(f"to={target} exists already; name another folder")
     samples = open_samples(recipe.data, "train", seed=recipe.seed)
-    assert samples is not None
     count = importlib.import_module(WRITER).shuffle(
         samples,
         target,

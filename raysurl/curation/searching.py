@@ -86,7 +86,6 @@ def images_at(given: str, encoder: TrainedEncoder) -> Samples:
     plain = Data(name="folder", path=str(path), labels="none", max_unreadable=1.0)
     if path.is_dir():
         samples = open_samples(plain, "train", seed=0, depth=encoder.depth)
-        assert samples is not None
     else:
         state = path.stat()
         entry = FileEntry(path.name, state.st_size, state.st_mtime_ns)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 
@@ -41,6 +41,10 @@ KINDS = {  # data.name -> what it reads
 }
 
 
+@overload
+def open_samples(data: Data, split: Literal["train"], seed: int, depth: Depth | None = None) -> Samples: ...
+@overload
+def open_samples(data: Data, split: Split, seed: int, depth: Depth | None = None) -> Samples | None: ...
 def open_samples(data: Data, split: Split, seed: int, depth: Depth | None = None) -> Samples | None:
     """List the samples of a split; None where the recipe names no labelled test set.
 

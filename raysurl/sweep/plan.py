@@ -264,7 +264,6 @@ class _Opened:
             except InputError as error:
                 self._missing[key] = str(error)
                 raise MissingDataError(str(error)) from None
-            assert train is not None
             self.samples[key] = train, test
         recipe = build.resolve(recipe, self.samples[key][0].width())
         if (

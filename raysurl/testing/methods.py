@@ -176,7 +176,6 @@ def check_gradients(recipe: Recipe) -> None:
 def check_encoder_is_kept(recipe: Recipe) -> None:
     """`method.encoder` is the network that the recipe describes, so that what is kept can be loaded."""
     samples = open_samples(recipe.data, "train", seed=recipe.stream_seed)
-    assert samples is not None
     made = build.method_of(recipe, num_samples=len(samples), labels=samples.labels)
     own, wanted = (
         {name: tuple(value.shape) for name, value in net.state_dict().items()}
