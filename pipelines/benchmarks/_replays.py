@@ -65,7 +65,7 @@ class Controller:
         return []
 
 
-def replayed(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+def replayed(curves: Sequence[Curve], orders: int = ORDERS) -> list[dict[str, Any]]:
     """For each signal and rule the share of the epochs that would have been trained, and by how much the best of the
     trials that were let to their end is below the best of all, in points; means over the orders."""
     known = [curve for curve in curves if curve.at[WITH_LABELS]]
@@ -74,8 +74,8 @@ def replayed(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     for signal in SIGNALS:
         for rule in RULES:
             rng = streams.numpy_stream(0, "replay")
-            orders = [[int(at) for at in rng.permutation(len(known))] for _ in range(ORDERS)]
-            outcomes = [replay(order, known, signal, rule, seed) for seed, order in enumerate(orders)]
+            drawn = [[int(at) for at in rng.permutation(len(known))] for _ in range(orders)]
+            outcomes = [replay(order, known, signal, rule, seed) for seed, order in enumerate(drawn)]
             share = float(np.mean([epochs for epochs, _ in outcomes])) / total
             lost = best - float(np.mean([kept for _, kept in outcomes]))
             found.append(

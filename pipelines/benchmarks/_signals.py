@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 from benchmarks._curves import SIGNALS, Curve
+from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from raysurl import intervals, streams
@@ -15,6 +16,7 @@ from raysurl.sweep.search import frozen
 from raysurl.sweep.space import Space
 from raysurl.sweep.trial import Outcome
 
+Floats = NDArray[np.float64]
 SHARES = (0.25, 0.5, 1.0)  # of the epochs, after which signals are compared
 DRAWS = 1000  # of the bootstrap over trials
 RESAMPLED = 30  # bootstrap samples whose importance is taken
@@ -27,15 +29,15 @@ def agreements(curves: Sequence[Curve]) -> dict[str, dict[str, list[float]]]:
     known = [curve for curve in curves if curve.at["RankMe"]]
     finals = np.array([curve.final for curve in known])
     rng = streams.numpy_stream(0, "agreement")
-    draws = [rng.integers(0, len(known), len(known)) for _ in range(DRAWS)]
+    # the trials as they are, and bootstrap samples of them, a row each
+    draws = np.vstack([np.arange(len(known)), rng.integers(0, len(known), (DRAWS, len(known)))])
     found: dict[str, dict[str, list[float]]] = {}
     for name in SIGNALS:
         for share in SHARES:
             values = np.array([at_epoch(curve, name, round(share * total)) for curve in known])
-            drawn = [rank_correlation(values[draw], finals[draw]) for draw in draws]
+            whole, *drawn = rank_correlations(values[draws], finals[draws])
             low, high = intervals.percentiles([value for value in drawn if np.isfinite(value)] or [0.0])
-            here = [float(value) for value in (rank_correlation(values, finals), low, high)]
-            found.setdefault(name, {})[str(share)] = [round(value, 3) for value in here]
+            found.setdefault(name, {})[str(share)] = [round(float(value), 3) for value in (whole, low, high)]
     return found
 
 
@@ -45,15 +47,16 @@ def at_epoch(curve: Curve, name: str, epoch: int) -> float:
     return values[min(epoch, len(values)) - 1]
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's; a value that is missing ranks last. NaN where all are alike."""
-    ranks = [rankdata(np.nan_to_num(values, nan=-np.inf, neginf=-np.inf)) for values in (a, b)]
-    if min(ranks[0].std(), ranks[1].std()) == 0:
-        return float("nan")
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+def rank_correlations(a: Floats, b: Floats) -> Floats:
+    """Spearman's of each pair of rows (R, n); a value that is missing ranks last. NaN where all are alike."""
+    ranks = [rankdata(np.nan_to_num(rows, nan=-np.inf, neginf=-np.inf), axis=1) for rows in (a, b)]
+    x, y = (rows - rows.mean(1, keepdims=True) for rows in ranks)
+    with np.errstate(invalid="ignore"):
+        found: Floats = (x * y).sum(1) / np.sqrt(np.square(x).sum(1) * np.square(y).sum(1))
+    return found
 
 
-def importances(space: Space, curves: Sequence[Curve]) -> dict[str, list[float]]:
+def importances(space: Space, curves: Sequence[Curve], resampled: int = RESAMPLED) -> dict[str, list[float]]:
     """Axis -> the share of the variance of the accuracy that it explains (fANOVA; Hutter et al. 2014), and its interval
     of 95 % over bootstrap samples of the trials."""
     ended = [curve for curve in curves if curve.state == "finished"]

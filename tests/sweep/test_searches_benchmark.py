@@ -11,8 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
 from benchmarks._curves import SIGNALS, Curve, read_curve
 from benchmarks._replays import RULES, Rule, asha, replay, replayed, value_at
+from benchmarks._searched_page import page
 from benchmarks._signals import agreements, importances
-from benchmarks.searches import METHODS, Images, papers_values, search_space
+from benchmarks.searches import FILE, METHODS, Images, papers_values, search_space
 
 from raysurl.sweep.space import Prune
 from raysurl.sweep.trial import Outcome
@@ -55,7 +56,7 @@ def test_a_trial_that_collapsed_costs_its_epochs_and_is_never_the_best() -> None
     curves = [curve(30.0), curve(40.0, epochs=3, state="collapsed"), curve(20.0)]
     epochs, best = replay([0, 1, 2], curves, "RankMe", Rule(Prune(kind="median", grace_epochs=8)), 0)
     assert (epochs, best) == (EPOCHS + 3 + EPOCHS, 30.0)
-    told = {(each["signal"], each["rule"]): each for each in replayed(curves)}
+    told = {(each["signal"], each["rule"]): each for each in replayed(curves, orders=2)}
     assert len(told) == len(SIGNALS) * len(RULES)
 
 
@@ -115,6 +116,40 @@ def test_importance_finds_the_axis_that_decides(tmp_path: Path) -> None:
         values |= {"method.momentum": "0.99", "train.batch_size": str(rng.choice(["64", "128", "256"]))}
         final = 30 + 5 * math.log(values["train.optimizer.lr"])
         curves.append(Curve(values, "finished", final, EPOCHS, 1.0, {}))
-    found = importances(space, curves)
+    found = importances(space, curves, resampled=3)
     assert max(found, key=lambda axis: found[axis][0]) == "train.optimizer.lr"
     assert found["method.momentum"][0] == 0.0
+
+
+def kept_row(best: list[float], paper: list[float]) -> dict:
+    """A search of sixteen trials whose RankMe tells the end and whose other signals tell nothing."""
+    finals = [20.0 + (7 * i) % 16 for i in range(16)]
+    curves = []
+    for i, final in enumerate(finals):
+        at = {name: [float(i % 2)] * EPOCHS for name in SIGNALS} | {"RankMe": [final] * EPOCHS}
+        curves.append(Curve({"lr": i}, "finished", final, EPOCHS, 30.0, at))
+    top = max(curves, key=lambda c: c.final)
+    return {
+        "trials": [c.kept() for c in curves], "paper": curves[0].values, "best": top.values, "epochs": EPOCHS,
+        "again": {"best": best, "paper": paper}, "importance": {"lr": [0.9, 0.5, 1.0]},
+        "agreement": agreements(curves), "replays": replayed(curves, orders=2), "commit": "abc", "hardware": "here",
+    }  # fmt: skip
+
+
+def test_the_page_says_what_the_rows_say() -> None:
+    rows = {
+        "ressl": kept_row([33.0, 33.2, 32.9], [30.0, 30.1, 30.3]),
+        "rcl": kept_row([31.0, 29.0], [30.0, 30.5]),
+    }
+    found = page(rows)
+    summary = next(line for line in found.splitlines() if line.startswith("> "))
+    assert "surely above the paper's in 1 of 2 methods (ressl)" in summary
+    assert "RankMe ranks trials best of the signals without labels (Spearman 1.00" in summary
+    assert "Pruning by RankMe" in summary
+    assert "| rcl | best: lr 7 | 35.0 | 30.0 | -0.2" in found.replace("lr 9", "lr 7")
+    assert "| RankMe | 25% | 1.00 | 1.00 (1.00 to 1.00) |" in found
+
+
+def test_the_kept_page_is_as_its_generator_writes_it() -> None:
+    kept = FILE.with_suffix(".md")
+    assert kept.read_text() == page(json.loads(FILE.read_text()))
