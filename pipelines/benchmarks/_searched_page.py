@@ -44,6 +44,8 @@ def summary(rows: _kept.Rows) -> str:
     gains = {method: gain(row) for method, row in rows.items()}
     above = [method for method, told in gains.items() if told and told[1] > 0]
     names = f" ({', '.join(above)})" if above else ""
+    level = [method for method, row in rows.items() if _same(row["best"], row["paper"])]
+    names += f"; in {', '.join(level)} the paper's is the best" if level else ""
     early = str(SHARES[0])
     means = {name: mean_agreement(rows, name, early) for name in SIGNALS}
     free = max((name for name in means if "labels" not in name), key=means.__getitem__)
@@ -78,14 +80,18 @@ def settings_table(rows: _kept.Rows) -> list[str]:
         finals = sorted((t["final"] for t in row["trials"]), reverse=True)
         within = sum(final >= finals[0] - LEVEL for final in finals)
         papers = next((t["final"] for t in row["trials"] if _same(t["values"], row["paper"])), None)
+        best_is_papers = _same(row["best"], row["paper"])
         for name, values in (("best", row["best"]), ("paper", row["paper"])):
+            if name == "best" and best_is_papers:
+                continue
             found = finals[0] if name == "best" else papers
             again = row["again"].get(name, [])
             told = gain(row) if name == "best" else None
             of = f"{told[0]:+.1f} ({told[1]:+.1f} to {told[2]:+.1f})" if told else ""
             level = f"{within} of {len(finals)}" if name == "best" else _yes(papers, finals[0])
+            called = "best, and the paper's" if best_is_papers else name
             lines.append(
-                f"| {method} | {name}: {_settings(values)} | {_number(found)} |"
+                f"| {method} | {called}: {_settings(values)} | {_number(found)} |"
                 f" {_number(fmean(again) if again else None)} | {of} | {level} |"
             )
     return [*lines, ""]
@@ -165,14 +171,20 @@ def cheapest(rows: _kept.Rows, signal: str) -> tuple[str, float, float] | None:
 
 
 def saved_sentence(rows: _kept.Rows) -> str:
-    found = {name: told for name in SIGNALS if "labels" not in name and (told := cheapest(rows, name))}
-    if not found:
+    found = {name: told for name in SIGNALS if (told := cheapest(rows, name))}
+    free = {name: told for name, told in found.items() if "labels" not in name}
+    if not free:
         return f"No rule without labels loses less than {LOST} points."
-    name = min(found, key=lambda each: found[each][1])
-    rule, epochs, lost = found[name]
+    name = min(free, key=lambda each: free[each][1])
+    rule, epochs, lost = free[name]
+    labelled = [
+        f"; by {name}, {1 - told[1]:.0%} for {told[2]:.1f}"
+        for name, told in found.items()
+        if name not in free
+    ]
     return (
         f"Pruning by {name} ({rule}) would have saved {1 - epochs:.0%} of the epochs (goal {GOAL:.0%}) for"
-        f" {lost:.1f} points below the best."
+        f" {lost:.1f} points below the best{''.join(labelled)}."
     )
 
 
