@@ -1,22 +1,28 @@
 """Pruned against unpruned search of one space: the best score, and the compute that it took.
 
-`python pipelines/benchmark.py pruning [space=open_ressl_pruned] [repetitions=3] [output=DIR]`: each repetition is the
-space's whole search twice, with its pruning and without, from one seed; a sweep each, which
-goes on where it was killed.
+`python pipelines/benchmark.py pruning [space=open_ressl_pruned] [prune={signal: …, …}] [repetitions=3] [output=DIR]`:
+each repetition is the space's whole search twice, with its pruning, changed by `prune`, and without, from one seed; a
+sweep each, which goes on where it was killed.
 """
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
+
+from pydantic import ValidationError
 
 from raysurl.commands import sweep
+from raysurl.errors import InputError
 from raysurl.recipe import yaml_argument
+from raysurl.recipe.schema import sentence
 from raysurl.sweep.directory import outcomes
 from raysurl.sweep.plan import make_plan
 from raysurl.sweep.running import run
+from raysurl.sweep.space import Prune, Space
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,12 +36,8 @@ def main(arguments: Sequence[str]) -> None:
             asked = sweep.read_arguments(
                 [f"space={given.get('space', 'open_ressl_pruned')}", f"seeds=[{seed}]", f"output={where}"]
             )
-            if kind == "unpruned":
-                small = asked.request.space.cpu
-                space = asked.request.space.model_copy(
-                    update={"prune": None, "cpu": small and small.model_copy(update={"prune": None})}
-                )
-                asked = replace(asked, request=replace(asked.request, space=space))
+            space = pruned_by(asked.request.space, None if kind == "unpruned" else given.get("prune", {}))
+            asked = replace(asked, request=replace(asked.request, space=space))
             plan = make_plan(asked.request)
             run(plan, where, f"the same with output={root}", resources=asked.share, max_hours=None)
             ended = [outcome for _, _, outcome in outcomes(where) if outcome]
@@ -52,3 +54,17 @@ def main(arguments: Sequence[str]) -> None:
     spread = {kind: stdev(values) if len(values) > 1 else 0.0 for kind, values in best.items()}
     said = ", ".join(f"{kind} {mean(values):.2f} ± {spread[kind]:.2f}" for kind, values in best.items())
     print(f"best score: {said}; pruned took {share:.0%} of the epochs")
+
+
+def pruned_by(space: Space, changes: Mapping[str, Any] | None) -> Space:
+    """The space with its pruning changed at both scales, or with none. Raises InputError."""
+
+    def changed(prune: Prune | None) -> Prune | None:
+        known = prune.model_dump() if prune else {}
+        try:
+            return None if changes is None else Prune.model_validate({**known, **changes})
+        except ValidationError as error:
+            raise InputError(f"prune: {sentence(error, Prune)}") from None
+
+    small = space.cpu and space.cpu.model_copy(update={"prune": changed(space.cpu.prune)})
+    return space.model_copy(update={"prune": changed(space.prune), "cpu": small})

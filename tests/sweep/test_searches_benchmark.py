@@ -13,9 +13,11 @@ from benchmarks._curves import SIGNALS, Curve, read_curve
 from benchmarks._replays import RULES, Rule, asha, replay, replayed, value_at
 from benchmarks._searched_page import page
 from benchmarks._signals import agreements, importances
+from benchmarks.pruning import pruned_by
 from benchmarks.searches import FILE, METHODS, Images, papers_values, search_space
 
-from raysurl.sweep.space import Prune
+from raysurl.errors import InputError
+from raysurl.sweep.space import Prune, read_space
 from raysurl.sweep.trial import Outcome
 
 EPOCHS = 8
@@ -153,3 +155,16 @@ def test_the_page_says_what_the_rows_say() -> None:
 def test_the_kept_page_is_as_its_generator_writes_it() -> None:
     kept = FILE.with_suffix(".md")
     assert kept.read_text() == page(json.loads(FILE.read_text()))
+
+
+def test_a_benchmark_changes_what_a_space_prunes_by_at_both_scales() -> None:
+    space = read_space("open_ressl_pruned")
+    assert pruned_by(space, {}).model_dump() == space.model_dump()
+    without, by_knn = pruned_by(space, None), pruned_by(space, {"signal": "eval/knn_top1", "reduction": 4})
+    assert without.cpu
+    assert by_knn.cpu
+    assert (without.prune, without.cpu.prune) == (None, None)
+    asked = Prune(kind="asha", signal="eval/knn_top1", grace_epochs=2, reduction=4)
+    assert by_knn.cpu.prune.model_dump() == asked.model_dump()
+    with pytest.raises(InputError, match="prune: sgnal"):
+        pruned_by(space, {"sgnal": "eval/knn_top1"})
