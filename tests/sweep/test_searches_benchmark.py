@@ -166,5 +166,5 @@ def test_a_benchmark_changes_what_a_space_prunes_by_at_both_scales() -> None:
     assert (without.prune, without.cpu.prune) == (None, None)
     asked = Prune(kind="asha", signal="eval/knn_top1", grace_epochs=2, reduction=4)
     assert by_knn.cpu.prune.model_dump() == asked.model_dump()
-    with pytest.raises(InputError, match="prune: .*sgnal"):
+    with pytest.raises(InputError, match=r"prune: .*sgnal"):
         pruned_by(space, {"sgnal": "eval/knn_top1"})
