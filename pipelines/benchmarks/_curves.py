@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from raysurl import metrics
 from raysurl.sweep.trial import Outcome
 
 LOSS = "train/loss"
@@ -49,7 +49,7 @@ def read_curve(run: Path, values: Mapping[str, Any], outcome: Outcome, metric: s
     """
     found: dict[str, list[float]] = {name: [] for name in SIGNALS}
     losses: list[float] = []
-    for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+    for line in metrics.read(run / "metrics.jsonl"):
         losses += [line[LOSS]] if LOSS in line else []
         if metric in line and losses:
             _add(found, {**line, LOSS: fmean(losses)})

@@ -63,7 +63,7 @@ def importances(space: Space, curves: Sequence[Curve], resampled: int = RESAMPLE
     rng = streams.numpy_stream(0, "importance")
     samples = [
         ended,
-        *([ended[i] for i in rng.integers(0, len(ended), len(ended))] for _ in range(RESAMPLED)),
+        *([ended[i] for i in rng.integers(0, len(ended), len(ended))] for _ in range(resampled)),
     ]
     shares = [_importance(space, sample) for sample in samples]
     found = {}

@@ -95,7 +95,7 @@ def searched(method: str, images: Images, root: Path, trials: int) -> dict[str, 
     where = root / method
     begin_with(plan, where, papers)
     go(plan, where)
-    found = list(curves(where, space))
+    found = list(curves(where))
     best = max((c for c in found if c.state == "finished"), key=lambda c: c.final)
     again = make_plan(SweepRequest(space=checked_space(space, images, best.values, papers), scale="full"))
     go(again, root / f"{method}-again")
@@ -159,7 +159,7 @@ def begin_with(plan: SweepPlan, where: Path, values: Mapping[str, Any]) -> None:
             sweep_directory.remember(where, trial, values)
 
 
-def curves(where: Path, space: Space) -> Iterator[Curve]:
+def curves(where: Path) -> Iterator[Curve]:
     """Of every trial that has ended, in the order in which they began."""
     for name, what, outcome in sweep_directory.outcomes(where):
         if outcome and outcome.state in FINAL:

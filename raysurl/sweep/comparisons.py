@@ -81,12 +81,12 @@ def _row(found: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _curves(runs: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+def _curves(directories: Sequence[Path], metrics: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """Metric -> epoch -> its value in each run, of runs that were evaluated while they trained; {} of others."""
-    found: dict[str, dict[str, list[float]]] = {}
+    runs, found = [read_run(directory) for directory in directories], {}
     for name in metrics:
         by_epoch: dict[str, list[float]] = {}
-        for run in map(read_run, runs):
+        for run in runs:
             for x, value in run.points(run.evaluations, name):
                 by_epoch.setdefault(f"{x:g}", []).append(value)
         if len(by_epoch) > 1:

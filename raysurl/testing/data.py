@@ -33,7 +33,6 @@ def check_data(
         tree = {**(settings or {}), "name": name, "options": dict(options or {})}
         data = recipe_from({"data": tree}).data
         train, again = (open_samples(data, "train", seed=0) for _ in range(2))
-        assert again is not None
         require(len(train) > 1, "there is something to train on", f"the split train has {len(train)} samples")
         check_listing(train, again)
         check_reading(train, again, "train")
