@@ -189,7 +189,7 @@ def test_damaged_weights_and_embeddings_are_refused(refused, tmp_path):
 def test_files_that_are_no_recipe_are_refused(refused, tmp_path):
     file = tmp_path / "recipe.yaml"
     for content, match in (
-        (b"a: [1\n b: {", r"recipe\.yaml is not valid YAML: expected .*, line 2"),
+        (b"a: [1\n b: {", r"recipe\.yaml is not valid YAML: .*expected .*, line 2"),
         (bytes(range(256)), r"cannot be read as text: 'utf-8' codec"),
         (b"- a", "must hold a mapping of recipe keys"),
         (b"method: ressl", r"method='ressl' holds no settings; name a method with method\.name="),

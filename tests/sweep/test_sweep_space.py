@@ -188,7 +188,7 @@ def test_sampled_cells_are_named_by_rounded_numbers():
 def test_files_that_are_no_space_are_refused(tmp_path):
     file = tmp_path / "broken.yaml"
     for content, match in (
-        (b"axes: [1\n b: {", r"space=.*broken\.yaml is not valid YAML: expected .*, line 2"),
+        (b"axes: [1\n b: {", r"space=.*broken\.yaml is not valid YAML: .*expected .*, line 2"),
         (b"title: caf\xe9", "cannot be read as text: 'utf-8' codec"),
         (b"- a", "must hold a mapping of axes, recipe and title"),
         (b"axes: {train.epochs: [1]}\nrecipe: ressl/digits", "title is missing"),
