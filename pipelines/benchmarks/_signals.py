@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import optuna
 from benchmarks._curves import SIGNALS, Curve
-from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from raysurl import intervals, streams
+from raysurl.sweep.agreement import rank_correlations
 from raysurl.sweep.search import frozen
 from raysurl.sweep.space import Space
 from raysurl.sweep.trial import Outcome
 
-Floats = NDArray[np.float64]
 SHARES = (0.25, 0.5, 1.0)  # of the epochs, after which signals are compared
 DRAWS = 1000  # of the bootstrap over trials
 RESAMPLED = 30  # bootstrap samples whose importance is taken
@@ -45,15 +43,6 @@ def at_epoch(curve: Curve, name: str, epoch: int) -> float:
     """The signal after an epoch, counted from 1, or the last one there is."""
     values = curve.at[name]
     return values[min(epoch, len(values)) - 1]
-
-
-def rank_correlations(a: Floats, b: Floats) -> Floats:
-    """Spearman's of each pair of rows (R, n); a value that is missing ranks last. NaN where all are alike."""
-    ranks = [rankdata(np.nan_to_num(rows, nan=-np.inf, neginf=-np.inf), axis=1) for rows in (a, b)]
-    x, y = (rows - rows.mean(1, keepdims=True) for rows in ranks)
-    with np.errstate(invalid="ignore"):
-        found: Floats = (x * y).sum(1) / np.sqrt(np.square(x).sum(1) * np.square(y).sum(1))
-    return found
 
 
 def importances(space: Space, curves: Sequence[Curve], resampled: int = RESAMPLED) -> dict[str, list[float]]:

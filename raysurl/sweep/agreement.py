@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from raysurl import streams
 
+Floats = NDArray[np.float64]
 NOISE = 2.0  # standard errors of a difference from which on two cells differ for certain
 RESAMPLES = 1000  # of the seeds of each cell, for the interval of a rank correlation
 
@@ -80,22 +82,32 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Rank correlation, −inf being a value like any other; None for fewer than three or where one side is constant."""
     if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    return float(spearmanr(rankdata(a), rankdata(b)).statistic)
+    return float(rank_correlations(np.array([a]), np.array([b]))[0])
+
+
+def rank_correlations(a: Floats, b: Floats) -> Floats:
+    """Spearman's of each pair of rows (R, n); a value that is missing ranks last. NaN where one row is all alike."""
+    ranks = [rankdata(np.nan_to_num(rows, nan=-np.inf, neginf=-np.inf), axis=1) for rows in (a, b)]
+    x, y = (rows - rows.mean(1, keepdims=True) for rows in ranks)
+    with np.errstate(invalid="ignore"):
+        found: Floats = (x * y).sum(1) / np.sqrt(np.square(x).sum(1) * np.square(y).sum(1))
+    return found
 
 
 def spearman_interval(pairs: Sequence[Pair]) -> tuple[float, float] | None:
     """The middle 95 % of rank correlations of means over seeds that are drawn with replacement, cell by cell."""
-    if any(len(p.values) < 2 and math.isfinite(p.ours) for p in pairs):
+    if len(pairs) < 3 or any(len(p.values) < 2 and math.isfinite(p.ours) for p in pairs):
         return None
-    draws, found = streams.numpy_stream(0, "agreement"), []
-    for _ in range(RESAMPLES):
-        means = [
-            float(np.mean(draws.choice(p.values, len(p.values)))) if math.isfinite(p.ours) else p.ours
-            for p in pairs
-        ]
-        if (rank := spearman(means, [p.paper for p in pairs])) is not None:
-            found.append(rank)
-    if not found:
+    rng = streams.numpy_stream(0, "agreement")
+    means = [
+        rng.choice(p.values, (RESAMPLES, len(p.values))).mean(1)
+        if math.isfinite(p.ours)
+        else np.full(RESAMPLES, p.ours)
+        for p in pairs
+    ]
+    found = rank_correlations(np.stack(means, 1), np.array([[p.paper for p in pairs]]))
+    found = found[np.isfinite(found)]
+    if not len(found):
         return None
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
