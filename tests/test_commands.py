@@ -22,6 +22,8 @@ from raysurl.commands import embed, evaluate, report
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     "runtime=local", "method.hidden=32", "method.dim=16", "data.limit=256", "train.batch_size=64", "train.epochs=2",
     "eval.linear_epochs=2", "log.tensorboard=false",
@@ -34,7 +36,6 @@ def run_dir(tmp_path_factory):
     return pretrain(load_recipe([*SETTINGS, f"output={folder}"]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", method.available())
 def test_evaluate_of_a_run_of_any_method_repeats_its_final_metrics(name, tmp_path, capsys):
     # Super-AND's headline is of its embedding against what its memory holds

@@ -21,16 +21,22 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def nodes_of(tree: ast.Module) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
+@cache
 def imported(tree: ast.Module) -> list[str]:
     """Dotted names of all that is imported, also inside functions, but for what only type checkers see."""
     unseen = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
     found: list[str] = []
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if id(node) in unseen:
             continue
         if isinstance(node, ast.Import):
@@ -50,7 +56,7 @@ def test_ray_is_imported_in_scale_only(path):
 def test_files_and_functions_stay_readable(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 320  # about 300: one thought is not split to meet a number
-    for node in ast.walk(parsed(path)):
+    for node in nodes_of(parsed(path)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
     assert path.name not in ("utils.py", "helpers.py", "common.py")
@@ -61,7 +67,7 @@ def test_nothing_branches_on_a_methods_name(path):
     from raysurl import method
 
     names = set(method.available()) - {"seed"}  # a key of every recipe too
-    for node in ast.walk(parsed(path)):
+    for node in nodes_of(parsed(path)):
         if isinstance(node, ast.Compare):
             values = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
             assert not names & {v for v in values if isinstance(v, str)}, ast.unparse(node)
@@ -96,7 +102,7 @@ def draws_or_seeds(tree: ast.Module) -> list[str]:
     """Calls that make or seed a random generator, and those that draw from one that the process shares."""
     found = []
     shared = ["np.random", "numpy.random", "torch.random", *({"random"} & set(imported(tree)))]
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute | ast.Name):
             continue
         of, _, name = ast.unparse(node.func).rpartition(".")
@@ -295,10 +301,5 @@ def test_the_tree_of_the_docs_is_the_real_one():
 
 def test_no_two_classes_share_a_name():
     """But for what scikit-learn's users call by the name of what it trains: raysurl.GenURL, and raysurl.Encoder."""
-    names = [
-        node.name
-        for path in PACKAGE
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.ClassDef)
-    ]
+    names = [node.name for path in PACKAGE for node in parsed(path).body if isinstance(node, ast.ClassDef)]
     assert {name for name, count in Counter(names).items() if count > 1} == {"GenURL", "Encoder"}

@@ -45,12 +45,14 @@ def test_neighbours_are_kept_far_better_than_by_an_untrained_network(digits, fit
     assert scores["knn_recall"] > 2 * untrained["knn_recall"]
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_points_and_another_one_others(digits):
     x, _ = digits
     np.testing.assert_array_equal(small().fit_transform(x), small().fit_transform(x))
     assert not np.array_equal(small().fit_transform(x), small(random_state=1).fit_transform(x))
 
 
+@pytest.mark.slow
 def test_the_callers_random_numbers_and_threads_stay_as_they_are(digits):
     import torch
 
@@ -186,6 +188,7 @@ def test_n_jobs_counts_as_scikit_learn_counts(monkeypatch, digits, n_jobs, threa
     assert seen == [{"all": cpu_count(), "all but one": max(cpu_count() - 1, 1)}.get(threads, threads)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array", "lil_matrix"])
 def test_sparse_rows_are_the_dense_ones(digits, kind):
     import scipy.sparse
@@ -234,6 +237,7 @@ def test_the_output_may_be_a_frame(how, frame):
         assert frame == "polars" or list(output.index) == list(x.index)
 
 
+@pytest.mark.slow
 def test_inverse_transform_is_not_offered(fitted):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -259,6 +263,7 @@ def test_duplicates_and_few_points_are_fine():
     assert small().fit_transform(np.eye(2)).shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_it_survives_pickling_and_cloning(digits, fitted):
     import pickle
 
@@ -267,6 +272,7 @@ def test_it_survives_pickling_and_cloning(digits, fitted):
     assert clone(fitted).get_params() == fitted.get_params()
 
 
+@pytest.mark.slow
 def test_names_of_the_output_and_a_plot(digits, fitted, tmp_path):
     assert fitted.get_feature_names_out().tolist() == ["genurl0", "genurl1"]
     fitted.plot(tmp_path / "classes.png", digits[1])

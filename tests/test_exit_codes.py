@@ -113,6 +113,7 @@ def test_every_command_is_tried():
     assert set(WORK) == set(WRONG) == set(settings.commands())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(WORK) - set(NEEDS_RAY)))
 def test_done_is_0(name, called):
     assert called(name, WORK[name][0])[0] == 0

@@ -47,6 +47,7 @@ def test_the_page_checks_what_it_shows(folder, monkeypatch):
     exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1], {})
 
 
+@pytest.mark.slow
 def test_its_files_train_by_path_and_by_name(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(folder)
     command = re.search(r"method\.name=\S+", PAGE)[0]

@@ -102,6 +102,7 @@ def test_arguments(case: ArgumentsCase) -> None:
     check_arguments(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -117,6 +118,7 @@ def test_runs(case: StoredCase) -> None:
     check_run(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -172,6 +172,7 @@ def test_a_run_in_batches_of_neighbours_resumes_exactly(tmp_path):
     assert contract.steps(resumed, 2) == expected[2:]
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_scored_and_drawn(tmp_path):
     contract.train(reduction(FLAT), tmp_path / "run")
     results = (tmp_path / "run" / "results.json").read_text()

@@ -43,6 +43,7 @@ def weights(model):
     return torch.cat([value.double().flatten() for value in model.state_dict().values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_tuning_that_died_goes_on_as_if_it_had_not(optimizer, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(unfinished, "EVERY_S", 0.0)

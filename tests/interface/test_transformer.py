@@ -40,6 +40,7 @@ def test_what_it_gives_is_what_the_run_gives(fitted, digits):
     assert "health/rankme" in fitted.results_
 
 
+@pytest.mark.slow
 def test_it_keeps_no_run_unless_told_and_the_seed_decides(fitted, digits):
     again = clone(fitted).set_params(output=None)
     assert np.array_equal(again.fit_transform(digits[0]), fitted.transform(digits[0]))

@@ -33,7 +33,8 @@ def test_what_is_kept_remembered_and_taught_by_a_seed_is_what_it_should_be(name)
     runs.check_seeds(recipe)
 
 
-@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_a_vit_and_a_convnext_train_without_a_batch_norm_and_their_teachers_drop_nothing(name, tmp_path):
     for kind, network in contract.BACKBONES.items():
         recipe = contract.recipe_for(name, encoder=network | {"drop_path": 0.2, "sobel": kind == "vit"})
@@ -58,7 +59,8 @@ def test_runs_of_a_seed_are_equal_and_a_resumed_one_is_among_them(name):
     runs.check_repeats_and_resumes(contract.recipe_for(name))
 
 
-@pytest.mark.parametrize("name", contract.slow_but(contract.PAPERS, METHODS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_twenty_steps_on_one_batch_lower_the_loss(name):
     methods.check_learns(contract.recipe_for(name))
 
@@ -72,9 +74,8 @@ def on_one_and_two_ranks(request):
     return alone, on_ranks(runs.first_steps, 2, names, contract.recipe_for, 2)
 
 
-@pytest.mark.parametrize(
-    "name", contract.slow_but(["rcl", "ressl"], [*METHODS, "mocov3/vit", "ressl/convnext"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*METHODS, "mocov3/vit", "ressl/convnext"])
 def test_two_ranks_equal_one_in_loss_gradient_and_memory(name, on_one_and_two_ranks):
     alone, ranks = on_one_and_two_ranks
     runs.compare_ranks(alone[name], [rank[name] for rank in ranks])

@@ -330,6 +330,7 @@ def test_kd_and_ssl_together_use_a_second_view(name, tmp_path):
     assert float((out.loss - alone.loss).detach()) == pytest.approx(2 * expected, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TAUGHT)
 def test_students_of_other_shapes_learn_from_the_same_teacher(name, tmp_path):
     recipe = contract.recipe_for(

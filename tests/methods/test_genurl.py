@@ -273,6 +273,7 @@ def default_losses(tmp_path_factory):
     return contract.steps(start(tmp_path_factory.mktemp("run")), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [

@@ -266,6 +266,7 @@ def start(folder, *, rank=0, world_size=1, train=None, **method):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("structures", [[KNN], [{"kind": "instance"}, KNN]])
 def test_a_run_with_neighbours_resumes_in_the_middle_of_an_epoch(tmp_path, structures):
     for name in ("whole", "part"):

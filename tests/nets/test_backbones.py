@@ -78,6 +78,7 @@ def test_views_of_several_sizes_are_seen_where_patches_divide_them():
     assert encoder(torch.rand(1, 3, 8, 8)).shape == encoder(torch.rand(1, 3, 16, 16)).shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_the_stem_of_a_resnet_of_timm_is_made_small_as_torchvisions_is():
     ours, theirs = (
         built(name, small_stem=True, zero_init_residual=True) for name in ("timm:resnet18", "resnet18")
@@ -90,6 +91,7 @@ def test_the_stem_of_a_resnet_of_timm_is_made_small_as_torchvisions_is():
     assert built("timm:resnet18").layer1[0].bn2.weight.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", [True, False])
 def test_norm_sync_keeps_what_a_batch_norm_of_timm_does_besides(act):
     from timm.layers import BatchNormAct2d
@@ -181,6 +183,7 @@ def test_dropout_of_a_kind_that_cannot_be_repeated_is_refused():
         dropping.seeded(nn.Sequential(nn.Sequential(nn.Dropout2d(0.1))))
 
 
+@pytest.mark.slow
 def test_resumed_with_stochastic_depth_equals_uninterrupted(tmp_path):
     recipe = contract.recipe_for("ressl", encoder=VIT | {"drop_path": 0.4})
     whole = contract.start(recipe, tmp_path / "whole")
@@ -256,6 +259,7 @@ def test_a_file_of_timm_begins_the_encoder_whose_positions_are_fitted(suffix, tm
     assert published_pixels(recipe) == ((0.5,) * 3, (0.5,) * 3)
 
 
+@pytest.mark.slow
 def test_a_file_of_torchvision_begins_the_encoder_and_the_run(tmp_path):
     theirs = torchvision.models.resnet18(num_classes=7)
     tensors = {
@@ -383,6 +387,7 @@ def test_a_run_of_the_command_line_is_loaded_embedded_and_evaluated_again(finish
     assert again["eval/finetune_top1"] == results["metrics"]["eval/finetune_top1"]
 
 
+@pytest.mark.slow
 def test_a_run_with_stochastic_depth_teaches_without_it(finished):
     teacher = teachers.open_teacher(Teacher(name=str(finished)), Views(size=8), 4)
     assert dropping.layers_that_draw(teacher.net)
@@ -391,6 +396,7 @@ def test_a_run_with_stochastic_depth_teaches_without_it(finished):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_the_log_says_how_large_the_encoder_is(finished):
     events = [json.loads(line).get("event", "") for line in (finished / "metrics.jsonl").open()]
     count = sum(p.numel() for p in load_encoder(str(finished)).encoder.parameters())

@@ -154,6 +154,7 @@ ODD = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ressl", "genurl"])
 def test_whatever_a_setting_is_given_it_is_taken_or_refused_in_one_sentence(method):
     refusals = []

@@ -29,6 +29,7 @@ def arrays(run_dir):
         return {name: file[name] for name in file.files}
 
 
+@pytest.mark.slow
 def test_the_map_is_of_train_and_test_samples_with_their_own_thumbnails(run_dir, arrays):
     from sklearn.datasets import load_digits
 

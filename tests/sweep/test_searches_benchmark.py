@@ -105,6 +105,7 @@ def test_each_search_has_the_papers_setting_among_its_values(method: str, tmp_pa
     assert not set(space.fixed) & set(space.axes)
 
 
+@pytest.mark.slow
 def test_importance_finds_the_axis_that_decides(tmp_path: Path) -> None:
     space = search_space("ressl", Images(*(tmp_path / f"{i}.parquet" for i in range(3))))
     rng = np.random.default_rng(0)
@@ -138,6 +139,7 @@ def kept_row(best: list[float], paper: list[float]) -> dict:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_rows_say() -> None:
     rows = {
         "ressl": kept_row([33.0, 33.2, 32.9], [30.0, 30.1, 30.3]),

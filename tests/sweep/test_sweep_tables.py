@@ -123,6 +123,7 @@ def test_each_cell_stands_beside_the_papers(directory, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_the_page_has_curves_heat_maps_and_the_best_recipe_is_ready(directory):
     write_report(directory)
     page = (directory / "report.html").read_text()
@@ -146,6 +147,7 @@ def charts_of(page):
     return {title: json.loads(data) for title, data in found}
 
 
+@pytest.mark.slow
 def test_trials_are_sorted_and_lead_to_their_reports_with_intervals(directory, tmp_path):
     shutil.copytree(directory, tmp_path / "s")
     sweep = read_sweep(tmp_path / "s")

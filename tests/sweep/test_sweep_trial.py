@@ -141,6 +141,7 @@ def test_only_a_collapse_that_lasts_ends_a_trial(spreads, ended):
         feed()
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_with_its_reason(sources, tmp_path, monkeypatch):
     def fails(*_):
         raise RuntimeError(

@@ -213,10 +213,12 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_a_sound_method_passes():
     check_method(Sound, {"queue_size": 32})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAULTS, ids=lambda kind: kind.__name__)
 def test_a_fault_of_a_method_is_named(kind):
     with pytest.raises((AssertionError, InputError), match=FAULTS[kind]) as error:

@@ -264,6 +264,7 @@ def test_what_is_advised_is_valid_and_leaves_nothing_to_advise():
     assert remarks(*(f"{key}={value}" for key, value in fixed.items()), **facts) == []
 
 
+@pytest.mark.slow
 def test_advice_is_in_the_record_of_a_run(tmp_path):
     run_dir = run.pretrain(
         load_recipe([*SMALL, "train.epochs=1", "method.queue_size=2000", f"output={tmp_path / 'run'}"])

@@ -228,6 +228,7 @@ def test_a_state_that_lacks_a_part_is_passed_over(whole, tmp_path, lost):
     assert lost in older
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong", [[1, 2], 3, None, {"step": "x"}, {"memory": 3}, {"step": -1}, {"model": []}]
 )
@@ -241,6 +242,7 @@ def test_a_state_of_another_kind_is_passed_over(whole, tmp_path, wrong):
     assert "step-00000005 is damaged (its " in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "optimizer", "memory", "tally"])
 def test_a_part_of_another_recipe_is_one_sentence(whole, tmp_path, part):
     recipe, undisturbed = whole("ressl")
