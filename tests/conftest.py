@@ -16,27 +16,36 @@ import torch
 torch.set_num_threads(1)
 # A shell that starts the suite in the background has it ignore Ctrl-C, which its tests are about.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# The same cases each time: a suite that is green stays green until the code changes.
-hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
+# The same cases each time, however busy the machine: a suite that is green stays green until the code changes.
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("xdist"):
-        # else files of few tests come last, and those are the longest: one process would wait for the other
+        # the order below is kept
         config.option.loadscopereorder = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are given a cluster, or start one, are marked `ray`, and those are slow; files of them come first."""
-    long = set()
+    """Tests that are given a cluster, or start one, are marked `ray`, and those are slow.
+
+    Files of them are spread among the others: while one process of the suite waits for Ray's processes to start, the
+    other has work for both cores.
+    """
+    with_ray = set()
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.slow)
-            long.add(item.path)
-    items.sort(key=lambda item: item.path not in long)
+            with_ray.add(item.path)
+    paths = list(dict.fromkeys(item.path for item in items))
+    first, rest = [[p for p in paths if (p in with_ray) == known] for known in (True, False)]
+    place = {
+        path: (i + 0.5 * (kind is rest)) / len(kind) for kind in (first, rest) for i, path in enumerate(kind)
+    }
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture(scope="session")

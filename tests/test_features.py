@@ -105,7 +105,7 @@ def test_scattering_answers_a_wave_at_its_own_octave_and_angle():
     assert (down - along) % 8 == 4  # a right angle
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     height=st.integers(5, 20), width=st.integers(5, 20), channels=st.integers(1, 4), scale=st.floats(0.1, 10)
 )

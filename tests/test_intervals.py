@@ -13,7 +13,7 @@ from raysurl.intervals import Measured
 
 
 @given(of=st.integers(1, 5000), share=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_wilsons_interval_is_scipys(of, share):
     count = round(share * of)
     low, high = intervals.wilson(count, of)

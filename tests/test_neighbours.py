@@ -16,7 +16,7 @@ from raysurl.hierarchy.dbscan import NOISE, dbscan, nested_labels, singletons
 from raysurl.methods.rcl.offline import DensityLabels
 from raysurl.neighbours import KnnGraph, knn_graph
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=40)
 # A coarse grid gives what is hard: duplicates, equal distances, and distances that equal the radius.
 grids = st.integers(5, 40).flatmap(
     lambda n: arrays(np.float32, (n, 2), elements=st.integers(0, 6).map(float))

@@ -75,7 +75,7 @@ def test_lidar_counts_what_tells_samples_apart_and_not_what_views_change() -> No
     assert rankme(views[0]) > 12
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     n=st.integers(2, 30),
     d=st.integers(1, 12),

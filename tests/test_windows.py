@@ -18,7 +18,6 @@ def groups(lengths):
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
-@settings(deadline=None)
 @given(
     LENGTHS, SEEDS, st.integers(0, 50), st.integers(1, 200), st.integers(1, 40), st.none() | st.integers(1, 3)
 )
@@ -38,7 +37,6 @@ def test_an_epoch_holds_every_sample_once_in_windows_of_whole_batches(
     assert (seams[:-1] % batch_size == 0).all()
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(2, 60), SEEDS, st.integers(12, 80), st.integers(1, 40))
 def test_a_window_is_no_larger_than_asked_and_a_group_is_read_again_at_a_seam_alone(
     length, count, seed, size, batch_size
@@ -141,7 +139,7 @@ def test_neighbours_of_a_graph_stand_together_in_windows_too():
 # -------------------------------------------------------------------- classes
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(1, 20), SEEDS)
 def test_expected_classes_are_those_that_are_drawn(counts, batch_size, seed):
     labels = groups(counts)

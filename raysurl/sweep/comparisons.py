@@ -6,6 +6,7 @@ results/comparisons/NAME.json. Rows that are added again replace the old ones, a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -193,7 +194,26 @@ def curve_table(record: Mapping[str, Any]) -> list[str]:
     for name, curve in rows.items():
         values = [curve.get(f"{epoch:g}") for epoch in at]
         lines.append(f"| {name} | {' | '.join(f'{fmean(v):.1f}' if v else '' for v in values)} |")
-    return [*lines, ""]
+    return [*lines, "", leaders(rows), ""]
+
+
+def leaders(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """One sentence: which row has the highest mean after which of the epochs that all have, and where each of its seeds
+    is above every run of the others. `rows`: name -> epoch -> a value for each seed."""
+    shared = sorted(set.intersection(*(set(curve) for curve in rows.values())), key=float)
+    ahead: list[tuple[str, str, bool]] = []
+    for epoch in shared:
+        best = max(rows, key=lambda name: fmean(rows[name][epoch]))
+        others = [value for name in rows if name != best for value in rows[name][epoch]]
+        ahead.append((epoch, best, min(rows[best][epoch]) > max(others, default=-math.inf)))
+    parts = []
+    for best, group in itertools.groupby(ahead, key=lambda found: found[1]):
+        found = list(group)
+        clear = [epoch for epoch, _, clearly in found if clearly]
+        which = "all" if len(clear) == len(found) else ", ".join(clear) or "none"
+        span = " to ".join(dict.fromkeys([found[0][0], found[-1][0]]))
+        parts.append(f"{best} after {span} (each of its seeds above every other run after {which} of these)")
+    return f"Ahead: {'; '.join(parts)}."
 
 
 def curve_chart(path: Path) -> str:

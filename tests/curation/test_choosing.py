@@ -90,7 +90,7 @@ def test_the_hierarchy_is_nested_and_near_to_what_was_planted():
 # -------------------------------------------------------------------- subsets
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 60), st.data(), st.sampled_from(sorted(CHOOSERS)), st.integers(0, 100), st.booleans())
 def test_so_many_are_chosen_none_twice_and_the_same_again(count, data, by, seed, copies):
     rows, _ = blobs(seed, count)

@@ -38,7 +38,7 @@ cases = any_of(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @cases
 @example(0, 60, 1, 0.0, 250, 0.9)  # more copies than neighbours are looked at
 def test_groups_are_what_a_walk_finds(seed, count, centres, spread, digests, threshold):
@@ -70,7 +70,7 @@ def test_pairs_are_those_nearest_to_the_threshold():
     assert found.steps[0.98] == 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @cases
 def test_leaks_are_what_loops_find(seed, count, centres, spread, digests, threshold):
     rows, pixels = planted(seed, count + 7, centres, spread, digests)

@@ -27,7 +27,7 @@ from fuzz_settings import ARGUMENTS, YAMLS, ArgumentsCase, YamlCase, check_argum
 from fuzz_stored import StoredCase, check_run, check_sweep
 from hypothesis import HealthCheck, example, given, settings
 
-few = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=30, suppress_health_check=list(HealthCheck))
 
 
 @few

@@ -128,7 +128,7 @@ def test_what_the_test_set_holds_is_not_trained_on(tmp_path: Path, kind: str) ->
     assert "say nothing of new images" in told.describe()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_links_whatsoever_list_each_file_once(tmp_path_factory: pytest.TempPathFactory, data) -> None:
     root = tmp_path_factory.mktemp("tree")
@@ -265,7 +265,7 @@ def test_a_path_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
 # -------------------------------------------------------------------- names
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=40))
 def test_every_name_has_a_text_and_comes_back(name: bytes) -> None:
     there = os.fsdecode(name)
@@ -280,7 +280,7 @@ NAMES = st.binary(min_size=1, max_size=12).filter(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(NAMES, min_size=2, max_size=5, unique=True), st.booleans())
 def test_files_and_folders_of_any_name_are_read(
     tmp_path_factory: pytest.TempPathFactory, names: list[bytes], folders: bool

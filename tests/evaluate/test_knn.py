@@ -147,7 +147,7 @@ def test_knn_ties_go_to_the_lower_index_and_the_lower_class(
     k=st.integers(1, 12), blocks=st.tuples(st.integers(1, 70), st.integers(1, 10), st.integers(1, 70)),
     seed=st.integers(0, 99),
 )  # fmt: skip
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_search_is_a_stable_sort_of_all_cosines_on_any_device(
     bank: int, kinds: int, queries: int, dim: int, k: int, blocks: tuple[int, int, int], seed: int
 ) -> None:

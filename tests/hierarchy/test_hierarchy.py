@@ -58,7 +58,7 @@ def features_of(kind, count, seed):
     return unit(np.eye(D)[random.integers(0, 3, count)] + spread * random.normal(size=(count, D)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     batches,
     st.sampled_from([2, 3, 4]),
@@ -81,7 +81,7 @@ def test_a_forest_stays_a_forest(updates, levels, mode, literal, max_clusters, m
         np.testing.assert_allclose(feature_rows(h), current, atol=1e-3)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 2**31), st.sampled_from([1, 2, 5]), st.sampled_from([2, 3, 4]), st.booleans())
 def test_no_touched_cluster_waits_longer_than_all_of_its_level_take(seed, most, levels, relocate):
     """With m clusters a step, none of C waits for more than ⌈C/m⌉ updates; each level waits for itself."""

@@ -12,7 +12,7 @@ from raysurl.errors import InputError
 from raysurl.memory import Bank, Queue
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 9), pushes=st.lists(st.integers(0, 14), max_size=8))
 def test_queue_holds_the_last_k_keys_whatever_the_batch_sizes(size, pushes):
     queue, pushed = Queue(size, 2, seed=1), []

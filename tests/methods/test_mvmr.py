@@ -37,7 +37,7 @@ def slow(x, y, unbiased=False):
     return (a * c).mean() / np.sqrt((a * a).mean() * (c * c).mean())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     count=st.integers(4, 12),

@@ -24,7 +24,7 @@ def slow_discover(memory, tau, count, num_neighbours):
     return entropy, nearest, entropy.argsort()[:count]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(2, 70),
     dim=st.integers(1, 9),

@@ -6,7 +6,7 @@ import pytest
 
 from raysurl.errors import InputError
 from raysurl.sweep.ablations_page import html
-from raysurl.sweep.comparisons import add_sweep, comparison, curve_chart
+from raysurl.sweep.comparisons import add_sweep, comparison, curve_chart, leaders
 from raysurl.sweep.directory import claim, remember, trial_directory
 from raysurl.sweep.plan import SweepRequest, make_plan
 from raysurl.sweep.space import space_from
@@ -90,6 +90,20 @@ def test_curves_are_drawn_with_their_deviation_over_seeds(kept_curves):
     page = html([], [chart])
     assert "Learning curves" in page
     assert chart in page
+
+
+def test_who_is_ahead_is_said_with_what_the_seeds_say():
+    rows = {
+        "early": {"2": [40.0, 42.0], "4": [43.0, 44.0], "10": [44.0, 44.0], "12": [1.0]},
+        "late": {"2": [30.0, 31.0], "4": [42.0, 43.5], "10": [50.0, 43.0]},
+    }
+    assert leaders(rows) == (
+        "Ahead: early after 2 to 4 (each of its seeds above every other run after 2 of these); late after 10 (each of"
+        " its seeds above every other run after none of these)."
+    )
+    assert leaders({"alone": {"2": [1.0]}}).startswith(
+        "Ahead: alone after 2 (each of its seeds above every other run"
+    )
 
 
 def test_without_curves_there_is_neither_chart_nor_table(tmp_path):

@@ -384,7 +384,7 @@ TYPES = st.one_of(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(BODIES, TYPES, st.booleans())
 def test_no_body_and_no_type_is_an_error_of_the_service(body, kind, in_a_form):
     body = form(body) if in_a_form else body
@@ -393,7 +393,7 @@ def test_no_body_and_no_type_is_an_error_of_the_service(body, kind, in_a_form):
     assert found.status == 200 or found.error
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=300), st.binary(max_size=20))
 def test_a_form_gives_back_the_bytes_of_its_file(content, boundary):
     boundary = b"b" + boundary.hex().encode()

@@ -279,7 +279,7 @@ WRONG = {
 }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_damaged_table_is_read_or_refused(data):
     """Each by itself: other numbers in it, a part that is lost, bytes that are no text."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from small_space import SMALL
@@ -36,7 +36,6 @@ from raysurl.sweep.trial import Outcome, write_outcome
 numbers = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=12)
 
 
-@settings(deadline=None)  # scipy is slow to start
 @given(numbers)
 def test_spearman_and_ranks_are_scipys(pairs):
     a, b = zip(*pairs, strict=True)
