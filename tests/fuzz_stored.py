@@ -16,6 +16,7 @@ import torch
 import yaml
 from fuzzing import CHANGES, CUT, FLIPS, Change, Flips, changed, damaged, is_one_sentence
 from hypothesis import strategies as st
+from places import made_once
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_run import SETTINGS, finished_run
@@ -197,7 +198,7 @@ SWEEPS = stored_cases(SWEEP_FILES)
 
 @cache
 def finished_sweep() -> Path:
-    where = Path(tempfile.mkdtemp(prefix="fuzz-")) / "sweep"
+    where = made_once("fuzz") / "sweep"
     plan = make_plan(SweepRequest(space_from(SPACE), "full"))
     with sweep_directory.claim(where, plan):
         for i, trial in enumerate(plan.trials):

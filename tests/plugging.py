@@ -1,10 +1,11 @@
 """The package of tests/plugin_package, installed: its modules beside a `.dist-info`, as pip leaves them."""
 
 import shutil
-import tempfile
 import tomllib
 from functools import cache
 from pathlib import Path
+
+from places import made_once
 
 PACKAGE = Path(__file__).with_name("plugin_package")
 
@@ -12,7 +13,7 @@ PACKAGE = Path(__file__).with_name("plugin_package")
 @cache
 def installed() -> Path:
     """The folder that it was installed into, made once in a process; for sys.path or PYTHONPATH."""
-    folder = Path(tempfile.mkdtemp(prefix="plugged-"))
+    folder = made_once("plugged")
     install(folder, tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"])
     shutil.copytree(PACKAGE / "raysurl_example", folder / "raysurl_example")
     return folder

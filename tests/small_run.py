@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import pytest
+from places import made_once
 
 from raysurl import overview
 from raysurl.commands import index
@@ -27,7 +27,7 @@ SETTINGS = (
 @cache
 def finished_run() -> Path:
     """Made once in a process; who changes something copies it."""
-    root = Path(tempfile.mkdtemp(prefix="small-"))
+    root = made_once("small")
     with contextlib.redirect_stdout(io.StringIO()):
         return pretrain(load_recipe([*SETTINGS, f"output={root / 'run'}"]))
 
@@ -43,7 +43,7 @@ def mapped_run(path: Path) -> Path:
 @cache
 def finished_index() -> Path:
     """The index of what that run makes of its digits; who changes something copies it."""
-    root = Path(tempfile.mkdtemp(prefix="small-"))
+    root = made_once("small")
     with contextlib.redirect_stdout(io.StringIO()):
         index.main([f"run={finished_run()}", f"output={root / 'index'}"])
     return root / "index"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from places import made_once
 from small_run import finished_run
 
 from raysurl.curation import Embeddings
@@ -60,7 +60,7 @@ def groups_by_loops(rows: np.ndarray, pixels: list[bytes] | None, threshold: flo
 @cache
 def photos() -> Path:
     """A folder of images of which 00.png is there again: larger, as another kind of file, in another folder."""
-    root = Path(tempfile.mkdtemp(prefix="curation-")) / "photos"
+    root = made_once("curation") / "photos"
     (root / "é b").mkdir(parents=True)
     random = np.random.default_rng(0)
     for i in range(IMAGES):
