@@ -13,7 +13,10 @@ from places import ROOT
 
 PACKAGE = sorted((ROOT / "raysurl").rglob("*.py"))
 CODE = PACKAGE + sorted((ROOT / "pipelines").rglob("*.py"))
-everywhere = pytest.mark.parametrize("path", CODE, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 @cache
@@ -46,31 +49,31 @@ def imported(tree: ast.Module) -> list[str]:
     return found
 
 
-@everywhere
-def test_ray_is_imported_in_scale_only(path):
-    if "scale" not in path.relative_to(ROOT).parts:
-        assert not [name for name in imported(parsed(path)) if name.split(".")[0] == "ray"]
+def test_ray_is_imported_in_scale_only():
+    found = [path for path in CODE if any(name.split(".")[0] == "ray" for name in imported(parsed(path)))]
+    assert [name_of(path) for path in found if "scale" not in path.relative_to(ROOT).parts] == []
 
 
-@everywhere
-def test_files_and_functions_stay_readable(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= 320  # about 300: one thought is not split to meet a number
-    for node in nodes_of(parsed(path)):
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, node.name
-    assert path.name not in ("utils.py", "helpers.py", "common.py")
+def test_files_and_functions_stay_readable():
+    # about 300 lines: one thought is not split to meet a number
+    assert [name_of(path) for path in CODE if len(path.read_text().splitlines()) > 320] == []
+    functions = [(path, n) for path in CODE for n in nodes_of(parsed(path)) if isinstance(n, ast.FunctionDef)]
+    assert [(name_of(path), n.name) for path, n in functions if n.end_lineno - n.lineno >= 60] == []
+    assert [name_of(path) for path in CODE if path.name in ("utils.py", "helpers.py", "common.py")] == []
 
 
-@everywhere
-def test_nothing_branches_on_a_methods_name(path):
+def test_nothing_branches_on_a_methods_name():
     from raysurl import method
 
     names = set(method.available()) - {"seed"}  # a key of every recipe too
-    for node in nodes_of(parsed(path)):
-        if isinstance(node, ast.Compare):
-            values = [c.value for c in ast.walk(node) if isinstance(c, ast.Constant)]
-            assert not names & {v for v in values if isinstance(v, str)}, ast.unparse(node)
+    compared = [(path, n) for path in CODE for n in nodes_of(parsed(path)) if isinstance(n, ast.Compare)]
+    found = [
+        (name_of(path), ast.unparse(node))
+        for path, node in compared
+        if names
+        & {c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+    ]
+    assert found == []
 
 
 SEEDING = {
@@ -113,12 +116,11 @@ def draws_or_seeds(tree: ast.Module) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_random_numbers_come_from_streams_alone(path):
+def test_random_numbers_come_from_streams_alone():
     # nested's marks must differ between processes: they come from the system; and a check disturbs what is shared
     own = {"raysurl/streams.py", "raysurl/scale/nested.py", "raysurl/testing/shared.py"}
-    if str(path.relative_to(ROOT)) not in own:
-        assert draws_or_seeds(parsed(path)) == []
+    found = {name_of(path): calls for path in PACKAGE if (calls := draws_or_seeds(parsed(path)))}
+    assert {name: calls for name, calls in found.items() if name not in own} == {}
 
 
 @pytest.mark.parametrize(
