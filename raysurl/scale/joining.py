@@ -6,12 +6,15 @@ reached or started is one sentence, soon, instead of Ray's retries.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import socket
 import tempfile
 import threading
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +60,8 @@ def connect() -> None:
         options["address"] = address
     stopping.at_exit(ray.shutdown)
     try:
-        ray.init(**options)
+        with any_agent_port():
+            ray.init(**options)
     except SystemExit as ending:  # of the handler of SIGTERM that Ray brings
         if ending.code == signal.SIGTERM:
             raise stopping.StoppedError(signal.SIGTERM) from None
@@ -69,6 +73,21 @@ def connect() -> None:
     finally:
         stopping.renew()
     print(f"Ray: {said}", flush=True)
+
+
+@contextlib.contextmanager
+def any_agent_port() -> Iterator[None]:
+    """A Ray that is started takes a port for its agent that is free. Ray's own choice, 52365, is taken where another
+    Ray runs here or has just ended, and its agent then tries for 3.3 s and serves nothing; ray.init has no argument
+    for it (Ray 2.60)."""
+    from ray._private import parameter
+
+    given = parameter.RayParams
+    parameter.RayParams = partial(given, dashboard_agent_listen_port=0)
+    try:
+        yield
+    finally:
+        parameter.RayParams = given
 
 
 def _address() -> tuple[str | None, str]:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -248,7 +249,8 @@ import json, sys
 import ray
 from raysurl.scale import joining
 joining.connect()
-print(json.dumps(ray.get_runtime_context().gcs_address), flush=True)
+socket = ray.nodes()[0]["ObjectStoreSocketName"]
+print(json.dumps([ray.get_runtime_context().gcs_address, socket.partition("/sockets/")[0]]), flush=True)
 sys.stdin.readline()
 """
 
@@ -268,7 +270,10 @@ def test_two_runs_on_one_machine_have_a_ray_each(monkeypatch):
         started.append((process, said, json.loads(process.stdout.readline())))
     (first, said, here), (second, _, there) = started
     assert said.startswith("Ray: started one for this run alone")
-    assert here != there
+    assert here[0] != there[0]
+    # nor do they wait for each other's ports
+    for _, session in (here, there):
+        assert "Failed to bind" not in (Path(session) / "logs" / "dashboard_agent.log").read_text()
     first.communicate("\n")
     assert second.poll() is None
     second.communicate("\n")
