@@ -119,7 +119,9 @@ def mixed(seed: int, value: int) -> float:
 @compiled
 def _unit_rows(rows: Rows) -> Rows:
     for i in range(len(rows)):
-        rows[i] /= max(np.sqrt(np.sum(rows[i] * rows[i])), np.float32(1e-12))
+        length = max(np.sqrt(np.sum(rows[i] * rows[i])), np.float32(1e-12))
+        for d in range(rows.shape[1]):  # numba is far longer at compiling a division of the row
+            rows[i, d] /= length
     return rows
 
 

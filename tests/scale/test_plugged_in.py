@@ -47,9 +47,9 @@ def trained(folder, *settings):
     return losses, json.loads((run / "results.json").read_text())
 
 
-def test_a_package_trains_on_workers_as_it_does_without_ray(ray_session, tmp_path):
+def test_a_package_trains_on_a_worker_as_it_does_without_ray(ray_session, tmp_path):
     expected, _ = trained(tmp_path / "local", "method.name=pulled", "runtime=local")
-    found, results = trained(tmp_path / "ray", "method.name=pulled")
+    found, results = trained(tmp_path / "ray", "method.name=pulled", "scale.workers=1")
     assert found == expected
     assert results["runtime"] == "ray"
     assert "eval/spread" in results["metrics"]
