@@ -78,7 +78,7 @@ def connect() -> None:
 @contextlib.contextmanager
 def any_agent_port() -> Iterator[None]:
     """A Ray that is started takes a port for its agent that is free. Ray's own choice, 52365, is taken where another
-    Ray runs here or has just ended, and its agent then tries for 3.3 s and serves nothing; ray.init has no argument
+    Ray runs here, and its agent then tries for 3.3 s and serves nothing; ray.init has no argument
     for it (Ray 2.60)."""
     from ray._private import parameter
 
