@@ -42,10 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
             with_ray.add(item.path)
     paths = list(dict.fromkeys(item.path for item in items))
-    first, rest = [[p for p in paths if (p in with_ray) == known] for known in (True, False)]
-    place = {
-        path: (i + 0.5 * (kind is rest)) / len(kind) for kind in (first, rest) for i, path in enumerate(kind)
-    }
+    kinds = [[path for path in paths if (path in with_ray) == known] for known in (True, False)]
+    place = {path: i / len(kind) for kind in kinds for i, path in enumerate(kind)}
     items.sort(key=lambda item: place[item.path])
 
 

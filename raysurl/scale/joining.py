@@ -7,6 +7,7 @@ reached or started is one sentence, soon, instead of Ray's retries.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -77,12 +78,17 @@ def connect() -> None:
 
 @contextlib.contextmanager
 def any_agent_port() -> Iterator[None]:
-    """A Ray that is started takes a port for its agent that is free. Ray's own choice, 52365, is taken where another
-    Ray runs here, and its agent then tries for 3.3 s and serves nothing; ray.init has no argument
-    for it (Ray 2.60)."""
+    """A Ray that is started within takes any free port for its agent.
+
+    Ray's own choice, 52365, is taken where another Ray runs here, and its agent then tries for 3.3 s and serves
+    nothing. ray.init has no argument for it (2.60); a Ray whose inside is another keeps its own choice.
+    """
     from ray._private import parameter
 
-    given = parameter.RayParams
+    given = getattr(parameter, "RayParams", None)
+    if given is None or "dashboard_agent_listen_port" not in inspect.signature(given).parameters:
+        yield
+        return
     parameter.RayParams = partial(given, dashboard_agent_listen_port=0)
     try:
         yield

@@ -201,6 +201,8 @@ def leaders(rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """One sentence: which row has the highest mean after which of the epochs that all have, and where each of its seeds
     is above every run of the others. `rows`: name -> epoch -> a value for each seed."""
     shared = sorted(set.intersection(*(set(curve) for curve in rows.values())), key=float)
+    if not shared:
+        return "No epoch is one after which all of them were judged."
     ahead: list[tuple[str, str, bool]] = []
     for epoch in shared:
         best = max(rows, key=lambda name: fmean(rows[name][epoch]))

@@ -106,6 +106,13 @@ def test_who_is_ahead_is_said_with_what_the_seeds_say():
     )
 
 
+def test_rows_that_were_judged_after_other_epochs_are_not_compared():
+    assert (
+        leaders({"a": {"2": [1.0]}, "b": {"3": [2.0]}})
+        == "No epoch is one after which all of them were judged."
+    )
+
+
 def test_without_curves_there_is_neither_chart_nor_table(tmp_path):
     kept(tmp_path, {"a": {"eval/knn_top1": 40.0}})
     assert curve_chart(tmp_path / "small.json") == ""
