@@ -15,6 +15,7 @@ from raysurl.paths import given_path
 
 BASES = "bases"  # of the packaged recipes: what they share, by data set
 DEEPEST, MOST_NODES = 40, 100_000  # of a YAML file, aliases counted as what they stand for
+LONGEST = 1000  # characters of a whole number; Python prints none of more than 4,300 digits
 
 
 def read_recipe_file(name: str) -> dict[str, Any]:
@@ -151,7 +152,14 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _PlainLoader(_Loader):
-    """PyYAML's safe loader, without keys given twice."""
+    """PyYAML's safe loader, without keys given twice and numbers that cannot be shown."""
+
+    def whole_number(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > LONGEST:
+            line = node.start_mark.line + 1
+            raise _RefusedError(f"line {line} has a number of {len(node.value):,} digits; no recipe has one")
+        number: int = self.construct_yaml_int(node)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
@@ -164,3 +172,6 @@ class _PlainLoader(_Loader):
                     )
                 lines[key.value] = line
         return super().construct_mapping(node, deep=deep)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.whole_number)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import reprlib
 from typing import Any
 
 from raysurl.errors import InputError
@@ -25,14 +28,21 @@ def _numbers(space: Space, numbers: Any) -> dict[tuple[str, ...], float]:
     return found
 
 
+def _number(given: Any, what: str) -> float:
+    """Raises InputError for what is no number, or none that fp64 holds."""
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(given):
+                return float(given)
+    raise InputError(f"{what} is {reprlib.repr(given)}, not a finite number")
+
+
 def _collect(space: Space, node: Any, at: tuple[str, ...], found: dict[tuple[str, ...], float]) -> None:
     names = list(space.axes)
     where = ", ".join(f"{n}={label}" for n, label in zip(names, at, strict=False)) or "the top"
     if len(at) == len(names):
-        if node is not None and not isinstance(node, int | float):
-            raise InputError(f"space {space.name}: the paper's value at {where} is {node!r}, not a number")
         if node is not None:
-            found[at] = float(node)
+            found[at] = _number(node, f"space {space.name}: the paper's value at {where}")
         return
     name = names[len(at)]
     labels = [*labels_of(space.axes[name]), *([INACTIVE] if space.axes[name].when else [])]

@@ -75,6 +75,13 @@ GROWING = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" f
         ("a: 1\n---\nb: 2", "is not valid YAML: but found another document, line 2"),
         ("a:\n\t- b", "is not valid YAML: found character .*that cannot start any token, line 2"),
         ("a: \x01", "is not valid YAML: "),
+        # Python reads these and cannot print them
+        ("a: 1\nb: 0x" + "f" * 5000, "line 2 has a number of 5,002 digits; no recipe has one"),
+        ("a: [-0b" + "1" * 20_000 + "]", "line 1 has a number of 20,003 digits"),
+        ("a: 0" + "7" * 5000, "line 1 has a number of 5,001 digits"),
+        ("a: 1" + ":59" * 3000, "line 1 has a number of 9,001 digits"),
+        ("a:\n  ? 0x" + "f" * 5000 + "\n  : 1", "line 2 has a number of 5,002 digits"),
+        ("a: " + "9" * 5000, "line 1 has a number of 5,000 digits"),
         ("a: 2026-13-45", "is not valid YAML: month must be in 1..12"),
     ],
 )

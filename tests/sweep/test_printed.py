@@ -20,7 +20,15 @@ ELSEWHERE = {
     "rcl_fig5b": {"98304": ("RCL", "Table 3", ("3 predictors, 3 levels",))},
 }
 # of no paper
-OWN = ("cifar10_cpu", "longer_cpu", "evening_cpu", "mvmr_crops_cpu", "distillation_cpu", "cora", "backbones_cpu")
+OWN = (
+    "cifar10_cpu",
+    "longer_cpu",
+    "evening_cpu",
+    "mvmr_crops_cpu",
+    "distillation_cpu",
+    "cora",
+    "backbones_cpu",
+)
 IN_WORDS = {("stl10", 89.71)}  # of an abstract, which is finer than its table
 SAID = {("rcl_fig5b", "65536"): (72.6 - 0.36, "0.36%")}  # by the text's words
 

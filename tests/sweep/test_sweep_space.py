@@ -103,7 +103,12 @@ def test_numbers_of_the_paper_must_be_of_cells_that_exist():
         r"has 3 numbers at method\.tau_student=0\.1 and axis method\.tau_teacher has 2",
         paper={0.1: [1, 2, 3]},
     )
-    refused(r"'high', not a number", paper={0.1: {0.03: "high"}})
+    for odd in ("high", True, float("nan"), float("inf"), 10**400, -(10**400), [1], {}):
+        said = refused(
+            r"the paper's value at .*0\.1, method\.tau_teacher=0\.03 is .*, not a finite number",
+            paper={0.1: {0.03: odd}},
+        )
+        assert len(said) < 200
 
 
 def test_conditional_axes_count_where_they_are_active():
