@@ -4,6 +4,7 @@ views      one view of 32 px of an image in memory, one thread, beside lightly's
 jpeg       one of two views of 224 px of a JPEG of 500×375, one thread, beside lightly's; the floor is decoding
 feed       SimCLR on CIFAR-10 with the small network under Ray as it comes, beside runtime=local with as many threads
            and beside lightly's modules behind torch's DataLoader (benchmarks.peers)
+bf16       SimCLR with the small network and ReSSL with ResNet-18, runtime=local, train.precision=bf16 beside fp32
 step       a step of ReSSL under Ray with one worker, beside the bare loop (benchmarks.step)
 knn        kNN classification of 10,000 queries in 50,000 of 512 values, beside faiss (benchmarks.knn)
 plane      MNIST to two dimensions, beside UMAP (benchmarks.dimension_reduction), with how well it keeps neighbours,
@@ -41,12 +42,15 @@ BEFORE = "a959da0"
 PIPELINES = Path(__file__).parents[1]
 Given = dict[str, Any]
 Found = dict[str, dict[str, Any]]
+Train = Callable[[list[str], int], dict[str, float]]
 
 # what is measured -> before, what stood beside it then, goal, floor
 KNOWN = {
     "view of 32 px, µs": ("65.8", "lightly 790", "12 × lightly", "5"),
     "view of 224 px from a JPEG, ms": ("3.55", "lightly 7.67", "3 × lightly", "decoding alone, beside"),
     "SimCLR under Ray, images/s": ("645", "local 855, lightly 527", ".95 of local", "a bare loop: local"),
+    "SimCLR in bf16, images/s": ("fp32", "", "", "fp32, beside"),
+    "ReSSL with ResNet-18 in bf16, images/s": ("fp32", "", "", "fp32, beside"),
     "step under Ray, ms": ("1.07 × bare", "bare loop", "1.05 × bare", "the bare loop"),
     "kNN, s": ("7.2, 500 MB", "faiss 3.0, 97 MB", "faiss, 150 MB", "512 GFLOP: products alone, beside"),
     "MNIST to 2-D, s": ("270 to 400", "UMAP 25 compiled", "60 at .955, .955, 96", "12 TFLOP: 120 s at 100 GFLOP/s"),
@@ -58,14 +62,16 @@ KNOWN = {
 
 
 def main(arguments: list[str]) -> None:
-    """`speed data=FOLDER mnist=ROOT [parts=[views, jpeg, feed, step, knn, plane, startup]] [runs=3] [threads=2]
-    [out=FILE.json]`; data: a folder with train.parquet and test.parquet of CIFAR-10. Rows of other parts stay."""
+    """`speed data=FOLDER mnist=ROOT [parts=[views, jpeg, feed, bf16, step, knn, plane, startup]] [runs=3]
+    [threads=2] [out=FILE.json]`; data: a folder with train.parquet and test.parquet of CIFAR-10.
+
+    Rows of other parts stay."""
     given = asked_for(
         arguments,
         {"data": None, "mnist": None, "parts": list(PARTS), "runs": 3, "threads": 2, "out": FILE},
     )
     parts = parts_of(given, list(PARTS))
-    for part, needs in (("feed", "data"), ("plane", "mnist")):
+    for part, needs in (("feed", "data"), ("bf16", "data"), ("plane", "mnist")):
         if part in parts and not given[needs]:
             raise InputError(f"the part {part} needs {needs}=FOLDER")
     for part in parts:
@@ -94,34 +100,77 @@ def of_jpeg(given: Given) -> Found:
 
 def of_feed(given: Given) -> Found:
     settings = [
-        "recipe=simclr/cifar10", *peers.SETTINGS, *peers.METHODS["simclr"], f"data.path={given['data']}/train.parquet",
-        f"data.eval_path={given['data']}/test.parquet", "data.limit=10000", "train.epochs=3",
-    ]  # fmt: skip
-    threads = int(given["threads"])
+        *of_images(given, "simclr/cifar10"),
+        *peers.METHODS["simclr"],
+        "data.limit=10000",
+        "train.epochs=3",
+    ]
     ray = [s for s in settings if not s.startswith("runtime=")]
-    cases: dict[str, tuple[Callable[..., dict[str, float]], list[str]]] = {
-        "Ray": (peers.ours, ray),
-        "local": (peers.ours, [*settings, f"scale.threads={threads}"]),
-        "lightly": (peers.theirs, settings),
+    local = [*settings, f"scale.threads={given['threads']}"]
+    found = in_turns(
+        given, {"Ray": (peers.ours, ray), "local": (peers.ours, local), "lightly": (peers.theirs, settings)}
+    )
+    beside = {name: round(statistics.median(rates)) for name, rates in found.items()}
+    said = f"{spread(ratios(found['Ray'], found['local']))} of local"
+    return {"SimCLR under Ray, images/s": row(beside.pop("Ray"), beside, said)}
+
+
+def of_bf16(given: Given) -> Found:
+    """Each run has its first ten steps in it, so that what it says of bf16 is rather too little."""
+    cases = {
+        "SimCLR in bf16, images/s": ["simclr/cifar10", *peers.METHODS["simclr"], "data.limit=10000"],
+        "ReSSL with ResNet-18 in bf16, images/s": [
+            "ressl/cifar10",
+            "encoder.name=resnet18",
+            "data.limit=2000",
+        ],
     }
+    rows = {}
+    for name, (recipe, *changes) in cases.items():
+        settings = [
+            *of_images(given, recipe),
+            *changes,
+            "train.epochs=2",
+            f"scale.threads={given['threads']}",
+        ]
+        found = in_turns(
+            given, {p: (peers.ours, [*settings, f"train.precision={p}"]) for p in ("bf16", "fp32")}
+        )
+        beside = {precision: round(statistics.median(rates)) for precision, rates in found.items()}
+        said = f"{spread(ratios(found['bf16'], found['fp32']))} of fp32"
+        rows[name] = row(beside.pop("bf16"), beside, said)
+    return rows
+
+
+def of_images(given: Given, recipe: str) -> list[str]:
+    folder = given["data"]
+    return [
+        f"recipe={recipe}", *peers.SETTINGS, f"data.path={folder}/train.parquet",
+        f"data.eval_path={folder}/test.parquet",
+    ]  # fmt: skip
+
+
+def in_turns(given: Given, cases: dict[str, tuple[Train, list[str]]]) -> dict[str, list[float]]:
+    """Images/s of each case, in processes of their own, one after the other, `runs` times."""
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(given["runs"]):
-        for name, (measure, said) in cases.items():
+        for name, (train, settings) in cases.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                found[name].append(pool.submit(measure, said, threads).result()["images_per_s"])
-    shares = [ray / local for ray, local in zip(found["Ray"], found["local"], strict=True)]
-    beside = {name: round(statistics.median(rates)) for name, rates in found.items()}
-    return {"SimCLR under Ray, images/s": row(beside.pop("Ray"), beside, f"{spread(shares)} of local")}
+                took = pool.submit(train, settings, int(given["threads"])).result()
+            found[name].append(took["images_per_s"])
+    return found
+
+
+def ratios(of: list[float], to: list[float]) -> list[float]:
+    return [one / other for one, other in zip(of, to, strict=True)]
 
 
 def of_step(given: Given) -> Found:
     seconds, _ = step.compared([], runs=given["runs"], steps=24, threads=1)
     bare, ray = seconds["bare loop"], seconds["ray, 1 worker"]
-    ratios = [of / to for of, to in zip(ray, bare, strict=True)]
     beside = {"bare loop": round(1e3 * statistics.median(bare))}
-    return {
-        "step under Ray, ms": row(round(1e3 * statistics.median(ray)), beside, f"{spread(ratios)} of bare")
-    }
+    said = f"{spread(ratios(ray, bare))} of bare"
+    return {"step under Ray, ms": row(round(1e3 * statistics.median(ray)), beside, said)}
 
 
 def of_knn(given: Given) -> Found:
@@ -171,8 +220,8 @@ def of_startup(given: Given) -> Found:
 
 
 PARTS: dict[str, Callable[[Given], Found]] = {
-    "views": of_views, "jpeg": of_jpeg, "feed": of_feed, "step": of_step, "knn": of_knn, "plane": of_plane,
-    "startup": of_startup,
+    "views": of_views, "jpeg": of_jpeg, "feed": of_feed, "bf16": of_bf16, "step": of_step, "knn": of_knn,
+    "plane": of_plane, "startup": of_startup,
 }  # fmt: skip
 
 
@@ -209,12 +258,14 @@ def summary(rows: Rows) -> list[str]:
     """What stands first on the page; nothing before every part was measured."""
     if any(name not in rows for name in KNOWN):
         return []
-    small, large, feed, ray, _, plane, _, start, local, _ = (rows[name] for name in KNOWN)
+    small, large, feed, few, many, ray, _, plane, _, start, local, _ = (rows[name] for name in KNOWN)
     of_lightly = [each["now"] / each["beside"]["lightly"] for each in (small, large, feed)]
     return [
         f"> A view of 32 px takes {of_lightly[0]:.2f} of lightly's time and one of 224 px from a JPEG"
         f" {of_lightly[1]:.2f}; SimCLR under Ray runs at {feed['said']} and at"
         f" {of_lightly[2]:.2f} of lightly behind a DataLoader; a step under Ray takes {ray['said']}."
+        f" With AMX, bf16 makes SimCLR's images a second {few['said']} and those of"
+        f" ReSSL with ResNet-18 {many['said']}."
         f" MNIST to 2-D takes {plane['now']:.0f} s beside UMAP's {plane['beside']['umap']:.0f}"
         f" (goal: 60). The first step comes after {start['now']:.0f} s under Ray (goal: 20) and"
         f" {local['now']:.1f} s with runtime=local (goal: 4).",

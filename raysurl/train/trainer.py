@@ -145,7 +145,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     accumulates = recipe.train.accumulate > 1
     model = distributed.wrap(method, runtime.device, runtime.world_size, accumulates=accumulates)
     optimizer = optim.build_optimizer(method, recipe.train.optimizer)
-    said = build.tune(runtime.device)  # and more, before there is a run whose record could hold it
+    said = build.tune(runtime.device) + build.advise(recipe, runtime.device)  # no record holds it yet
     one_step = step_of(recipe, runtime, method, model, optimizer, said.append)
     on_device = device_views(recipe, runtime.device, source, augment, said.append)
     run = Run(

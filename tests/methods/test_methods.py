@@ -196,3 +196,20 @@ def test_bf16_is_within_a_band_of_fp32(tmp_path):
         results[precision] = contract.steps(run, 1)[0]
     assert results["bf16"] == pytest.approx(results["fp32"], rel=0.02)
     assert results["bf16"] != results["fp32"]
+
+
+def test_bf16_is_advised_where_the_processor_multiplies_in_it_and_nothing_was_chosen(monkeypatch):
+    def advised(name="convnet", precision="auto", device="cpu", **capabilities):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+        encoder = {"name": "mlp", "widths": [8]} if name == "mlp" else {"name": name}
+        recipe = contract.recipe_for(
+            "ressl", encoder=encoder, train={"precision": precision, "batch_size": 16}
+        )
+        return build.advise(recipe, torch.device(device))
+
+    assert "train.precision=bf16" in advised(amx_bf16=True)[0]
+    assert advised(amx_bf16=False) == advised() == []
+    assert advised(precision="fp32", amx_bf16=True) == advised(precision="bf16", amx_bf16=True) == []
+    # whose outputs may be coordinates
+    assert advised("mlp", amx_bf16=True) == []
+    assert advised(device="cuda", amx_bf16=True) == []
