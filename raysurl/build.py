@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from raysurl import method as methods
 from raysurl import streams, teachers
+from raysurl.allocator import keep_freed_memory
 from raysurl.encoder import check_width, encoder_of
 from raysurl.method import Build, FrozenTeacher, Method
 from raysurl.nets.drawing import drawn_from
@@ -78,11 +79,13 @@ def _vector_norm(kind: str, width: int) -> nn.Module:
 
 
 def tune(device: torch.device) -> list[str]:
-    """Set what torch leaves open on a GPU; sentences for the log.
+    """Set what torch leaves open, for the whole process; sentences for the log.
 
-    Matrix products stay in full fp32: losses and views count on it, and networks are in bf16 under train.precision.
+    On a CPU freed memory stays with the process. On a GPU matrix products stay in full fp32: losses and views count on
+    it, and networks are in bf16 under train.precision.
     """
     if device.type != "cuda":
+        keep_freed_memory()
         return []
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = True

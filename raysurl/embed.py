@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raysurl import distributed
+from raysurl.allocator import keep_freed_memory
 from raysurl.data.source import Images, Source
 from raysurl.recipe import Recipe
 from raysurl.sampler import Request
@@ -120,6 +121,8 @@ def embed_images(encoder: nn.Module, recipe: Recipe, images: Images, device: tor
 
 def _through(encoder: nn.Module, recipe: Recipe, view: Tensor) -> Tensor:
     device = view.device
+    if device.type == "cpu":
+        keep_freed_memory()
     # a CPU's embeddings do not depend on whether it has AMX, without which bf16 is slower than fp32
     in_bf16 = device.type == "cuda" and recipe.precision(device) == "bf16"
     with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):

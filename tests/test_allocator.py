@@ -1,0 +1,61 @@
+"""What a process keeps of the memory that it has freed."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+from raysurl.allocator import keep_freed_memory
+
+# pages that the kernel had to hand out for twenty pieces of 64 MiB, each freed before the next
+FAULTS = """
+import resource, torch
+from raysurl.allocator import keep_freed_memory
+{call}
+torch.set_num_threads(1)
+for _ in range(20):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="memory is not glibc's")
+def test_freed_memory_is_used_again():
+    def faults(call):
+        code = [sys.executable, "-c", FAULTS.format(call=call)]
+        return int(subprocess.run(code, capture_output=True, check=True, text=True).stdout)
+
+    assert faults("pass") - faults("keep_freed_memory()") > 10 * 2**14
+
+
+@pytest.mark.parametrize("fault", [OSError, AttributeError, TypeError])
+def test_without_glibc_nothing_happens(monkeypatch, fault):
+    def library(name):
+        raise fault
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    keep_freed_memory.__wrapped__()
+
+
+def test_an_old_glibc_is_asked_for_less_and_never_left_with_one_setting_alone(monkeypatch):
+    class Old:
+        def __init__(self, most):
+            self.most, self.asked = most, []
+
+        def mallopt(self, parameter, size):
+            self.asked.append((parameter, size))
+            return parameter == -1 or size <= self.most
+
+    for most, taken in (
+        (2**30, [(-3, 2**28), (-1, 2**30)]),
+        (2**25, [(-3, 2**28), (-3, 2**25), (-1, 2**30)]),
+    ):
+        library = Old(most)
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, library=library: library)
+        keep_freed_memory.__wrapped__()
+        assert library.asked == taken
+    library = Old(0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    keep_freed_memory.__wrapped__()
+    assert library.asked == [(-3, 2**28), (-3, 2**25)]
