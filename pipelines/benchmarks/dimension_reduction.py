@@ -1,7 +1,7 @@
 """GenURL beside PCA, t-SNE (openTSNE) and UMAP (umap-learn): the same points, the same scores, in one run.
 
 Each method embeds the training points in the plane. Trustworthiness, continuity and kNN recall at k = 10 are of a
-fixed, evenly spaced subset of them; `accuracy` is of logistic regression on the plane's points, fitted to the training
+fixed draw of them; `accuracy` is of logistic regression on the plane's points, fitted to the training
 points and scored on the test points as `transform` places them; without test points, on a tenth that the regression
 does not see. `pip install -e '.[reduction]'` for t-SNE and UMAP. Settings are each library's defaults unless given.
 """
@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from raysurl import GenURL
 from raysurl.data.names import open_samples
+from raysurl.evaluate.division import each_tenth, embedding_points
 from raysurl.evaluate.embedding import neighbourhood_scores
 from raysurl.recipe import Data, yaml_argument
 from raysurl.report import scatter
@@ -83,14 +84,14 @@ def measure(
     since = time.perf_counter()
     low = np.asarray(model.fit_transform(x))
     fit_s = time.perf_counter() - since
-    which = np.arange(min(SUBSET, len(x))) * len(x) // min(SUBSET, len(x))
+    which = embedding_points(len(x), SUBSET).numpy()
     scores = list(neighbourhood_scores(x[which], low[which], K).values())
     if len(new):
         since = time.perf_counter()
         train, train_y, test, test_y = low, y, np.asarray(model.transform(new)), new_y
         transform_s = time.perf_counter() - since
     else:
-        held = np.arange(len(low)) % 10 == 0
+        held = np.isin(np.arange(len(low)), each_tenth(np.arange(len(low)), y))
         train, train_y, test, test_y, transform_s = low[~held], y[~held], low[held], y[held], float("nan")
     scale = train.std() or 1.0
     regression = LogisticRegression(C=100, max_iter=1000).fit(train / scale, train_y)

@@ -12,7 +12,7 @@ from torch import Tensor
 from raysurl import streams
 from raysurl.data.planetoid import TEST, TRAIN
 
-HELD_OUT = 10  # without a test set, each tenth labelled sample is one
+HELD_OUT = 10  # without a test set, each tenth labelled sample of a class is one
 SEEN = "the encoder trains on the test images, never on their labels"
 
 Index = NDArray[np.int64]
@@ -58,12 +58,22 @@ def divide(
         note = f"the division of the data: what is for training is the bank, what is for the test the test set; {SEEN}"
         bank, held_out = known[split[known] == TRAIN], known[split[known] == TEST]
     else:
-        note = f"no test set (data.eval_path): every tenth labelled sample is one; {SEEN}"
-        bank, held_out = np.setdiff1d(known, known[::HELD_OUT]), known[::HELD_OUT]
+        note = f"no test set (data.eval_path): every tenth labelled sample of a class is one; {SEEN}"
+        held_out = each_tenth(known, labels)
+        bank = np.setdiff1d(known, held_out)
     if len(bank) > 1 and len(held_out):
         return Division(bank, held_out, note, labels, split)
     few = f"{len(known)} labelled samples are too few" if len(known) else "no labels"
     return Division(usable, usable[:0], f"{few}: kNN and linear probes are left out", labels, split)
+
+
+def each_tenth(index: Index, labels: NDArray[np.int64] | None) -> Index:
+    """Of the samples `index` (n,), rising: each tenth of them, class after class, so that no order of the data, classes
+    in turns above all, leaves a class out of the test set or of the bank."""
+    if labels is None:
+        return index[::HELD_OUT]
+    by_class = index[np.argsort(labels[index], kind="stable")]
+    return np.sort(by_class[::HELD_OUT])
 
 
 def hold_out(count: int, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
@@ -79,3 +89,12 @@ def some(count: int, limit: int, seed: int, name: str) -> Tensor:
     if count <= limit:
         return torch.arange(count)
     return torch.randperm(count, generator=streams.torch_stream(seed, name))[:limit].sort().values
+
+
+def embedding_points(count: int, limit: int) -> Tensor:
+    """At most `limit` positions of `count` samples, of which an embedding is judged, the same ones for every run.
+
+    Not evenly spaced ones: of MNIST's 60,000 every twelfth has a trustworthiness from .925 to .955 on one embedding,
+    depending on where they begin, and as many that are drawn from .939 to .942.
+    """
+    return some(count, limit, 0, "embedding points")

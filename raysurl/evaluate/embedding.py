@@ -19,9 +19,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from raysurl.errors import InputError
-from raysurl.evaluate.division import Division
+from raysurl.evaluate.division import Division, embedding_points
 from raysurl.evaluate.features import Features
-from raysurl.functional import evenly_spaced
 from raysurl.intervals import bootstrap_mean
 from raysurl.recipe import Evaluation
 
@@ -34,10 +33,12 @@ Rows = NDArray[np.float64]
 
 
 def run(features: Features, settings: Evaluation, *, seed: int = 0) -> Iterator[tuple[str, float]]:
-    """Of `settings.embedding_points` evenly spaced train samples, whose raw values `features.inputs` are."""
+    """Of the train samples `embedding_points`, whose raw values `features.inputs` are."""
     if features.inputs is None:
         return
-    low = evenly_spaced(features.train, settings.embedding_points)
+    low = features.train[
+        embedding_points(len(features.train), settings.embedding_points).to(features.train.device)
+    ]
     for name, values in scores_of_points(features.inputs, low, settings.embedding_k).items():
         yield f"eval/{name}", bootstrap_mean(values, seed=seed, name=name)
 

@@ -39,11 +39,11 @@ from raysurl.evaluate import (
 )
 from raysurl.evaluate.augmenting import alignment, disturbing, policy_of
 from raysurl.evaluate.detecting import detected
+from raysurl.evaluate.division import embedding_points, some
 from raysurl.evaluate.features import Tuned
 from raysurl.evaluate.headline import of_the_backbone
 from raysurl.evaluate.tuning import Task, tune
 from raysurl.evaluate.unfinished import Unfinished
-from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.runtime import Runtime
 
@@ -89,8 +89,8 @@ def labels_to_learn(source: Source, eval_source: Source | None) -> NDArray[np.in
 class Evaluator:
     """Embeds the labelled train samples (the bank) and the test samples and runs protocols on rank 0.
 
-    Without `eval_source` every tenth labelled training sample is in the test set: the encoder has seen its image,
-    never its label, and the notes say so. Without labels only the protocols that need none are run.
+    Without `eval_source` every tenth labelled training sample of a class is in the test set: the encoder has seen its
+    image, never its label, and the notes say so. Without labels only the protocols that need none are run.
     """
 
     def __init__(
@@ -139,8 +139,7 @@ class Evaluator:
 
     def online(self, trained: Networks) -> dict[str, float]:
         """kNN and health during training."""
-        count = min(self.recipe.eval.online_bank, len(self.bank))
-        bank = self.bank[np.arange(count) * len(self.bank) // count]
+        bank = self.bank[some(len(self.bank), self.recipe.eval.online_bank, 0, "online bank").numpy()]
         features, headline = self.features(trained.encoder, bank), self._headline(trained, bank)
         aligned = self._aligned(trained)
         if features is None:
@@ -270,12 +269,12 @@ class Evaluator:
         )
 
     def _inputs(self) -> Tensor | None:
-        """Raw values of evenly spaced samples of the bank, for the protocol that compares embeddings with them."""
+        """Raw values of samples of the bank, for the protocol that compares embeddings with them."""
         settings = self.recipe.eval
         if "inputs" not in self._needs:
             return None
-        chosen = evenly_spaced(torch.from_numpy(self.bank), settings.embedding_points).numpy()
-        return pixels(self.source, self.recipe, chosen)
+        chosen = embedding_points(len(self.bank), settings.embedding_points).numpy()
+        return pixels(self.source, self.recipe, self.bank[chosen])
 
     def _nodes(self, encoder: nn.Module) -> NodeFeatures | None:
         """All labelled samples, for the protocol that divides them itself. Every rank calls it."""

@@ -39,8 +39,8 @@ class Tuned:
 class Features:
     """Features of the train and test images, centre crop and no augmentation, with their labels.
 
-    What only some protocols ask for: `inputs` (M, D′), the raw values of M evenly spaced train samples; `nodes`, all
-    labelled samples with their division; `augmented`, from an epoch to features (N, D) of random views of the train
+    What only some protocols ask for: `inputs` (M, D′), the raw values of the train samples `embedding_points`; `nodes`,
+    all labelled samples with their division; `augmented`, from an epoch to features (N, D) of random views of the train
     images, to be called once for each epoch, in order, as all workers take part; `tuned`, what came of each
     fine-tuning; `of`, the name of the data; `validation` (N,) bool, which train samples are its own validation split;
     `tags`, of samples that show several classes at once, (N, T) and (Q, T) int8: 1 = shown, 0 = not, −1 = not judged;

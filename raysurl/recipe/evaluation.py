@@ -44,7 +44,7 @@ class Elsewhere(Section):
 class Evaluation(Section):
     every_epochs: int = Field(5, ge=0)  # online kNN; 0: only at the end
     features: Literal["backbone", "embedding", "memory"] = "backbone"  # see raysurl.evaluate.evaluator
-    online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, evenly spaced
+    online_bank: int = Field(50_000, ge=1)  # the online bank has at most so many samples, a draw
     protocols: tuple[Protocol, ...] = (  # how features are judged at the end
         "knn",
         "linear",
@@ -87,7 +87,7 @@ class Evaluation(Section):
     )  # by what their metrics are called
     margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
-    embedding_points: int = Field(5000, ge=3)  # evenly spaced samples of which they are
+    embedding_points: int = Field(5000, ge=3)  # samples of which they are, a draw
     random_splits: int = Field(10, ge=1)  # of nodes
     retrieval_k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (1, 5, 10), min_length=1

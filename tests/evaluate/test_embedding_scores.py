@@ -9,6 +9,7 @@ import torch
 from raysurl.data.planetoid import TEST, TRAIN, VALIDATION
 from raysurl.errors import InputError
 from raysurl.evaluate import embedding, evaluate, nodes
+from raysurl.evaluate.division import embedding_points
 from raysurl.evaluate.embedding import neighbourhood_scores
 from raysurl.evaluate.features import Features, NodeFeatures
 from raysurl.recipe import Evaluation
@@ -96,7 +97,8 @@ def test_bad_points_are_named(high, low, k, message):
 
 def test_the_protocol_scores_the_samples_whose_inputs_it_is_given():
     high, low = torch.from_numpy(points(50, 4, 0)), torch.from_numpy(points(50, 2, 1))
-    which = torch.arange(20) * 50 // 20
+    which = embedding_points(50, 20)
+    assert len(which) == len(set(which.tolist())) == 20
     features = Features(
         low, torch.full((50,), -1), low[:0], torch.zeros(0, dtype=torch.int64), 0, inputs=high[which]
     )
