@@ -17,8 +17,8 @@ from torch import Tensor
 
 from raysurl.data.source import Images, Source
 from raysurl.embed import plain_images
+from raysurl.evaluate.division import some
 from raysurl.evaluate.evaluator import Evaluated, Evaluator
-from raysurl.functional import evenly_spaced
 from raysurl.recipe import Recipe
 from raysurl.sampler import Request
 
@@ -43,7 +43,7 @@ def save_embedding(
     *,
     steps: int,
 ) -> None:
-    """`samples/embedding.npz`: rows of at most `eval.map_points` evenly spaced train and test samples.
+    """`samples/embedding.npz`: rows of at most `eval.map_points` train and test samples, a draw.
 
     `features` (N, D) fp32, `index`, `split` (0 train, 1 test) and `labels` (N,), −1 = none; `clusters` (levels, N), of
     all of which `clusters` (levels, samples) are given; `seed`. Beside it their thumbnails, row by row.
@@ -54,7 +54,7 @@ def save_embedding(
     count = min(recipe.eval.map_points, total)
     if count < LEAST_POINTS or features.train.shape[1] < 2 or (steps < LEAST_STEPS and not flat):
         return
-    chosen = evenly_spaced(torch.arange(total), count).numpy()
+    chosen = some(total, count, 0, "map").numpy()
     split = (chosen >= len(bank)).astype(np.uint8)
     first, rest = chosen[split == 0], chosen[split == 1] - len(bank)
     arrays = {
