@@ -97,7 +97,7 @@ def advise(recipe: Recipe, device: torch.device) -> list[str]:
     """Sentences for the log on what would be faster here; it would change digits, so that it is not done unasked."""
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     if known.get("amx_bf16") and recipe.train.precision == "auto" and recipe.encoder.name != "mlp":
-        return ["this processor multiplies in bf16 (AMX): train.precision=bf16 would be about twice as fast"]
+        return ["this processor multiplies in bf16 (AMX): train.precision=bf16 may be up to twice as fast"]
     return []
 
 

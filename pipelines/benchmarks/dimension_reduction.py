@@ -1,9 +1,10 @@
-"""GenURL beside PCA, t-SNE (openTSNE) and UMAP (umap-learn): the same points, the same scores, in one run.
+"""GenURL beside PCA, t-SNE (openTSNE), UMAP (umap-learn) and PaCMAP: the same points, the same scores, in one run.
 
 Each method embeds the training points in the plane. Trustworthiness, continuity and kNN recall at k = 10 are of a
 fixed draw of them; `accuracy` is of logistic regression on the plane's points, fitted to the training
 points and scored on the test points as `transform` places them; without test points, on a tenth that the regression
-does not see. `pip install -e '.[reduction]'` for t-SNE and UMAP. Settings are each library's defaults unless given.
+does not see. `pip install -e '.[reduction]'` for those of other libraries. Settings are each library's defaults unless
+given.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Settings = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
-    """`dimension_reduction data.path=ROOT [data.name=torchvision:MNIST] [methods=pca,genurl,umap,tsne] [seeds=0]
+    """`dimension_reduction data.path=ROOT [data.name=torchvision:MNIST] [methods=pca,genurl,umap,tsne,pacmap] [seeds=0]
     [limit=60000] [threads=2] [plots=DIR] [genurl.SETTING=…]`, a setting of the estimator `raysurl.GenURL`."""
     given: dict[str, Any] = {
         "data.name": "torchvision:MNIST",
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
         "threads": 2,
         "plots": None,
     }
-    given |= {"methods": "pca,genurl,umap,tsne", "seeds": 0}
+    given |= {"methods": ",".join(METHODS), "seeds": 0}
     given |= dict(yaml_argument(a) for a in arguments)
     own = {key.removeprefix("genurl."): value for key, value in given.items() if key.startswith("genurl.")}
     data = Data(name=given["data.name"], path=given["data.path"], limit=int(given["limit"]), flatten="grey")
@@ -120,16 +121,33 @@ class TSNE:
         return self.points.transform(new)
 
 
+class PaCMAP:
+    """PaCMAP with scikit-learn's interface: new points are placed among those of `fit`, which it is given anew."""
+
+    def __init__(self, seed: int) -> None:
+        import pacmap
+
+        self.model = pacmap.PaCMAP(random_state=seed, save_tree=True)
+
+    def fit_transform(self, x: Any) -> Any:
+        self.points = x
+        return self.model.fit_transform(x)
+
+    def transform(self, new: Any) -> Any:
+        return self.model.transform(new, basis=self.points)
+
+
 def umap(seed: int) -> Any:
     from umap import UMAP
 
     return UMAP(random_state=seed)  # which makes it one thread, whatever is asked for
 
 
-NEEDS = {"umap": "umap", "tsne": "openTSNE"}
+NEEDS = {"umap": "umap", "tsne": "openTSNE", "pacmap": "pacmap"}
 METHODS: dict[str, Callable[[int, int, Settings], Any]] = {
     "pca": lambda seed, threads, own: PCA(2, random_state=seed),
     "genurl": lambda seed, threads, own: GenURL(2, random_state=seed, n_jobs=threads, **own),
     "umap": lambda seed, threads, own: umap(seed),
     "tsne": lambda seed, threads, own: TSNE(seed, threads),
+    "pacmap": lambda seed, threads, own: PaCMAP(seed),
 }
