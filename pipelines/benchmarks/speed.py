@@ -4,7 +4,8 @@ views      one view of 32 px of an image in memory, one thread, beside lightly's
 jpeg       one of two views of 224 px of a JPEG of 500×375, one thread, beside lightly's; the floor is decoding
 feed       SimCLR on CIFAR-10 with the small network under Ray as it comes, beside runtime=local with as many threads
            and beside lightly's modules behind torch's DataLoader (benchmarks.peers)
-bf16       SimCLR with the small network and ReSSL with ResNet-18, runtime=local, train.precision=bf16 beside fp32
+bf16       SimCLR with the small network and ReSSL with ResNet-18, runtime=local, train.precision=bf16 beside fp32,
+           on a processor with AMX, without which it is slower
 step       a step of ReSSL under Ray with one worker, beside the bare loop (benchmarks.step)
 knn        kNN classification of 10,000 queries in 50,000 of 512 values, beside faiss (benchmarks.knn)
 plane      MNIST to two dimensions, beside UMAP (benchmarks.dimension_reduction), with how well it keeps neighbours,
@@ -111,9 +112,7 @@ def of_feed(given: Given) -> Found:
     found = in_turns(
         given, {"Ray": (peers.ours, ray), "local": (peers.ours, local), "lightly": (peers.theirs, settings)}
     )
-    beside = {name: round(statistics.median(rates)) for name, rates in found.items()}
-    said = f"{spread(ratios(found['Ray'], found['local']))} of local"
-    return {"SimCLR under Ray, images/s": row(beside.pop("Ray"), beside, said)}
+    return {"SimCLR under Ray, images/s": of_rates(found, "Ray", "local")}
 
 
 def of_bf16(given: Given) -> Found:
@@ -133,9 +132,7 @@ def of_bf16(given: Given) -> Found:
         found = in_turns(
             given, {p: (peers.ours, [*settings, f"train.precision={p}"]) for p in ("bf16", "fp32")}
         )
-        beside = {precision: round(statistics.median(rates)) for precision, rates in found.items()}
-        said = f"{spread(ratios(found['bf16'], found['fp32']))} of fp32"
-        rows[name] = row(beside.pop("bf16"), beside, said)
+        rows[name] = of_rates(found, "bf16", "fp32")
     return rows
 
 
@@ -156,6 +153,12 @@ def in_turns(given: Given, cases: dict[str, tuple[Train, list[str]]]) -> dict[st
                 took = pool.submit(train, settings, int(given["threads"])).result()
             found[name].append(took["images_per_s"])
     return found
+
+
+def of_rates(found: dict[str, list[float]], ours: str, to: str) -> dict[str, Any]:
+    """A row of the medians, with what share `ours` is of `to`, run by run."""
+    medians = {name: round(statistics.median(rates)) for name, rates in found.items()}
+    return row(medians.pop(ours), medians, f"{spread(ratios(found[ours], found[to]))} of {to}")
 
 
 def ratios(of: list[float], to: list[float]) -> list[float]:
@@ -261,8 +264,8 @@ def summary(rows: Rows) -> list[str]:
         f"> A view of 32 px takes {of_lightly[0]:.2f} of lightly's time and one of 224 px from a JPEG"
         f" {of_lightly[1]:.2f}; SimCLR under Ray runs at {feed['said']} and at"
         f" {of_lightly[2]:.2f} of lightly behind a DataLoader; a step under Ray takes {ray['said']}."
-        f" With AMX, bf16 makes SimCLR's images a second {few['said']} and those of"
-        f" ReSSL with ResNet-18 {many['said']}."
+        f" In bf16 SimCLR's images a second are {few['said']} and those of ReSSL with"
+        f" ResNet-18 {many['said']}."
         f" MNIST to 2-D takes {plane['now']:.0f} s beside UMAP's {plane['beside']['umap']:.0f}"
         f" (goal: 60). The first step comes after {start['now']:.0f} s under Ray (goal: 20) and"
         f" {local['now']:.1f} s with runtime=local (goal: 4).",
