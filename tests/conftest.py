@@ -53,6 +53,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A run sets torch's threads for its process, which is that of the next test too."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local cluster of two CPUs for all tests that need Ray; its token file is private to it."""

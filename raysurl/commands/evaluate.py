@@ -21,7 +21,7 @@ from raysurl.evaluate.unfinished import Unfinished
 from raysurl.recipe import Data, read_stored, take
 from raysurl.report.terminal import show_metrics
 from raysurl.run import check_judging
-from raysurl.runtime import LocalRuntime, default_device
+from raysurl.runtime import LocalRuntime, default_device, threads_of
 from raysurl.teachers.judged import NamedTeacher, named_teacher
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
@@ -57,6 +57,8 @@ def evaluated(
     cannot judge by.
     """
     recipe = found.recipe
+    # as many as the run had: the order of a sum, and so its last digit, is theirs
+    torch.set_num_threads(threads_of(local.placed(recipe).scale.threads, device))
     samples, eval_samples = (
         open_samples(recipe.data, split, seed=recipe.stream_seed, depth=found.depth)
         for split in ("train", "eval")
