@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -65,8 +66,8 @@ def apply(
     or shape, for vectors under a policy that does more than resize, and for draws of another number of samples.
     """
     device = torch.device(device)
-    if isinstance(images, Tensor) and images.ndim == 2:
-        return _vectors(policy, images).to(device, non_blocking=True)
+    if are_vectors(images):
+        return untouched(policy, images, device)
     images = _checked(images)
     if len(draws) != len(images):
         raise InputError(f"{len(draws)} draws were given for {len(images)} images; give one for each")
@@ -89,6 +90,19 @@ def apply(
             planes = _finish(policy, planes, draws[rows])
             torch.mul(planes, scale, out=out[rows].transpose(0, 1)).add_(offset)
     return out
+
+
+def are_vectors(images: Images) -> TypeGuard[Tensor]:
+    return isinstance(images, Tensor) and images.ndim == 2
+
+
+def untouched(policy: Policy, vectors: Tensor, device: torch.device | str) -> Tensor:
+    """The view of vectors (b, D), which nothing is drawn for: as they are, on `device`. Raises as `apply` does."""
+    if not policy.is_identity:
+        raise InputError("vectors cannot be augmented: use the policy plain for every view of vector data")
+    if not vectors.is_floating_point():
+        raise InputError(f"vectors must be float (b, D), got {vectors.dtype}")
+    return vectors.to(device, non_blocking=True)
 
 
 def _chunk(count: int, size: int) -> int:
@@ -152,14 +166,6 @@ def _sides(images: Images) -> tuple[Ints, Ints]:
         return np.full(len(images), images.shape[2]), np.full(len(images), images.shape[3])
     sides = np.array([image.shape[1:] for image in images], dtype=np.int64).reshape(-1, 2)
     return sides[:, 0], sides[:, 1]
-
-
-def _vectors(policy: Policy, vectors: Tensor) -> Tensor:
-    if not policy.is_identity:
-        raise InputError("vectors cannot be augmented: use the policy plain for every view of vector data")
-    if not vectors.is_floating_point():
-        raise InputError(f"vectors must be float (b, D), got {vectors.dtype}")
-    return vectors
 
 
 def _checked(images: Images) -> Images:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from raysurl.views.augment import Images, apply, check_policy
+from raysurl.views.augment import Images, apply, are_vectors, check_policy, untouched
 from raysurl.views.draws import draw
 from raysurl.views.policies import Policy
 
@@ -59,6 +59,8 @@ class Augment:
                 f"{len(images)} images do not fit {len(request.index)} samples at position {request.start}"
                 f" of a global batch of {self.batch_size}"
             )
+        if are_vectors(images):
+            return {view: untouched(policy, images, device) for view, policy in self.policies.items()}
         views = {}
         for view, policy in self.policies.items():
             draws = draw(policy, self.batch_size, seed=self.seed, step=request.step, view=view)[positions]

@@ -269,10 +269,10 @@ class GenURL(Method):
         """p_X = Σ_t α_t A_t κ, (P, P) over the rows of `log_similarity`."""
         known = inputs_of(batch, snapshot)
         c, at = self.config, self.scheduled(progress)
-        terms = [at[f"alpha_{s.kind}"] * s.similarity(known, c.nu_x) for s in c.structures]
-        p = torch.stack(terms).sum(dim=0)  # (B, B)
+        first, *others = (at[f"alpha_{s.kind}"] * s.similarity(known, c.nu_x) for s in c.structures)
+        p = sum(others, first)  # (B, B)
         views = 1 if self._crosses else len(self.config.views())
-        return p.repeat(views, views)
+        return p if views == 1 else p.repeat(views, views)
 
     def target(self, static: Tensor, latents: Sequence[Tensor], progress: Moment) -> Tensor:
         """What p_Z shall be: `static`, or with the encoder's own similarities p_{Z,l} beside β times it."""

@@ -62,7 +62,7 @@ def inputs_of(batch: Batch, snapshot: Snapshot) -> StructureInputs:
     if snapshot:
         rows = {name: distributed.gather(value) for name, value in snapshot.items()}
         position = rows.pop(POSITION)  # where these rows stand among the columns: a batch may come in parts
-        graphs = {name: block[:, position] for name, block in rows.items()}
+        graphs = {name: block.index_select(1, position) for name, block in rows.items()}
     teacher = batch.views.get("teacher")
     teacher = None if teacher is None else distributed.gather(teacher)
     return StructureInputs(distributed.joined_rows(batch.index), device, graphs, teacher)
