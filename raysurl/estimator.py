@@ -34,7 +34,7 @@ from raysurl.data.source import ResidentSource, SourceFacts
 from raysurl.errors import RunError
 from raysurl.recipe import Recipe
 from raysurl.report import scatter
-from raysurl.runtime import LocalRuntime, named_device
+from raysurl.runtime import LocalRuntime, named_device, torch_as_it_starts
 from raysurl.train import trainer
 
 BLOCK = 8192  # rows transformed at once
@@ -124,7 +124,6 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         given = validate_data(self, X, dtype=FLOATS, accept_sparse="csr", ensure_min_samples=2)
         rows = _dense(given)
         recipe = resolve(self._recipe(len(rows)), rows.shape[1])
-        threads = torch.get_num_threads()
         centre, scale = self._standard(rows)
         with np.errstate(over="ignore", invalid="ignore"):
             standard = ((rows - centre) / scale).astype(np.float32)
@@ -132,20 +131,27 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise ValueError("X holds values too large for the network's float32; divide X by a number first")
         try:
             self.encoder_, self.loss_ = self._train(recipe, standard)
-        finally:
-            torch.set_num_threads(threads)
+        except metrics.NonFiniteError:
+            raise self._diverged() from None
         self._centre, self._scale = centre, scale
         self.embedding_ = self._embed(rows)
         if not np.isfinite(self.embedding_).all():
-            raise RunError(f"the network has diverged; take a learning_rate below {self.learning_rate:g}")
+            raise self._diverged()
         self._n_features_out = self.n_components
         return self
+
+    def _diverged(self) -> RunError:
+        return RunError(
+            f"the network has diverged with learning_rate={self.learning_rate:g}, nu_z={self.nu_z:g} and"
+            f" exaggeration={self.exaggeration:g}; take a lower learning_rate, or the defaults of the others"
+        )
 
     def transform(self, X: Any) -> NDArray[np.floating[Any]]:
         """New points X (n, D) -> (n, n_components), in fp64 inside: a point's place does not depend on its company."""
         check_is_fitted(self, "encoder_")
         return self._embed(validate_data(self, X, dtype=FLOATS, accept_sparse="csr", reset=False))
 
+    @torch_as_it_starts()
     def _embed(self, rows: Any) -> NDArray[np.floating[Any]]:
         """Dense or sparse rows (n, D), block by block, so that sparse ones are never dense as a whole."""
         kind, done = rows.dtype, []
@@ -245,6 +251,7 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 spread = unit * float(np.sqrt(np.mean(np.var(rows / unit, axis=0, dtype=np.float64))))
         return centre, spread or 1.0
 
+    @torch_as_it_starts()
     def _train(self, recipe: Recipe, rows: NDArray[np.float32]) -> tuple[torch.nn.Module, float]:
         facts = SourceFacts(np.ones(len(rows), bool), (), None, None, "resident")
         source = ResidentSource([Shard(rows)], facts)

@@ -23,13 +23,14 @@ from raysurl.export.writing import write
 from raysurl.interface.images import samples_of
 from raysurl.paths import given_path
 from raysurl.recipe import Recipe
-from raysurl.runtime import default_device, named_device
+from raysurl.runtime import default_device, named_device, torch_as_it_starts
 from raysurl.train import local
 
 
 class TrainedModel:
     """What `raysurl.load` gives. `encoder`: the network; `recipe`: how images are prepared for it."""
 
+    @torch_as_it_starts()
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
         self._classifier: StoredClassifier | None = None
@@ -69,6 +70,7 @@ class TrainedModel:
         probabilities: NDArray[np.float64] = torch.softmax(torch.from_numpy(scores).double(), 1).numpy()
         return probabilities
 
+    @torch_as_it_starts()
     def export(
         self,
         to: str | Sequence[str],
@@ -99,6 +101,7 @@ class TrainedModel:
             self._classifier = load_classifier(str(self.path if self.path.is_dir() else self.path.parent))
         return self._classifier
 
+    @torch_as_it_starts()
     def _applied(
         self, network: nn.Module, recipe: Recipe, depth: Depth | None, images: Any, batch_size: int | None
     ) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from raysurl.paths import given_path, place
 from raysurl.recipe import Recipe, continued, read_stored, recipe_from, recipe_of
 from raysurl.report import write_report
 from raysurl.report.progress import watching
+from raysurl.runtime import torch_as_it_starts
 from raysurl.train import checkpoint
 from raysurl.train.run_directory import GIVEN, commit, default_directory, is_taken
 
@@ -102,12 +103,11 @@ class TrainedRun:
         given = plain_settings(settings)
         if protocols is not None:
             given["eval.protocols"] = [protocols] if isinstance(protocols, str) else list(protocols)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, torch_as_it_starts():
             given |= data_settings(data, labels, eval_data, eval_labels, given, Path(folder))
             found = load_encoder(str(self.directory), given)
             asked = found.recipe.eval.protocols if "eval.protocols" in given else ()
-            with own_threads():
-                written, said = evaluated(found, chosen_device(device), asked)
+            written, said = evaluated(found, chosen_device(device), asked)
         name = self.directory.name
         return MetricsTable(name, written["metrics"], written["intervals"], written["gains"], said)
 
@@ -189,7 +189,7 @@ def worked(recipe: Recipe, directory: Path, callbacks: Callbacks, *, shown: bool
             yield
 
     try:
-        with stoppable(f"raysurl.pretrain(output={str(directory)!r}, resume=True)"), own_threads():
+        with stoppable(f"raysurl.pretrain(output={str(directory)!r}, resume=True)"), torch_as_it_starts():
             runs.pretrain(recipe, watch)
     except stopping.StoppedError as stop:
         if not callbacks.stopped:
@@ -299,13 +299,3 @@ def stoppable(again: str) -> Iterator[None]:
             if signum := stopping.came():  # a library's error in a signal's way
                 raise stopping.StoppedError(signum, f"continue with: {again}") from None
             raise
-
-
-@contextlib.contextmanager
-def own_threads() -> Iterator[None]:
-    """torch has as many threads after the block as before: a run sets its own."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -14,15 +14,9 @@ import yaml
 
 from raysurl.commands.sweep import Asked, read_arguments
 from raysurl.interface.results import html_table
-from raysurl.interface.runs import (
-    TrainedRun,
-    data_settings,
-    own_threads,
-    plain_settings,
-    plain_value,
-    stoppable,
-)
+from raysurl.interface.runs import TrainedRun, data_settings, plain_settings, plain_value, stoppable
 from raysurl.paths import default_place, place
+from raysurl.runtime import torch_as_it_starts
 from raysurl.sweep import tables
 from raysurl.sweep.plan import make_plan
 from raysurl.sweep.report import write_report
@@ -134,7 +128,7 @@ def search(
 def worked(asked: Asked) -> SearchTable:
     """The trials that have not ended are run, and the reports written."""
     again = f"the same raysurl.search(…, output={str(asked.output)!r})"
-    with stoppable(again), own_threads():
+    with stoppable(again), torch_as_it_starts():
         plan = make_plan(asked.request)
         run(plan, asked.output, again, resources=asked.share, max_hours=asked.max_hours)
         write_report(asked.output)

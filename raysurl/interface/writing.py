@@ -74,6 +74,9 @@ def label_list(labels: Any, count: int, what: str) -> Known:
             raise InputError(
                 f"{what} holds {given!r}; labels are whole numbers or text, and None where there is none"
             )
+    for label in known:
+        if isinstance(label, int) and not -(2**63) <= label < 2**63:
+            raise InputError(f"{what} holds {str(label)[:40]}; labels are whole numbers of 64 bits, or text")
     if len({type(label) for label in known if label is not None} - {bool}) > 1:
         raise InputError(f"{what} holds numbers beside text; give one kind")
     return known

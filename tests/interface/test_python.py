@@ -1,5 +1,6 @@
 """The package from Python: the transcript of a notebook, each kind of images, errors, callbacks, stops."""
 
+import contextlib
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from raysurl import stopping
 from raysurl.commands import embed, evaluate, predict
 from raysurl.data import manifest
 from raysurl.data.depth import Depth
+from raysurl.estimator import GenURL
 from raysurl.interface import images as given_images
 from raysurl.interface import writing
 from raysurl.interface.callbacks import Callbacks, heard
@@ -35,6 +37,7 @@ from raysurl.interface.searching import as_text
 from raysurl.recipe import Data
 from raysurl.report import notebook
 from raysurl.report.progress import watching
+from raysurl.train import local
 
 SMALL = {
     "encoder.name": "convnet", "encoder.channels": [4, 8], "views.size": 8, "method.hidden": 8, "method.dim": 4,
@@ -137,6 +140,68 @@ def test_an_evaluation_equals_that_of_the_command(transcript, photos, threads):
     assert mine == {name: value for name, value in run.results.items() if name != "train/loss"}
     evaluate.main([f"run={run.directory}", "eval.protocols=[knn]"])
     assert dict(mine) == json.loads((run.directory / "evaluation.json").read_text())["metrics"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_on_other_cores_equals_that_of_the_run(transcript, monkeypatch):
+    run = transcript["run"]
+    monkeypatch.setattr(local, "cores", lambda: 1)
+    assert run.evaluate(protocols=["knn"])["health/uniformity"] == run.results["health/uniformity"]
+
+
+STATES = {
+    "products in bf16": lambda: torch.set_float32_matmul_precision("medium"),
+    "fp64": lambda: torch.set_default_dtype(torch.float64),
+    "a default device": lambda: torch.set_default_device("meta"),
+    "threads": lambda: torch.set_num_threads(3),
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+@pytest.fixture(scope="module")
+def at_rest(photos, tmp_path_factory):
+    return made_of(photos, tmp_path_factory.mktemp("at rest"))
+
+
+def made_of(photos, folder):
+    """What a run gives, what its model does, what it is judged to be, and a map of vectors."""
+    run = trained(photos, folder / "run")
+    points = GenURL(random_state=0, epochs=2).fit_transform(photos[0][:60].reshape(60, -1).astype(np.float32))
+    return (
+        dict(run.results),
+        run.model.embed(photos[0][:30]).tobytes(),
+        dict(run.evaluate()),
+        points.tobytes(),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STATES)
+def test_no_result_depends_on_what_the_process_has_set_of_torch(photos, at_rest, name, tmp_path):
+    def state():
+        device = torch.get_default_device()
+        grads = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")
+        return (
+            torch.get_default_dtype(),
+            torch.get_float32_matmul_precision(),
+            device,
+            torch.get_num_threads(),
+            *grads,
+        )
+
+    begun = state()
+    try:
+        with STATES[name]() or contextlib.nullcontext():
+            before = state()
+            assert before != begun
+            assert made_of(photos, tmp_path) == at_rest
+            assert state() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 @pytest.mark.slow
@@ -272,6 +337,8 @@ def test_what_holds_no_images_is_one_sentence_and_leaves_nothing(data, said, tmp
         ({"labels": [1, 2]}, "there are 100 images"),
         ({"labels": [0.5] * 100}, "holds 0.5"),
         ({"labels": [1, "a"] * 50}, "numbers beside text"),
+        ({"labels": [2**70] * 100}, "holds 1180591620717411303424; labels are whole numbers of 64 bits"),
+        ({"labels": np.full(100, 2**63, np.uint64)}, "holds 9223372036854775808; labels are whole numbers"),
         ({"labels": [[1]] * 100}, "one label each"),
         ({"data": None}, "labels= needs data="),
         ({"data": "torchvision:CIFAR10", "labels": None, "settings": {"data.path": "/nowhere"}}, "/nowhere"),
