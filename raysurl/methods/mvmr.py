@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ class MVMR(Method):
             8192,
         )  # widths, the last is D; empty: none (Table 8)
         features: tuple[Feature, ...] = FEATURES  # of L3; empty: no L3 (Tables 5 and 6)
-        feature_weights: dict[Feature, float] = Field({})  # β_k where it is not 1
+        feature_weights: dict[Feature, Annotated[float, Field(ge=0)]] = Field({})  # β_k where it is not 1
         teacher_weight: float = Field(0.0, ge=0)  # β of a frozen teacher's embedding; 0: no teacher
         mse_weight: float = Field(1.0, ge=0)  # λ
         std_weight: float = Field(1.0, ge=0)  # μ

@@ -24,7 +24,7 @@ class Detection(Section):
     batch_size: int = Field(16, ge=1)  # images of a step, of all workers together
     lr: float = Field(0.04, gt=0)  # for batches of that size
     warmup_steps: int = Field(1000, ge=0)  # in which the rate rises from a thousandth
-    momentum: float = 0.9  # of sgd
+    momentum: float = Field(0.9, ge=0, lt=1)  # of sgd
     weight_decay: float = Field(1e-4, ge=0)  # of norms and biases none
     sizes: tuple[Pixels, ...] = Field(
         (640, 672, 704, 736, 768, 800), min_length=1

@@ -85,7 +85,9 @@ class Evaluation(Section):
     elsewhere: dict[Annotated[str, Field(pattern="^[a-z0-9]+$")], Elsewhere] = Field(
         {}
     )  # by what their metrics are called
-    margin: float | None = Field(None, ge=1)  # test images: shorter side = margin × size, then centre crop
+    margin: float | None = Field(
+        None, ge=1, le=16
+    )  # test images: shorter side = margin × size, then centre crop
     embedding_k: int = Field(10, ge=1)  # neighbours of trustworthiness, continuity and recall
     embedding_points: int = Field(5000, ge=3)  # samples of which they are, a draw
     random_splits: int = Field(10, ge=1)  # of nodes

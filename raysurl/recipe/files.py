@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -151,15 +152,34 @@ def _check_plain(events: Iterable[Any]) -> None:
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_LEADING_ZERO = re.compile("[-+]?0[0-9]+")
+
+
 class _PlainLoader(_Loader):
-    """PyYAML's safe loader, without keys given twice and numbers that cannot be shown."""
+    """PyYAML's safe loader, without keys given twice, octal numbers, and numbers that cannot be shown."""
 
     def whole_number(self, node: yaml.ScalarNode) -> int:
+        line, text = node.start_mark.line + 1, node.value.replace("_", "")
         if len(node.value) > LONGEST:
-            line = node.start_mark.line + 1
             raise _RefusedError(f"line {line} has a number of {len(node.value):,} digits; no recipe has one")
+        if _LEADING_ZERO.fullmatch(
+            text
+        ):  # which YAML 1.1 takes for octal, and job arrays put before their numbers
+            return int(text)
+        self.check_base(node)
         number: int = self.construct_yaml_int(node)
         return number
+
+    def number(self, node: yaml.ScalarNode) -> float:
+        self.check_base(node)
+        number: float = self.construct_yaml_float(node)
+        return number
+
+    def check_base(self, node: yaml.ScalarNode) -> None:
+        """YAML 1.1 takes 1:30 for ninety."""
+        if ":" in node.value:
+            line = node.start_mark.line + 1
+            raise _RefusedError(f"line {line} has {node.value}, a number to base 60; write it to base 10")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
@@ -175,3 +195,4 @@ class _PlainLoader(_Loader):
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.whole_number)
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.number)

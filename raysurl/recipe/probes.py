@@ -28,7 +28,7 @@ class Probe(Section):
     lr: tuple[Positive, ...] = Field((0.1,), min_length=1)
     lr_batch: int = Field(0, ge=0)  # lr is for this batch size; 0: as it is
     weight_decay: tuple[Decay, ...] = Field((0.0,), min_length=1)
-    momentum: float = 0.9
+    momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     schedule: Literal["step", "cosine", "constant"] = "step"  # ×0.1 after 60 % and 80 % of the epochs
     augment: str | None = None

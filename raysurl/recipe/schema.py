@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from collections.abc import Collection, Iterable, Sequence
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from raysurl.errors import InputError
 
@@ -15,6 +15,25 @@ class Section(BaseModel):
     """Frozen, an unknown key is an error, and so is a number that is not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's yes, no, on and off are no numbers, which pydantic takes true and false for."""
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if bool not in kinds and {int, float} & kinds:
+            held = value.values() if isinstance(value, dict) else value
+            if any(isinstance(one, bool) for one in (held if isinstance(value, Collection) else [value])):
+                raise ValueError("a number is wanted, and yes, no, on, off, true and false are none")
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types in an annotation, whatever they are in."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        return _kinds(inner[0])
+    return set().union(*map(_kinds, inner)) if inner else {type(annotation), annotation}
 
 
 def nearest(name: str, known: Iterable[str], others: str) -> str:
@@ -37,12 +56,18 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
         near = difflib.get_close_matches(location[-1], fields, n=1)
         hint = f"; did you mean {prefix}{'.'.join([*location[:-1], near[0]])}?" if near else ""
         return f"unknown recipe key {key}{hint} (valid here: {', '.join(fields)})"
+    if problem["type"] == "missing" and isinstance(last, int):  # of a tuple
+        return f"{key} has {last} of its values; give all of them"
     if problem["type"] == "missing":
         return f"{key} is missing; name it"
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, InputError):  # it names its key
         return str(cause)
     text = problem["msg"].removeprefix("Value error, ")
+    if isinstance(
+        problem["input"], dict | BaseModel
+    ):  # settings that do not go together, which the text names
+        return ": ".join(filter(None, [key.rstrip("."), text]))
     return f"{key.rstrip('.')}={problem['input']!r} is not valid: {text[0].lower()}{text[1:]}"
 
 

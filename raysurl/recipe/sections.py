@@ -13,7 +13,9 @@ from raysurl.views.policies import POLICIES, Policy, named_policy
 
 # of an encoder or of data: a name, or PATH.py:NAME with the whole path
 Named = Annotated[str, AfterValidator(plugins.absolute)]
+Positive = Annotated[float, Field(gt=0)]
 Option = bool | int | float | str | None | tuple[bool | int | float | str | None, ...]
+MOST_THREADS = 1024  # of one process
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
 
 
@@ -54,7 +56,7 @@ class Data(Section):
 class Views(Section):
     size: int = Field(64, ge=4)  # pixels; a policy may name its own
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of pixels in [0, 1]: ImageNet's
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of the same
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)  # of the same
     policies: dict[str, Policy] = Field({})  # view name -> policy (a name, or a mapping with optional `base`)
     device: Literal["trainer", "workers"] = "trainer"  # where views are made: the step's device, or Ray Data
 
@@ -97,6 +99,8 @@ class Encoder(Section):
     def _check(self) -> Encoder:
         if self.channels and self.name != "convnet":
             raise ValueError(f"channels are of a convnet, and name={self.name} has its own; leave them out")
+        if self.dropout and self.name != "mlp":
+            raise ValueError(f"dropout is of an mlp, and name={self.name} has its own; leave it out")
         if self.options and self.name in ("convnet", "mlp"):
             raise ValueError(f"options are of timm's networks, and name={self.name} is none; leave them out")
         if self.drop_path and self.name in ("convnet", "mlp"):
@@ -114,7 +118,7 @@ class Teacher(Section):
     view: Literal["plain", "same"] = "same"  # it sees the sample without augmentation, or the student's view
     size: int | None = Field(None, ge=4)  # pixels that it sees; None: those of its own training
     mean: tuple[float, float, float] | None = None  # of its pixels; None: those of its own training
-    std: tuple[float, float, float] | None = None  # of the same
+    std: tuple[Positive, Positive, Positive] | None = None  # of the same
     centre: bool = False  # take the batch's mean off its embeddings, see raysurl.teachers.CentredTeacher
     download: bool = False  # its weights; nothing is downloaded unless asked
 
@@ -123,12 +127,18 @@ class Optimizer(Section):
     name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"  # the optimizer
     lr: float = Field(0.06, gt=0)  # learning rate
     lr_batch: int = Field(256, ge=0)  # lr is for this batch size and scales linearly with it; 0: lr as it is
-    momentum: float = 0.9  # of sgd and lars
+    momentum: float = Field(0.9, ge=0, lt=1)  # of sgd and lars
     weight_decay: float = Field(5e-4, ge=0)  # decay of weights, also called L2 penalty
     nesterov: bool = False  # look-ahead momentum of sgd
-    trust: float = 1e-3  # LARS trust coefficient
+    trust: float = Field(1e-3, gt=0)  # LARS trust coefficient
     decay_filter: Literal["ndim", "all", "official_name"] = "ndim"  # what is decayed; see raysurl.train.optim
     bias_lr: float | None = Field(None, gt=0)  # of biases and norms, scaled as lr is; None: lr
+
+    @model_validator(mode="after")
+    def _check(self) -> Optimizer:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov looks ahead along the momentum, and momentum=0 is none; leave one out")
+        return self
 
 
 class Schedule(Section):
@@ -136,8 +146,11 @@ class Schedule(Section):
     warmup_epochs: float = Field(
         10, ge=0
     )  # in which the learning rate rises to lr in a line; fitted to a train.epochs that differs from the recipe's
-    milestones: tuple[float, ...] = (0.6, 0.8)  # fractions of the period (step only)
-    gamma: float = 0.1  # factor at each milestone (step only)
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (
+        0.6,
+        0.8,
+    )  # fractions of the period (step only)
+    gamma: float = Field(0.1, gt=0)  # factor at each milestone (step only)
     period: Literal["run", "round"] = "run"  # the schedule spans the run, or begins anew with each round
     by: Literal["step", "epoch"] = "step"  # how often the rate changes
     start: float = Field(0, ge=0, le=1)  # of the warm-up, a share of lr
@@ -182,7 +195,7 @@ class Scale(Section):
         1, ge=1
     )  # without a GPU, where workers is none: so many, or as many as there are cores
     threads: int | None = Field(
-        None, ge=1
+        None, ge=1, le=MOST_THREADS
     )  # CPU threads of each; none: all cores shared out, 1 in a sweep's trials
     timeout_s: float = Field(300, gt=0)  # after which a collective, memory or a worker counts as lost
     max_failures: int = Field(3, ge=0)  # worker-group restarts

@@ -26,7 +26,7 @@ class Tuning(Section):
     head_times: tuple[Positive, ...] = Field((1.0,), min_length=1)  # the classifier's rate, in times of lr
     lr_batch: int = Field(0, ge=0)  # lr is for this batch size; 0: as it is
     weight_decay: Decay = 0.0
-    momentum: float = 0.9
+    momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = False
     schedule: Literal["step", "cosine", "constant"] = "cosine"  # step: ×0.1 after 60 % and 80 % of the epochs
     warmup_epochs: float = Field(0, ge=0)

@@ -22,12 +22,14 @@ Positive = Annotated[float, Field(gt=0)]
 class Policy(BaseModel):
     """All parameters of one view; the defaults only resize."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: int | None = Field(default=None, ge=4)  # of the view; None: views.size
     crop: tuple[Share, Share] | None = None  # area of a random resized crop; None: whole image, centre crop
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)  # width / height of the random crop
-    margin: float = Field(default=1.0, ge=1)  # no random crop: shorter side = margin × size, then centre crop
+    margin: float = Field(
+        default=1.0, ge=1, le=16
+    )  # no random crop: shorter side = margin × size, then centre crop
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"  # of resizing
     flip: Probability = 0.0  # chance of a horizontal flip
     jitter: tuple[Strength, Strength, Strength, Annotated[float, Field(ge=0, le=0.5)]] = (

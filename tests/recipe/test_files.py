@@ -44,6 +44,14 @@ def test_what_is_written_is_read(tree, flow):
 
 
 @either
+@pytest.mark.parametrize(
+    ("text", "number"), [("010", 10), ("-010", -10), ("00", 0), ("0_17", 17), ("007.5", 7.5), ("0x10", 16)]
+)
+def test_zeros_before_a_number_make_it_no_octal_one(parse, text, number):
+    assert parse(f"a: {text}", "file") == {"a": number}
+
+
+@either
 def test_a_value_may_stand_in_two_places(parse):
     text = "a: &x {b: [1, &y 2]}\nc: *x\nd: {<<: *x, e: *y}"
     inner = {"b": [1, 2]}
@@ -75,6 +83,8 @@ GROWING = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" f
         ("a: 1\n---\nb: 2", "is not valid YAML: but found another document, line 2"),
         ("a:\n\t- b", "is not valid YAML: found character .*that cannot start any token, line 2"),
         ("a: \x01", "is not valid YAML: "),
+        ("a: 1\nb: [1:30]", "line 2 has 1:30, a number to base 60; write it to base 10"),
+        ("a: 1:30.5", "line 1 has 1:30.5, a number to base 60"),
         # Python reads these and cannot print them
         ("a: 1\nb: 0x" + "f" * 5000, "line 2 has a number of 5,002 digits; no recipe has one"),
         ("a: [-0b" + "1" * 20_000 + "]", "line 1 has a number of 20,003 digits"),

@@ -26,7 +26,7 @@ view 2.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,10 @@ class SuperAND(Method):
         and_loss: bool = True  # the neighbourhood loss
         unification: bool = True  # the unification entropy loss
         unification_step: float = Field(0.2, ge=0)  # w(t) grows by this
-        unification_milestones: tuple[float, ...] = (0.4, 0.8)  # at these fractions of a round
+        unification_milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (
+            0.4,
+            0.8,
+        )  # at these fractions of a round
         own_class: Literal["exclude", "fill"] = "exclude"  # how eq. 11 leaves out the own class
         aug_loss: bool = Field(True, validate_default=True)  # the augmentation loss
         aug_tau: float = Field(0.1, gt=0)  # temperature of the augmentation loss
