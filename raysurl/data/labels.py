@@ -6,7 +6,7 @@ Numbers are mapped too: product, taxon and landmark numbers have gaps, and no co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,13 @@ def number(
         )
     kind = pa.int64() if text is None else pa.large_string()
     joined = pa.chunked_array([column.cast(kind) for _, column in columns], kind)
-    return _of_text(joined, known, where) if text is not None else _of_numbers(joined, known, where, names)
+    labels = _of_text(joined, known, where) if text is not None else _of_numbers(joined, known, where, names)
+    without = int((labels.ids < 0).sum())
+    if not 0 < without < len(labels.ids):
+        return labels
+    how = "empty" if text is not None else "missing or negative"
+    remark = f"{without:,} of {len(labels.ids):,} labels are {how} and count as none"
+    return replace(labels, note="; ".join(filter(None, [remark, labels.note])))
 
 
 def _plain(where: str, values: Any) -> Any:
@@ -134,12 +140,9 @@ def _of_numbers(column: Any, known: Classes | None, where: str, names: Names | N
     new = np.setdiff1d(there, values)
     values = np.concatenate([values, new])
     _check_count(len(values), where)
-    remarks = []
-    if below := int((numbers < -1).sum()):
-        remarks.append(f"{below:,} labels below −1 count as none")
+    note = ""
     if known and len(new):
-        remarks.append(f"{len(new):,} classes of the test set are not in the training set, first {new[0]}")
-    note = "; ".join(remarks)
+        note = f"{len(new):,} classes of the test set are not in the training set, first {new[0]}"
     if np.array_equal(values, np.arange(len(values))):
         return Labels(np.maximum(numbers, -1), names, note=note)
     order = np.argsort(values)

@@ -71,10 +71,15 @@ def _array_name(shapes: dict[str, tuple[int, ...]], where: str) -> str:
     raise InputError(f"{where} holds {there}; name its images array images, x or data")
 
 
+NO_STRIP = 8  # pixels: images of 1, 3 or 4 columns and as many rows are one image, its channels last
+
+
 def check_array(array: Any, where: str) -> None:
     """InputError unless the array (or its head) holds images or vectors, one per row."""
     valid = "images of integers (N,H,W), (N,H,W,C), (N,C,H,W) with 1, 3 or 4 channels, or number vectors (N,D), D ≥ 1"
     shape, kind = array.shape, array.dtype.kind
+    if len(shape) == 3 and shape[2] in (1, 3, 4) and shape[1] >= NO_STRIP:
+        raise InputError(f"{where} of shape {shape} is one image (H,W,C); give several, (N,H,W,C)")
     images = kind in "uib" and (
         len(shape) == 3 or (len(shape) == 4 and (shape[3] in (1, 3, 4) or shape[1] in (1, 3, 4)))
     )

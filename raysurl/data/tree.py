@@ -16,6 +16,7 @@ from typing import Any
 from raysurl.errors import printable
 
 Key = tuple[int, int]  # (device, inode)
+OF_A_RUN = {"recipe.yaml", "metrics.jsonl"}  # what a run has written, pictures among it, are no data
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,26 @@ class Missing:
 
 @dataclass
 class Tree:
-    """Files sorted by path; `missing`: see `Missing`; `repeated`: paths left out, for they lead to what is listed."""
+    """Files sorted by path; `missing`: see `Missing`; `repeated`: paths left out, for they lead to what is listed;
+    `runs`: folders left out, for a run has written them."""
 
     files: list[FileEntry]
     missing: list[Missing] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
 
     def remark(self) -> str:
-        """What was left out because it is listed already, as a phrase for the log."""
-        if not self.repeated:
-            return ""
-        count = len(self.repeated)
-        what = "path leads" if count == 1 else "paths lead"
-        return f"{count:,} {what} to files or folders that are listed already and left out: {shown(self.repeated)}"
+        """What was left out because it is listed already or no data, as a phrase for the log."""
+        remarks = []
+        if count := len(self.repeated):
+            what = "path leads" if count == 1 else "paths lead"
+            remarks.append(
+                f"{count:,} {what} to files or folders that are listed already and left out: {shown(self.repeated)}"
+            )
+        if count := len(self.runs):
+            what = "folder of a run is" if count == 1 else "folders of runs are"
+            remarks.append(f"{count:,} {what} left out: {shown(self.runs)}")
+        return "; ".join(remarks)
 
 
 def walk(root: str) -> Tree:
@@ -66,7 +74,8 @@ def walk(root: str) -> Tree:
         for path, name in links:
             found.follow(path, name)
     found.files.sort(key=lambda entry: entry.path)
-    return Tree(found.files, sorted(found.missing, key=lambda lost: lost.path), sorted(found.repeated))
+    missing = sorted(found.missing, key=lambda lost: lost.path)
+    return Tree(found.files, missing, sorted(found.repeated), sorted(found.runs))
 
 
 class _Walk:
@@ -76,6 +85,7 @@ class _Walk:
         self.files: list[FileEntry] = []
         self.missing: list[Missing] = []
         self.repeated: list[str] = []
+        self.runs: list[str] = []
         self.links: list[tuple[str, str]] = []
         self.seen: dict[int, set[int]] = {}  # inodes by device
         self.above = _folders_above(root)
@@ -94,6 +104,9 @@ class _Walk:
                 if not path:
                     raise
                 self.missing.append(Missing(path, f"it cannot be listed: {reason(error)}", folder=True))
+                continue
+            if path and {entry.name for entry in entries} >= OF_A_RUN:
+                self.runs.append(path)
                 continue
             inner = [found for entry in entries if (found := self._entry(entry, path))]
             waiting += reversed(inner)

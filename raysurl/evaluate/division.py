@@ -13,6 +13,7 @@ from raysurl import streams
 from raysurl.data.planetoid import TEST, TRAIN
 
 HELD_OUT = 10  # without a test set, each tenth labelled sample of a class is one
+ONE_CLASS = "all labels are of one class, so that no accuracy says anything"
 SEEN = "the encoder trains on the test images, never on their labels"
 
 Index = NDArray[np.int64]
@@ -52,8 +53,9 @@ def divide(
         note = "" if test is not None else "no test set, by which tags could be judged"
         return Division(usable, usable[:0] if test is None else test, note, None, split, tags.shape[1])
     known = usable[:0] if labels is None else usable[labels[usable] >= 0]
+    alike = ONE_CLASS if labels is not None and len(np.unique(labels[known])) == 1 else ""
     if test is not None and len(known) > 1:
-        return Division(known, test, "", labels, split)
+        return Division(known, test, alike, labels, split)
     if split is not None:
         note = f"the division of the data: what is for training is the bank, what is for the test the test set; {SEEN}"
         bank, held_out = known[split[known] == TRAIN], known[split[known] == TEST]
@@ -62,17 +64,21 @@ def divide(
         held_out = each_tenth(known, labels)
         bank = np.setdiff1d(known, held_out)
     if len(bank) > 1 and len(held_out):
-        return Division(bank, held_out, note, labels, split)
+        return Division(bank, held_out, "; ".join(filter(None, [note, alike])), labels, split)
     few = f"{len(known)} labelled samples are too few" if len(known) else "no labels"
+    if len(known) > 1 and not len(held_out) and split is None:
+        few = "no class has two labelled samples"
     return Division(usable, usable[:0], f"{few}: kNN and linear probes are left out", labels, split)
 
 
 def each_tenth(index: Index, labels: NDArray[np.int64] | None) -> Index:
     """Of the samples `index` (n,), rising: each tenth of them, class after class, so that no order of the data, classes
-    in turns above all, leaves a class out of the test set or of the bank."""
+    in turns above all, leaves a class out of the test set or of the bank. Of less than ten samples of a class there may
+    be none in the test set, and the only sample of a class never is."""
     if labels is None:
         return index[::HELD_OUT]
-    by_class = index[np.argsort(labels[index], kind="stable")]
+    several = index[np.bincount(labels[index])[labels[index]] > 1]
+    by_class = several[np.argsort(labels[several], kind="stable")]
     return np.sort(by_class[::HELD_OUT])
 
 

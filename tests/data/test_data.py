@@ -289,6 +289,8 @@ def test_bad_arrays(tmp_path: Path) -> None:
         r"a \(2, 3\), b \(2, 3\)", name="npz", path=saved("a.npz", a=np.zeros((2, 3)), b=np.zeros((2, 3)))
     )
     refused("float64 of shape", name="npz", path=saved("b.npz", images=np.zeros((2, 4, 4))))
+    np.save(tmp_path / "one.npy", np.zeros((12, 12, 3), np.uint8))
+    refused(r"of shape \(12, 12, 3\) is one image", name="npz", path=str(tmp_path / "one.npy"))
     refused("2 samples and 3 labels", name="npz", path=saved("c.npz", x=np.zeros((2, 4)), y=np.zeros(3, int)))
     pickled = saved("d.npz", images=np.array([[object()]]))
     refused("npz", name="npz", path=pickled)

@@ -71,6 +71,23 @@ def test_a_link_to_what_is_listed_adds_nothing(three: Path, links: dict[str, str
     assert sorted(links)[0] in source.describe()
 
 
+def test_what_a_run_has_written_is_no_data(three: Path) -> None:
+    for name in ("runs/first", "class1/second"):
+        written = three / name / "samples"
+        written.mkdir(parents=True)
+        (written / "thumbnails.webp").write_bytes(random_png(1))
+        for file in tree.OF_A_RUN:
+            (three / name / file).write_text("")
+    found = tree.walk(str(three))
+    assert [entry.path for entry in found.files] == ONCE
+    assert found.runs == ["class1/second", "runs/first"]
+    samples, source = opened(three)
+    assert samples.class_names == ("class0", "class1", "class2")
+    assert "2 folders of runs are left out: class1/second, runs/first" in source.describe()
+    # what is asked for by its own name is read
+    assert listed(three / "runs" / "first") == sorted([*tree.OF_A_RUN, "samples/thumbnails.webp"])
+
+
 def test_a_folder_outside_is_followed_once_and_its_files_keep_the_first_path(three: Path) -> None:
     for name in ("z", "class0/y", "class1/far.png"):
         (three / name).symlink_to(three.parent / "other" / ("far.png" if name.endswith("png") else ""))

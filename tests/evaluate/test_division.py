@@ -25,14 +25,18 @@ def test_without_a_test_set_each_class_gives_a_tenth(order, classes, count, seed
     usable = np.flatnonzero(rng.random(count) < 0.9) if seed % 2 else np.arange(count)
     known = usable[labels[usable] >= 0]
     found = divide(labels, usable)
+    counts = np.bincount(labels[known], minlength=1)
+    several = int(counts[counts > 1].sum())
     if not len(found.test):
-        assert len(known) < 3
+        assert len(known) < 3 or not several
         return
     assert "every tenth labelled sample of a class" in found.note
+    assert ("all labels are of one class" in found.note) == (np.count_nonzero(counts) == 1)
+    assert set(labels[found.test]) <= set(labels[found.bank])
     assert np.array_equal(np.sort(np.concatenate([found.bank, found.test])), known)
     assert np.array_equal(found.test, np.unique(found.test))
-    assert len(found.test) == -(-len(known) // HELD_OUT)
-    share = np.bincount(labels[known]) / HELD_OUT
+    assert len(found.test) == -(-several // HELD_OUT)
+    share = counts / HELD_OUT
     assert (np.abs(np.bincount(labels[found.test], minlength=len(share)) - share) < 1).all()
 
 
