@@ -18,7 +18,7 @@ pytest.importorskip("optuna")
 
 
 from raysurl import cli, method
-from raysurl.commands import embed, evaluate, report
+from raysurl.commands import embed, evaluate, predict, report
 from raysurl.recipe import load_recipe
 from raysurl.run import pretrain
 
@@ -173,6 +173,10 @@ def test_report_is_written_again(run_dir):
         (evaluate.main, ["run=nowhere"], "run="),
         (evaluate.main, [], "run=DIR"),
         (evaluate.main, ["run={run}", "encoder.name=resnet18"], "does not fit the recipe's encoder"),
+        (evaluate.main, ["run={run}", "train.epochs=3"], "train.epochs is a setting of training"),
+        (evaluate.main, ["run={run}", "output=elsewhere"], "output is a setting of training"),
+        (embed.main, ["run={run}", "to=e.parquet", "method.name=rcl"], "method.name is a setting of training"),
+        (predict.main, ["run={run}", "to=c.csv", "log.wandb=true"], "classifier"),
         (embed.main, ["run={run}"], "to=FILE.parquet"),
         (embed.main, ["run={run}", "to={run}/manifest.parquet"], "exists already"),
         (report.main, ["run=nowhere"], "is not a run directory"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from raysurl import intervals
+from raysurl import intervals, plain
 from raysurl.classifier import write_classifiers
 from raysurl.data import storage
 from raysurl.data.names import open_samples
@@ -18,7 +19,7 @@ from raysurl.evaluate.division import SEEN
 from raysurl.evaluate.elsewhere import judged
 from raysurl.evaluate.evaluator import Evaluator, Networks
 from raysurl.evaluate.unfinished import Unfinished
-from raysurl.recipe import Data, read_stored, take
+from raysurl.recipe import MOST_THREADS, Data, read_stored, take
 from raysurl.report.terminal import show_metrics
 from raysurl.run import check_judging
 from raysurl.runtime import LocalRuntime, default_device, threads_of
@@ -58,7 +59,7 @@ def evaluated(
     """
     recipe = found.recipe
     # as many as the run had: the order of a sum, and so its last digit, is theirs
-    torch.set_num_threads(threads_of(local.placed(recipe).scale.threads, device))
+    torch.set_num_threads(_threads(found.where) or threads_of(local.placed(recipe).scale.threads, device))
     samples, eval_samples = (
         open_samples(recipe.data, split, seed=recipe.stream_seed, depth=found.depth)
         for split in ("train", "eval")
@@ -87,6 +88,15 @@ def evaluated(
     unfinished.forget()
     own = evaluator.notes if of_the_run(found) else [n.removesuffix(f"; {SEEN}") for n in evaluator.notes]
     return written, [*said, *own, *notes]
+
+
+def _threads(where: Path) -> int | None:
+    """Of each worker of the run in this folder; None where that is not known."""
+    try:
+        found = plain.read_mapping(where / "results.json").get("threads")
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, int) and 0 < found <= MOST_THREADS else None
 
 
 def of_the_run(found: TrainedEncoder) -> bool:

@@ -12,6 +12,7 @@ from raysurl.recipe.files import (
 from raysurl.recipe.method_config import MethodConfig
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_from
 from raysurl.recipe.reading import (
+    check_of_trained,
     continued,
     dump,
     load_recipe,
@@ -23,11 +24,12 @@ from raysurl.recipe.reading import (
     yaml_argument,
 )
 from raysurl.recipe.schema import Section, nearest
-from raysurl.recipe.sections import Data, Optimizer, Schedule, Train, Views
+from raysurl.recipe.sections import MOST_THREADS, Data, Optimizer, Schedule, Train, Views
 from raysurl.recipe.warmup import shortened
 
 __all__ = [
     "DEFAULT_METHOD",
+    "MOST_THREADS",
     "Data",
     "Evaluation",
     "MethodConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "Section",
     "Train",
     "Views",
+    "check_of_trained",
     "continued",
     "dump",
     "load_recipe",

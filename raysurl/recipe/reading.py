@@ -24,6 +24,12 @@ from raysurl.recipe.warmup import shortened
 
 EMBEDDED = "ressl/digits"  # what runs when nothing is asked for: data and recipe come with the package
 
+# settings that say nothing of an encoder that is trained, its data or its evaluation
+OF_TRAINING = (
+    *("recipe", "method", "norm", "train", "memory", "checkpoint", "log", "runtime", "preset"),
+    *("output", "resume", "init_from"),
+)
+
 
 def load_recipe(arguments: Sequence[str]) -> Recipe:
     """Build a recipe from `key=value` arguments; `recipe=<name>` starts from a packaged or given YAML file.
@@ -102,6 +108,13 @@ def take(arguments: Sequence[str], *keys: str) -> tuple[dict[str, str], dict[str
     """The arguments whose keys are a command's own, and all others; of a key that is given twice the last."""
     given = dict(split_argument(a) for a in arguments)
     return {key: given.pop(key) for key in keys if key in given}, given
+
+
+def check_of_trained(overrides: Mapping[str, str]) -> None:
+    """Raises InputError for a setting of training alone, which would change nothing."""
+    for key in overrides:
+        if key.partition(".")[0] in OF_TRAINING:
+            raise InputError(f"{key} is a setting of training, and the encoder is trained; leave it out")
 
 
 def yaml_argument(argument: str) -> tuple[str, Any]:

@@ -90,7 +90,7 @@ def asked_for(mine: Mapping[str, str]) -> AskedService:
 
 
 def _share(value: float) -> bool:
-    return 0 <= value <= 1 or (value < 10_000 and value.is_integer())
+    return 0 <= value <= 1 or (1 < value < 10_000 and value.is_integer())
 
 
 def _limits(mine: Mapping[str, str]) -> Limits:

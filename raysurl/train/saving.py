@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from raysurl import metrics
 from raysurl.errors import InputError
 from raysurl.memory.record import MemoryLostError
 from raysurl.metrics import Tally
@@ -71,3 +74,16 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     run.refreshed_at = int(state.get("refreshed_at", -1))
     run.saved = run.position
     run.spent.began -= state["seconds"]
+
+
+def resumed(run: Run) -> str:
+    """At which step, and whether with other threads than it began with."""
+    said, threads = f"resumed at step {run.step} of {run.total_steps}", torch.get_num_threads()
+    lines = metrics.read(run.run_dir / "metrics.jsonl") if run.record else []
+    begun = next((line["threads"] for line in lines if "threads" in line), threads)
+    if begun == threads:
+        return said
+    return (
+        f"{said}; it began with {begun} threads and goes on with {threads}, which changes the last digits of sums:"
+        f" scale.threads={begun} keeps them"
+    )

@@ -37,7 +37,7 @@ from raysurl.train.device_views import DeviceViews, device_views
 from raysurl.train.examination import Examiner, examine, stop_if_unhealthy
 from raysurl.train.finishing import finish, trained
 from raysurl.train.loading import Loaded, Loader, plan_of
-from raysurl.train.saving import keep, restore, save
+from raysurl.train.saving import keep, restore, resumed, save
 from raysurl.train.step import RecordedStep, Step, step_of
 from raysurl.views.augmenter import Augment
 
@@ -174,11 +174,11 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
     for speaker in (one_step, on_device):
         if isinstance(speaker, RecordedStep | DeviceViews):
             speaker.say = run.event
-    run.event(_plan_sentence(run), total_steps=run.total_steps)
+    run.event(_plan_sentence(run), total_steps=run.total_steps, threads=torch.get_num_threads())
     if state is not None:
         restore(run, state)
         follow_graph(run)
-        run.event(f"resumed at step {step} of {run.total_steps}")
+        run.event(resumed(run))
     elif run.memory:
         run.memory.begin()
     if is_first:
