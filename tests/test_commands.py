@@ -19,7 +19,8 @@ pytest.importorskip("optuna")
 
 from raysurl import cli, method
 from raysurl.commands import embed, evaluate, predict, report
-from raysurl.recipe import load_recipe
+from raysurl.errors import InputError
+from raysurl.recipe import continued, load_recipe
 from raysurl.run import pretrain
 
 pytestmark = pytest.mark.slow
@@ -175,7 +176,11 @@ def test_report_is_written_again(run_dir):
         (evaluate.main, ["run={run}", "encoder.name=resnet18"], "does not fit the recipe's encoder"),
         (evaluate.main, ["run={run}", "train.epochs=3"], "train.epochs is a setting of training"),
         (evaluate.main, ["run={run}", "output=elsewhere"], "output is a setting of training"),
-        (embed.main, ["run={run}", "to=e.parquet", "method.name=rcl"], "method.name is a setting of training"),
+        (
+            embed.main,
+            ["run={run}", "to=e.parquet", "method.name=rcl"],
+            "method.name is a setting of training",
+        ),
         (predict.main, ["run={run}", "to=c.csv", "log.wandb=true"], "classifier"),
         (embed.main, ["run={run}"], "to=FILE.parquet"),
         (embed.main, ["run={run}", "to={run}/manifest.parquet"], "exists already"),
@@ -189,3 +194,8 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_2(command, arguments, said
     assert raised.value.code == 2
     assert said in sentence
     assert len(sentence.strip().splitlines()) == 1
+
+
+def test_a_run_goes_on_with_its_own_method_alone(run_dir):
+    with pytest.raises(InputError, match=r"has method\.name=ressl; begin another for simclr"):
+        continued({"output": str(run_dir), "resume": "true", "method.name": "simclr"})

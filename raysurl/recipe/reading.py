@@ -72,6 +72,12 @@ def continued(given: Mapping[str, Any]) -> Recipe:
         raise InputError(
             f"the run in {given['output']} was started with recipe={named}, not {given['recipe']}"
         )
+    method = stored.get("method")
+    named_method = method.get("name") if isinstance(method, dict) else None
+    if named_method and given.get("method.name", named_method) != named_method:
+        raise InputError(
+            f"the run in {given['output']} has method.name={named_method}; begin another for {given['method.name']}"
+        )
     changes = {"streams": stored["streams"], **given, "recipe": str(run_dir / "recipe.yaml")}
     return recipe_of(changes).model_copy(update={"recipe": named})
 
