@@ -124,7 +124,7 @@ def comparison(path: Path) -> str:
                 references[prefix] = (
                     f"| {prefix} | {_spread_row(metrics, f'eval/{prefix}_', columns)} |{rest}"
                 )
-        seconds = "–" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2g}"
+        seconds = _seconds(row["seconds_per_epoch"])
         rank = _spread(metrics.get("health/rankme"))
         own = metrics.get(f"eval/untrained_{first}", None if _of_memory(metrics) else untrained)
         beside = [f"{own[0]:.1f}" if own else "–"] if untrained else []
@@ -150,6 +150,12 @@ def comparison(path: Path) -> str:
         "",
     ]
     return "\n".join([f"## {path.stem}", "", *rows, *references.values(), "", *curve_table(record), *note])
+
+
+def _seconds(of_epoch: float | None) -> str:
+    if of_epoch is None:
+        return "–"
+    return f"{of_epoch:.0f}" if of_epoch >= 100 else f"{of_epoch:.2g}"  # .2g writes 104 as 1e+02
 
 
 def _of_memory(metrics: dict[str, Any]) -> bool:
