@@ -303,6 +303,8 @@ def test_every_space_can_run_at_its_small_scale_and_is_whole_at_full_scale(path)
             assert small.total > 0
             # a row that the small version forgot would look for the data of the full one
             assert all("has no small version" in why for why in small.not_run.values())
+            # and one that forgot the encoder would train that of the paper
+            assert {recipe.encoder.name for recipe in small.recipes} <= {"convnet", "mlp"}
 
 
 @pytest.mark.slow
