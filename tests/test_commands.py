@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from small_run import finished_run
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -199,3 +200,8 @@ def test_what_cannot_be_used_is_one_sentence_and_exit_2(command, arguments, said
 def test_a_run_goes_on_with_its_own_method_alone(run_dir):
     with pytest.raises(InputError, match=r"has method\.name=ressl; begin another for simclr"):
         continued({"output": str(run_dir), "resume": "true", "method.name": "simclr"})
+
+
+def test_a_classifier_refuses_settings_of_training(tmp_path):
+    with pytest.raises(InputError, match=r"log\.wandb is a setting of training"):
+        predict.main([f"run={finished_run()}", f"to={tmp_path / 'c.csv'}", "log.wandb=true"])
