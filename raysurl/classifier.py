@@ -21,7 +21,7 @@ from raysurl.data.source import Source
 from raysurl.encoder import encoder_of
 from raysurl.errors import InputError
 from raysurl.paths import given_path, whole
-from raysurl.recipe import Recipe, check_of_trained, overridden, recipe_from
+from raysurl.recipe import Recipe, recipe_of_trained
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,7 @@ def load_classifier(run: str, overrides: Mapping[str, str] | None = None) -> Sto
             raise ValueError("its classes are not those of its layer")
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         raise InputError(f"run={path} is not a classifier that fine-tuning wrote") from None
-    check_of_trained(overrides or {})
-    recipe = recipe_from(overridden(tree, overrides or {}))
+    recipe = recipe_of_trained(tree, overrides or {})
     network = Scores(encoder_of(recipe), nn.Linear(width, classes))
     try:
         network.load_state_dict(tensors)

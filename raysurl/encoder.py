@@ -28,7 +28,7 @@ from raysurl.nets.encoders import MLP, build_encoder, check_size
 from raysurl.nets.timm_models import PREFIX, normalisation, patch_layers
 from raysurl.nets.weights import of_library, read_tensors
 from raysurl.paths import given_path, whole
-from raysurl.recipe import Recipe, check_of_trained, overridden, read_stored, recipe_from
+from raysurl.recipe import Recipe, read_stored, recipe_of_trained
 
 NAME = "encoder.safetensors"
 Pixels = tuple[float, float, float]
@@ -214,8 +214,7 @@ def load_encoder(run: str, overrides: Mapping[str, str] | None = None) -> Traine
         raise InputError(f"run={path} is neither a run directory (with recipe.yaml) nor an {NAME}")
     if path.is_dir() and not (path / NAME).is_file():
         raise InputError(f"run={path} has no {NAME} yet; finish it with resume=true output={path}")
-    check_of_trained(overrides or {})
-    recipe = recipe_from(overridden(tree, overrides or {}))
+    recipe = recipe_of_trained(tree, overrides or {})
     encoder = encoder_of(recipe)
     encoder.load_state_dict(read_weights(path, encoder))
     return TrainedEncoder(recipe, encoder, path if path.is_dir() else path.parent, _depth(path))

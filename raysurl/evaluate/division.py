@@ -53,7 +53,7 @@ def divide(
         note = "" if test is not None else "no test set, by which tags could be judged"
         return Division(usable, usable[:0] if test is None else test, note, None, split, tags.shape[1])
     known = usable[:0] if labels is None else usable[labels[usable] >= 0]
-    alike = ONE_CLASS if labels is not None and len(np.unique(labels[known])) == 1 else ""
+    alike = ONE_CLASS if labels is not None and len(known) and np.ptp(labels[known]) == 0 else ""
     if test is not None and len(known) > 1:
         return Division(known, test, alike, labels, split)
     if split is not None:

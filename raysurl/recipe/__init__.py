@@ -12,12 +12,12 @@ from raysurl.recipe.files import (
 from raysurl.recipe.method_config import MethodConfig
 from raysurl.recipe.model import DEFAULT_METHOD, Recipe, method_config, recipe_from
 from raysurl.recipe.reading import (
-    check_of_trained,
     continued,
     dump,
     load_recipe,
     overridden,
     recipe_of,
+    recipe_of_trained,
     split_argument,
     take,
     typed,
@@ -39,7 +39,6 @@ __all__ = [
     "Section",
     "Train",
     "Views",
-    "check_of_trained",
     "continued",
     "dump",
     "load_recipe",
@@ -54,6 +53,7 @@ __all__ = [
     "read_stored",
     "recipe_from",
     "recipe_of",
+    "recipe_of_trained",
     "shortened",
     "split_argument",
     "take",

@@ -8,11 +8,11 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 
 from raysurl import plugins
 from raysurl.recipe.detections import Detection
-from raysurl.recipe.probes import PROBES, Positive, Probe
+from raysurl.recipe.probes import PROBES, Probe
 from raysurl.recipe.schema import Section, sentence
 from raysurl.recipe.sections import Data
 from raysurl.recipe.tunings import TUNINGS, Tuning
-from raysurl.views.policies import POLICIES
+from raysurl.views.policies import POLICIES, Positive
 
 TAKEN = ("untrained", "pixels", "backbone")  # what metrics of the run's own data may begin with
 BuiltIn = Literal[

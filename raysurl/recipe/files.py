@@ -152,6 +152,7 @@ def _check_plain(events: Iterable[Any]) -> None:
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+# which YAML 1.1 takes for octal, and job arrays put before their numbers
 _LEADING_ZERO = re.compile("[-+]?0[0-9]+")
 
 
@@ -159,12 +160,10 @@ class _PlainLoader(_Loader):
     """PyYAML's safe loader, without keys given twice, octal numbers, and numbers that cannot be shown."""
 
     def whole_number(self, node: yaml.ScalarNode) -> int:
-        line, text = node.start_mark.line + 1, node.value.replace("_", "")
         if len(node.value) > LONGEST:
+            line = node.start_mark.line + 1
             raise _RefusedError(f"line {line} has a number of {len(node.value):,} digits; no recipe has one")
-        if _LEADING_ZERO.fullmatch(
-            text
-        ):  # which YAML 1.1 takes for octal, and job arrays put before their numbers
+        if _LEADING_ZERO.fullmatch(text := node.value.replace("_", "")):
             return int(text)
         self.check_base(node)
         number: int = self.construct_yaml_int(node)

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raysurl.recipe.schema import Section
+from raysurl.views.policies import Positive
 
-Positive = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0)]
 
 

@@ -72,11 +72,10 @@ def continued(given: Mapping[str, Any]) -> Recipe:
         raise InputError(
             f"the run in {given['output']} was started with recipe={named}, not {given['recipe']}"
         )
-    method = stored.get("method")
-    named_method = method.get("name") if isinstance(method, dict) else None
-    if named_method and given.get("method.name", named_method) != named_method:
+    method = _method_of(stored)
+    if method and given.get("method.name", method) != method:
         raise InputError(
-            f"the run in {given['output']} has method.name={named_method}; begin another for {given['method.name']}"
+            f"the run in {given['output']} has method.name={method}; begin another for {given['method.name']}"
         )
     changes = {"streams": stored["streams"], **given, "recipe": str(run_dir / "recipe.yaml")}
     return recipe_of(changes).model_copy(update={"recipe": named})
@@ -84,14 +83,18 @@ def continued(given: Mapping[str, Any]) -> Recipe:
 
 def overridden(tree: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of differences from the defaults, changed in place by overrides: text as it was typed, or values."""
-    method = tree.get("method")
-    name = given.get("method.name") or (method.get("name") if isinstance(method, dict) else None)
+    name = given.get("method.name") or _method_of(tree)
     for key, text in given.items():
         changes: Any = typed(key, text, str(name or DEFAULT_METHOD)) if isinstance(text, str) else text
         for part in reversed(key.split(".")):
             changes = {part: changes}
         merge(tree, changes)
     return tree
+
+
+def _method_of(tree: Mapping[str, Any]) -> Any:
+    method = tree.get("method")
+    return method.get("name") if isinstance(method, dict) else None
 
 
 def _names_data(given: Iterable[str]) -> bool:
@@ -116,11 +119,13 @@ def take(arguments: Sequence[str], *keys: str) -> tuple[dict[str, str], dict[str
     return {key: given.pop(key) for key in keys if key in given}, given
 
 
-def check_of_trained(overrides: Mapping[str, str]) -> None:
-    """Raises InputError for a setting of training alone, which would change nothing."""
-    for key in overrides:
+def recipe_of_trained(tree: dict[str, Any], given: Mapping[str, Any]) -> Recipe:
+    """The recipe of an encoder that is trained, changed by overrides. Raises InputError for a setting of training
+    alone, which would change nothing."""
+    for key in given:
         if key.partition(".")[0] in OF_TRAINING:
             raise InputError(f"{key} is a setting of training, and the encoder is trained; leave it out")
+    return recipe_from(overridden(tree, given))
 
 
 def yaml_argument(argument: str) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
@@ -20,12 +21,17 @@ class Section(BaseModel):
     @classmethod
     def _number(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML's yes, no, on and off are no numbers, which pydantic takes true and false for."""
-        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
-        if bool not in kinds and {int, float} & kinds:
+        if _is_of_numbers(cls, info.field_name or ""):
             held = value.values() if isinstance(value, dict) else value
             if any(isinstance(one, bool) for one in (held if isinstance(value, Collection) else [value])):
                 raise ValueError("a number is wanted, and yes, no, on, off, true and false are none")
         return value
+
+
+@functools.cache
+def _is_of_numbers(section: type[Section], field: str) -> bool:
+    kinds = _kinds(section.model_fields[field].annotation)
+    return bool not in kinds and bool({int, float} & kinds)
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -64,9 +70,8 @@ def sentence(error: ValidationError, model: type[BaseModel], prefix: str = "") -
     if isinstance(cause, InputError):  # it names its key
         return str(cause)
     text = problem["msg"].removeprefix("Value error, ")
-    if isinstance(
-        problem["input"], dict | BaseModel
-    ):  # settings that do not go together, which the text names
+    # settings that do not go together, which the text names
+    if isinstance(problem["input"], dict | BaseModel):
         return ": ".join(filter(None, [key.rstrip("."), text]))
     return f"{key.rstrip('.')}={problem['input']!r} is not valid: {text[0].lower()}{text[1:]}"
 

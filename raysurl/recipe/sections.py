@@ -9,11 +9,11 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from raysurl import plugins
 from raysurl.errors import InputError
 from raysurl.recipe.schema import Section, sentence
-from raysurl.views.policies import POLICIES, Policy, named_policy
+from raysurl.views.policies import POLICIES, Policy, Positive, named_policy
 
 # of an encoder or of data: a name, or PATH.py:NAME with the whole path
 Named = Annotated[str, AfterValidator(plugins.absolute)]
-Positive = Annotated[float, Field(gt=0)]
+Within = Annotated[float, Field(gt=0, lt=1)]
 Option = bool | int | float | str | None | tuple[bool | int | float | str | None, ...]
 MOST_THREADS = 1024  # of one process
 LABELS = "labels"  # the teacher of a supervised reference: the labels of the data
@@ -146,10 +146,7 @@ class Schedule(Section):
     warmup_epochs: float = Field(
         10, ge=0
     )  # in which the learning rate rises to lr in a line; fitted to a train.epochs that differs from the recipe's
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (
-        0.6,
-        0.8,
-    )  # fractions of the period (step only)
+    milestones: tuple[Within, ...] = (0.6, 0.8)  # fractions of the period (step only)
     gamma: float = Field(0.1, gt=0)  # factor at each milestone (step only)
     period: Literal["run", "round"] = "run"  # the schedule spans the run, or begins anew with each round
     by: Literal["step", "epoch"] = "step"  # how often the rate changes

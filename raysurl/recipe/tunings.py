@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from raysurl.recipe.probes import Decay, Positive
+from raysurl.recipe.probes import Decay
 from raysurl.recipe.schema import Section
+from raysurl.views.policies import Positive
 
 
 class Tuning(Section):

@@ -52,6 +52,8 @@ from raysurl.method import (
 from raysurl.methods.superand.memory import INSTANCE, NeighbourBank, discover
 from raysurl.recipe.method_config import Refresh
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
 __all__ = ["SuperAND", "and_loss", "augmentation_loss", "discover", "unification_entropy"]
 
 
@@ -70,10 +72,7 @@ class SuperAND(Method):
         and_loss: bool = True  # the neighbourhood loss
         unification: bool = True  # the unification entropy loss
         unification_step: float = Field(0.2, ge=0)  # w(t) grows by this
-        unification_milestones: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (
-            0.4,
-            0.8,
-        )  # at these fractions of a round
+        unification_milestones: tuple[Share, ...] = (0.4, 0.8)  # at these fractions of a round
         own_class: Literal["exclude", "fill"] = "exclude"  # how eq. 11 leaves out the own class
         aug_loss: bool = Field(True, validate_default=True)  # the augmentation loss
         aug_tau: float = Field(0.1, gt=0)  # temperature of the augmentation loss
