@@ -109,7 +109,7 @@ def test_knn_and_probes_are_those_of_a_cpu():
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.usefixtures("repeatable")  # in TF32 six steps end 4 % away
 def test_a_run_goes_on_from_a_checkpoint_of_any_device(optimizer, here, there, tmp_path):
-    settings = {"name": optimizer, "lr": 0.02 if optimizer == "sgd" else 0.001, "lr_batch": 0}
+    settings = {"name": optimizer, "lr": 0.002 if optimizer == "sgd" else 0.001, "lr_batch": 0}
     recipe = recipe_for("ressl", optimizer=settings)
     whole = start(recipe, tmp_path / "whole", CPU)
     expected = contract.steps(whole, 8)
