@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+MOST = 2**24  # bytes of a file of results
+
 
 def parsed(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError for everything else, also what is nested too deep to be read."""
@@ -26,3 +28,11 @@ def mapping(text: str | bytes) -> dict[str, Any]:
 def read_mapping(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises OSError, or ValueError for everything else."""
     return mapping(path.read_bytes())
+
+
+def found_in(path: Path) -> dict[str, Any]:
+    """The object of a JSON file as far as it is there and can be read; of one of more than MOST bytes nothing."""
+    try:
+        return read_mapping(path) if path.stat().st_size < MOST else {}
+    except (OSError, ValueError):
+        return {}

@@ -287,6 +287,14 @@ def test_a_worker_begins_without_what_few_runs_need(module):
     assert not loaded & {"torchvision", "scipy.stats", "sklearn", "torch._dynamo", "timm"}
 
 
+@pytest.mark.parametrize(
+    "command", ["pretrain", "evaluate", "embed", "predict", "export", "report", "outliers", "duplicates"]
+)
+def test_what_is_of_one_run_needs_neither_ray_nor_sweeps(command):
+    """On one machine, runtime=local, which may have neither."""
+    assert not loaded_by(f"raysurl.commands.{command}") & {"ray", "optuna"}
+
+
 def test_the_tree_of_the_docs_is_the_real_one():
     text = (ROOT / "docs" / "architecture.md").read_text()
     tree = text.partition("## Where things are\n")[2].partition("```\n")[2].partition("```")[0]

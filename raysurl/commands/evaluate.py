@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from raysurl import intervals
+from raysurl import intervals, plain
 from raysurl.classifier import write_classifiers
 from raysurl.data import storage
 from raysurl.data.names import open_samples
@@ -23,7 +23,6 @@ from raysurl.recipe import MOST_THREADS, Data, read_stored, take
 from raysurl.report.terminal import show_metrics
 from raysurl.run import check_judging
 from raysurl.runtime import LocalRuntime, default_device, threads_of
-from raysurl.sweep.results import results_of
 from raysurl.teachers.judged import NamedTeacher, named_teacher
 from raysurl.train import local, stored
 from raysurl.train.run_directory import write_atomic
@@ -93,7 +92,7 @@ def evaluated(
 
 def _threads(where: Path) -> int | None:
     """Of each worker of the run in this folder; None where that is not known."""
-    found = results_of(where / "results.json").get("threads")
+    found = plain.found_in(where / "results.json").get("threads")
     return found if isinstance(found, int) and 0 < found <= MOST_THREADS else None
 
 

@@ -6,10 +6,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from raysurl import plain
 from raysurl.report import page
 from raysurl.report.terminal import between
 from raysurl.sweep import plots, study, tables
-from raysurl.sweep.results import Sweep, read_sweep, results_of
+from raysurl.sweep.results import Sweep, read_sweep
 from raysurl.sweep.space import INACTIVE
 from raysurl.sweep.trial import Outcome
 from raysurl.train.run_directory import write_atomic
@@ -146,7 +147,7 @@ def _measured(sweep: Sweep, name: str, value: float | None) -> str:
 
 def _intervals(path: Path) -> dict[str, list[float]]:
     """Those of a trial's results, as far as they are there and well formed."""
-    found = results_of(path).get("intervals")
+    found = plain.found_in(path).get("intervals")
     pairs = found.items() if isinstance(found, dict) else ()
     return {
         str(name): [float(end) for end in ends]

@@ -21,7 +21,6 @@ from raysurl.sweep.space import INACTIVE, Space, labels_of, space_from
 from raysurl.sweep.trial import Outcome
 
 LOST = ("collapsed", "diverged")
-MOST_RESULTS = 2**24  # bytes of a trial's results.json
 Trials = tuple[tuple[str, dict[str, Any], Outcome | None], ...]  # id, cell.json, outcome
 
 
@@ -238,21 +237,13 @@ def read_sweep(directory: Path) -> Sweep:
 def _made(directory: Path, trials: Trials, starts: Sequence[Mapping[str, Any]]) -> Made:
     """Of the trials that have ended, as their results.json say."""
     found = [
-        results_of(directory / "trials" / name / "results.json") for name, _, outcome in trials if outcome
+        plain.found_in(directory / "trials" / name / "results.json") for name, _, outcome in trials if outcome
     ]
     seeds = {what["seed"] for _, what, outcome in trials if outcome}
     hardware = {str(r["hardware"]) for r in found if r.get("hardware")}
     threads = {r["threads"] for r in found if isinstance(r.get("threads"), int)}
     commits = dict.fromkeys(str(start["commit"]) for start in starts if start["commit"])
     return Made(tuple(sorted(seeds)), tuple(commits), tuple(sorted(hardware)), tuple(sorted(threads)))
-
-
-def results_of(path: Path) -> dict[str, Any]:
-    """Those of a trial, as far as they are there and can be read."""
-    try:
-        return plain.read_mapping(path) if path.stat().st_size < MOST_RESULTS else {}
-    except (OSError, ValueError):
-        return {}
 
 
 def rows(sweep: Sweep) -> tuple[list[str], str | None, list[tuple[tuple[str, ...], list[CellResult | None]]]]:
