@@ -1,4 +1,4 @@
-"""Reproduce a published table: `python pipelines/reproduce.py NAME [only.AXIS=LABEL …] [scale=cpu|full]`."""
+"""Reproduce a published table: `pipelines/reproduce.py NAME [only.AXIS=LABEL …] [scale=cpu|photographs|full]`."""
 
 from raysurl import cli
 

@@ -1,4 +1,4 @@
-"""Run a table or a search: `python pipelines/sweep.py space=NAME [scale=cpu|full] [max_concurrent=N] [--print]`."""
+"""Run a table or a search: `python pipelines/sweep.py space=NAME [scale=cpu|photographs|full] [--print]`."""
 
 from raysurl import cli
 

@@ -19,7 +19,7 @@ LIKE = "sweep"  # whose settings it takes
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`reproduce.py NAME [only.AXIS=LABEL …] [scale=cpu|full] [key=value …]`, exit code 1 where it came out
+    """`reproduce.py NAME [only.AXIS=LABEL …] [scale=cpu|photographs|full] [key=value …]`, exit code 1 where it came out
     otherwise than in the paper, 3 where that cannot be seen."""
     if not arguments or "=" in arguments[0] or arguments[0].startswith("-"):
         raise InputError(
@@ -58,7 +58,7 @@ CameOut = Literal["as in the paper", "otherwise", "not seen"]
 def verdict(result: Sweep, keys: set[tuple[str, ...]]) -> tuple[CameOut, list[str]]:
     """How the cells `keys` came out, and the sentences that say so.
 
-    At full scale they are as in the paper when each mean is within `band.points` of the paper's. At scale=cpu the
+    At full scale they are as in the paper when each mean is within `band.points` of the paper's. In a small version the
     numbers are of other data, and the paper's claims are judged; where the space states none, the order: each group's
     rank correlation is at least `band.spearman`, and not seen where no cells differ by more than their noise.
     """

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 SETTINGS = {
     "space": ("text", "", "a file of search_spaces/, or a YAML file"),
-    "scale": ("cpu | full", "cpu", "the small version that the space describes, or the paper's size"),
+    "scale": (
+        "cpu | photographs | full",
+        "cpu",
+        "a small version that the space describes, or the paper's size",
+    ),
     "output": ("DIR", "sweeps/SPACE-SCALE", "the sweep directory; the same command goes on there"),
     "print": ("true | false", "false", "list the trials and start nothing, as --print does"),
     "pilot": (
@@ -53,7 +57,7 @@ class Asked:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`sweep.py space=NAME [scale=cpu|full] [seeds=0,1,2] [only.AXIS=A,B] [max_concurrent=N] [key=value …] [--print]`.
+    """`sweep.py space=NAME [scale=cpu|photographs|full] [seeds=0,1,2] [only.AXIS=A,B] [key=value …] [--print]`.
 
     `--print` lists the trials and starts nothing; their data need not be there.
     """
@@ -83,7 +87,7 @@ def _show_pilot(plan: SweepPlan, directory: Path) -> None:
     space = plan.space
     found = measured(read_sweep(directory), extremes(space, paper_numbers(plan.request.space), plan.ids))
     print(found.sentence)
-    print("in the space, under cpu:")
+    print(f"in the space, under {plan.request.scale}:")
     print(yaml.safe_dump({"pilot": found.model_dump()}, sort_keys=False, allow_unicode=True), end="")
 
 
@@ -126,7 +130,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
         overrides=given,
         data_root=str(given_path("data_root", mine["data_root"])) if "data_root" in mine else None,
     )
-    small = space.cpu.max_hours if space.cpu and scale == "cpu" else None
+    small = space.small(scale)
     return Asked(
         request=request,
         output=place("output", mine["output"])
@@ -138,7 +142,7 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
             "gpus": _number(mine, "gpus", float),
             "max_concurrent": _number(mine, "max_concurrent", int),
         },
-        max_hours=_number(mine, "max_hours", float) or small,
+        max_hours=_number(mine, "max_hours", float) or (small.max_hours if small else None),
     )
 
 

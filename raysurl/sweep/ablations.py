@@ -89,7 +89,7 @@ class Card:
         found += ["The paper's numbers were read off a plot, which prints none."] * space.read_from_figure
         found += [f"The paper says: {space.says}."] if space.says else []
         found += [f"The small version: {small.stands_in}."] if small and small.stands_in else []
-        return [*found, *([small.pilot.sentence] if small and small.pilot else [])]
+        return [*found, *(tables.pilots(self.published, "cpu") if self.published else [])]
 
     @property
     def commands(self) -> list[str]:

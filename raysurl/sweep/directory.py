@@ -30,7 +30,7 @@ from raysurl.train.run_directory import NOTHING, commit, is_taken, refusing, wri
 # What may differ when a sweep is continued: more seeds or trials may be asked for, and words may be corrected.
 FREE = {
     *("title", "seeds", "trials", "max_trials", "band", "says", "paper", "columns", "shown", "group", "cpu"),
-    *("measures", "claims"),
+    *("photographs", "measures", "claims"),
 }
 FILE = "sweep.json"
 
@@ -95,7 +95,7 @@ def describe(plan: SweepPlan) -> dict[str, Any]:
         "overrides": dict(plan.request.overrides or {}),
         "space": {k: v for k, v in at_scale.items() if k not in FREE},
     }
-    small = plan.request.space.cpu
+    small = plan.request.space.small(plan.request.scale)
     paper = paper_numbers(plan.request.space)
     ran = {key: {"labels": list(key), "ids": list(ids)} for key, ids in plan.ids.items()}
     left = {key: {"labels": list(key), "ids": [], "why": why} for key, why in plan.not_run.items()}
@@ -103,7 +103,7 @@ def describe(plan: SweepPlan) -> dict[str, Any]:
         "identity": json.loads(json.dumps(identity)),
         "space": at_scale,
         "published": published,
-        "stands_in": small.stands_in if small and plan.request.scale == "cpu" else "",
+        "stands_in": small.stands_in if small else "",
         "cells": list({**ran, **left}.values()),
         "paper": [{"labels": list(key), "value": value} for key, value in paper.items()],
         "starts": [{"time": time.time(), "commit": commit()}],

@@ -60,8 +60,8 @@ def read_csv(path: Path) -> Sweep:
         )
     published = read_space(path.stem)
     rows = _rows(path, list(published.axes))
-    scale = rows[0][1].get("scale") or _beside(path, r"at scale=(full|cpu)\b") or _usual(published)
-    if scale not in ("full", "cpu") or (scale == "cpu" and not published.cpu):
+    scale = rows[0][1].get("scale") or _beside(path, r"at scale=(\w+)\b") or _usual(published)
+    if scale != "full" and not published.small(scale):
         raise InputError(f"{path}: scale={scale} is none of space {published.name}")
     space = scaled(published, scale)
     found = {labels: _cell(path, space, labels, row) for labels, row in rows}
@@ -77,9 +77,11 @@ def read_csv(path: Path) -> Sweep:
         for k, outcome in enumerate(e.outcomes)
     )
     made = _made(path, rows[0][1])
-    small = published.cpu.stands_in if published.cpu and scale == "cpu" else ""
+    small = published.small(scale)
     of_seeds = all(row.get("values") or not int(row["seeds"]) for _, row in rows)
-    return Sweep(path.parent, space, scale, small, entries, trials, (), made, of_seeds)
+    return Sweep(
+        path.parent, space, scale, small.stands_in if small else "", entries, trials, (), made, of_seeds
+    )
 
 
 def never_run(published: Space) -> Sweep:

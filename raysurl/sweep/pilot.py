@@ -26,7 +26,7 @@ TINY = 1e-9  # points: a difference that is none
 
 
 class Pilot(Section):
-    """What a pilot measured, as it stands in a space under `cpu.pilot`; points of the objective."""
+    """What a pilot measured, as it stands in a space under `cpu.pilot` and its like; points of the objective."""
 
     highest: str  # the cell that the paper puts highest
     lowest: str
@@ -63,8 +63,19 @@ class Pilot(Section):
 
 
 def summary(spaces: Sequence[Space]) -> str:
-    """One sentence on all that have been measured: which small versions can show what their table says."""
-    found = {space.title: space.cpu.pilot for space in spaces if space.cpu and space.cpu.pilot}
+    """A sentence on all that have been measured at each scale: which small versions can show what their table says."""
+    scales = dict.fromkeys(scale for space in spaces for scale in space.pilots)
+    said = [
+        _of_scale(scale, {space.title: p for space in spaces if (p := space.pilots.get(scale))})
+        for scale in scales
+    ]
+    shown = {space.title for space in spaces if any(pilot.shows for pilot in space.pilots.values())}
+    count = sum(1 for space in spaces if space.pilots)
+    said += [f"At any of these scales {len(shown)} of {count} tables can be seen."] if len(scales) > 1 else []
+    return " ".join(said)
+
+
+def _of_scale(scale: str, found: dict[str, Pilot]) -> str:
     shown = {title: pilot for title, pilot in found.items() if pilot.shows}
     said = []
     for title, pilot in shown.items():
@@ -72,8 +83,8 @@ def summary(spaces: Sequence[Space]) -> str:
         how = (["by a collapse"] if pilot.spread is None else []) + (["the wrong way round"] if wrong else [])
         said.append(title + (f" ({', '.join(how)})" if how else ""))
     return (
-        f"Pilots of the paper's extreme cells find them {SIGNAL:g} times the seeds' noise apart in {len(shown)} of"
-        f" {len(found)} small versions: {'; '.join(said) or 'none'}."
+        f"Pilots of the paper's extreme cells at scale={scale} find them {SIGNAL:g} times the seeds' noise apart in"
+        f" {len(shown)} of {len(found)} small versions: {'; '.join(said) or 'none'}."
     )
 
 

@@ -81,8 +81,8 @@ def show_plan(plan: SweepPlan) -> None:
     # a pipe has no width: lines stay whole there
     space, console = plan.space, Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(f"{space.title} ({plan.request.scale})", highlight=False)
-    if plan.request.scale == "cpu" and space.cpu:
-        console.print(f"stand-ins: {space.cpu.stands_in or 'none'}", markup=False, highlight=False)
+    if small := space.small(plan.request.scale):
+        console.print(f"stand-ins: {small.stands_in or 'none'}", markup=False, highlight=False)
     if space.search == "optuna":
         console.print(
             f"{space.trials} trials, chosen one by one over {', '.join(space.axes)}", highlight=False

@@ -21,6 +21,7 @@ from raysurl.sweep.pilot import Pilot
 
 SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
+SMALL = ("cpu", "photographs")  # scales of small versions
 SECONDS = "seconds"  # an objective that every trial has: its time of training and evaluation
 Settings = dict[str, Any]  # dotted recipe key -> value
 
@@ -80,21 +81,21 @@ class EpochSeconds(Section):
 
 
 class Band(Section):
-    """What counts as reproduced: at full scale the distance in points, at scale=cpu the rank agreement."""
+    """What counts as reproduced: at full scale the distance in points, in a small version the rank agreement."""
 
     points: float = Field(1.0, gt=0)
     spearman: float = Field(0.5, ge=-1, le=1)
 
 
 class Small(Section):
-    """`scale=cpu`: changes of the published space, whose own `data.` settings go where a recipe is named here.
+    """A small version: changes of the published space, whose own `data.` settings go where a recipe is named here.
     `axes`: axis -> label -> the small value, or null where the cell cannot be run at this scale."""
 
     recipe: str | None = None
     fixed: dict[str, Any] = Field({})
     axes: dict[str, dict[str, Any]] = Field({})
     stands_in: str = ""  # which data stand in for the paper's, and what else differs
-    pilot: Pilot | None = None  # what `sweep.py space=… pilot=true` found of its extreme cells
+    pilot: Pilot | None = None  # what `sweep.py space=… scale=… pilot=true` found of its extreme cells
     seeds: tuple[int, ...] | None = None
     trials: int | None = Field(None, ge=1)
     # None: as at full scale, whose epochs of grace may be more than a small run has
@@ -129,7 +130,17 @@ class Space(Section):
     says: str = ""  # what the paper says in words where it prints no number
     claims: tuple[Claim, ...] = ()  # what it concludes from the numbers
     band: Band = Band()
-    cpu: Small | None = None
+    cpu: Small | None = None  # of data that are always at hand
+    photographs: Small | None = None  # of more costly ones, which data_root= names
+
+    def small(self, scale: str) -> Small | None:
+        """Its version at a scale; None at full scale, and where it has none."""
+        return {"cpu": self.cpu, "photographs": self.photographs}.get(scale)
+
+    @property
+    def pilots(self) -> dict[str, Pilot]:
+        """Scale -> what its pilot found, of the small versions that have one."""
+        return {s: small.pilot for s in SMALL if (small := self.small(s)) and small.pilot}
 
     @property
     def metric(self) -> str:
@@ -282,22 +293,27 @@ def at_scale(space: Space, scale: str) -> tuple[Space, dict[str, set[str]]]:
     """The space with its small values, and axis -> labels that this scale does not run. Raises InputError."""
     if scale == "full":
         return space, {}
-    if scale != "cpu":
-        raise InputError(f"scale={scale} is not known; choose cpu or full")
-    small = space.cpu
+    if scale not in SMALL:
+        raise InputError(f"scale={scale} is not known; choose {', '.join(SMALL)} or full")
+    small = space.small(scale)
     if small is None:
-        raise InputError(f"space {space.name} has no small version (cpu:); run it with scale=full")
+        known = [s for s in SMALL if space.small(s)]
+        raise InputError(
+            f"space {space.name} has no small version of that name ({scale}:); run it with"
+            f" scale={' or '.join([*known, 'full'])}"
+        )
     axes, missing = dict(space.axes), {}
     for name, mapped in small.axes.items():
         if name not in axes:
             raise InputError(
-                f"space {space.name}: cpu.axes names {name}; {nearest(name, axes, 'the axes are')}"
+                f"space {space.name}: {scale}.axes names {name}; {nearest(name, axes, 'the axes are')}"
             )
         axis = axes[name]
         values = {label: _value(axis, label) for label in labels_of(axis)}
         if wrong := [label for label in mapped if label not in values]:
             raise InputError(
-                f"space {space.name}: cpu.axes.{name} maps {wrong[0]}; {nearest(wrong[0], values, 'its values are')}"
+                f"space {space.name}: {scale}.axes.{name} maps {wrong[0]};"
+                f" {nearest(wrong[0], values, 'its values are')}"
             )
         missing[name] = {label for label, value in mapped.items() if value is None}
         values |= {label: value for label, value in mapped.items() if value is not None}

@@ -8,7 +8,7 @@ import io
 from raysurl.evaluate import prefixed
 from raysurl.sweep.paper import paper_seconds
 from raysurl.sweep.results import CellResult, Made, Sweep, left_out, rows
-from raysurl.sweep.space import INACTIVE
+from raysurl.sweep.space import INACTIVE, Space
 from raysurl.sweep.trial import EARLY
 
 # of a table as CSV, after the axes
@@ -93,6 +93,20 @@ def beside(entry: CellResult | None) -> str:
     return entry.text() if entry.paper is None else f"{entry.text()} / {entry.paper:g}"
 
 
+def pilots(space: Space, scale: str = "") -> list[str]:
+    """A sentence on each pilot of its small versions; that of `scale`, which is spoken of already, comes first."""
+    found = sorted(space.pilots.items(), key=lambda item: item[0] != scale)
+    return [
+        pilot.sentence if name == scale else f"At scale={name} ({_standing(space, name)}): {pilot.sentence}"
+        for name, pilot in found
+    ]
+
+
+def _standing(space: Space, scale: str) -> str:
+    small = space.small(scale)
+    return small.stands_in if small else ""
+
+
 def facts(sweep: Sweep) -> list[str]:
     """What was run, on what, and what it took."""
     states = (
@@ -108,11 +122,11 @@ def facts(sweep: Sweep) -> list[str]:
         ]
         metric = ", ".join(by) or sweep.space.metric
         found.append(f"Each cell: ours, {metric}, mean ± standard deviation (seeds) / the paper's number.")
-    if sweep.scale == "cpu":
+    if sweep.scale != "full":
         found.append(
             f"A small version, whose numbers are no reproduction: {sweep.stands_in or 'no stand-ins'}."
         )
-        found += [sweep.space.cpu.pilot.sentence] if sweep.space.cpu and sweep.space.cpu.pilot else []
+        found += pilots(sweep.space, sweep.scale)
     if sweep.space.read_from_figure:
         found.append("The paper's numbers were read off a plot, which prints none.")
     if sweep.space.says:

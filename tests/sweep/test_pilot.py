@@ -88,6 +88,24 @@ def test_what_was_found_stands_in_the_space_and_in_the_table(tmp_path):
         assert kept.sentence in tables.facts(read_sweep(tmp_path / "sweep"))
 
 
+def test_a_table_has_the_pilots_of_all_its_small_versions_and_its_own_first(tmp_path):
+    kept = {"highest": "a", "lowest": "b", "noise": 0.5, "seeds": 2, "minutes": 2.5, "commit": "abc"}
+    digits, photographs = (Pilot(spread=spread, **kept) for spread in (1.0, 2.0))
+    small = {"fixed": {"train.epochs": 2}}
+    space = space_from(
+        SMALL
+        | {"cpu": small | {"pilot": digits.model_dump(), "stands_in": "digits"}}
+        | {"photographs": small | {"pilot": photographs.model_dump(), "stands_in": "photographs"}}
+    )
+    plan = make_plan(SweepRequest(space, "photographs"))
+    with sweep_directory.claim(tmp_path / "sweep", plan):
+        sweep = read_sweep(tmp_path / "sweep")
+    assert sweep.stands_in == "photographs"
+    found = [fact for fact in tables.facts(sweep) if "Pilot of" in fact]
+    assert found == [photographs.sentence, f"At scale=cpu (digits): {digits.sentence}"]
+    assert summary([space]).endswith("At any of these scales 1 of 1 tables can be seen.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -126,7 +144,8 @@ def test_one_sentence_says_of_all_pilots_which_show_what_their_table_says():
         of("T4", spread=None, collapsed="highest"),
     ]
     assert summary(spaces) == (
-        "Pilots of the paper's extreme cells find them 3 times the seeds' noise apart in 3 of 4 small versions: T1; T2"
+        "Pilots of the paper's extreme cells at scale=cpu find them 3 times the seeds' noise apart in 3 of 4 small"
+        " versions: T1; T2"
         " (the wrong way round); T4 (by a collapse, the wrong way round)."
     )
-    assert summary([]).endswith("in 0 of 0 small versions: none.")
+    assert summary([]) == ""

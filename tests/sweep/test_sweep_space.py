@@ -267,7 +267,7 @@ def test_lists_are_written_as_people_type_them(given, seeds, cells):
         (["space=ressl_table2", "seed=1"], "seeds="),
         (["space=ressl_table2", "seeds=[1,1]"], "different whole numbers"),
         (["space=ressl_table2", "max_concurrent=two"], "whole number"),
-        (["space=ressl_table2", "scale=big"], "choose cpu or full"),
+        (["space=ressl_table2", "scale=big"], "choose cpu, photographs or full"),
         (["space=ressl_table2", "only.method.tau_x=0.1"], "no such axis"),
         (["space=ressl_table2", "only.dataset=CIFAR-11"], "did you mean CIFAR-10"),
     ],
@@ -305,6 +305,23 @@ def test_every_space_can_run_at_its_small_scale_and_is_whole_at_full_scale(path)
             assert all("has no small version" in why for why in small.not_run.values())
             # and one that forgot the encoder would train that of the paper
             assert {recipe.encoder.name for recipe in small.recipes} <= {"convnet", "mlp"}
+
+
+PHOTOGRAPHS = [p for p in sorted(SPACES.glob("*.yaml")) if read_space(str(p)).photographs]
+
+
+@pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda p: p.stem)
+def test_a_version_of_photographs_is_of_the_same_images_and_network_in_every_cell(path):
+    made = read_space(str(path))
+    request = SweepRequest(made, "photographs", seeds=(0,), data_root="/nonexistent")
+    listed = make_plan(request, listed=True)
+    assert listed.total >= 2
+    assert all("has no small version" in why for why in listed.not_run.values())
+    assert {r.encoder.name for r in listed.recipes} == {"convnet"}
+    assert {(r.data.path, r.data.limit) for r in listed.recipes} == {("/nonexistent/train.parquet", 5000)}
+    assert {(r.views.size, r.train.batch_size, r.train.precision) for r in listed.recipes} == {(24, 128, "bf16")}
+    with pytest.raises(InputError, match="no cell can be run here"):
+        make_plan(request)
 
 
 @pytest.mark.slow

@@ -87,6 +87,11 @@ def test_tables_of_genurl_keep_the_literal_target(name, scale):
     assert not any(recipe.method.centre_latents for recipe in recipes(name, scale=scale).values())
 
 
+def test_so_does_table_3_of_photographs():
+    found = recipes("genurl_table3", scale="photographs")
+    assert [recipe.method.centre_latents for recipe in found.values()] == [False] * 5
+
+
 def test_searches_and_comparisons_of_ours_take_the_default_target():
     assert recipes("cifar10_cpu")["genurl",].method.centre_latents
     assert recipe_of(read_space("open_genurl"), _first_corner(), 0, {}, "/nonexistent").method.centre_latents
