@@ -278,13 +278,27 @@ def runs(node: ast.stmt) -> bool:
     return not isinstance(node, ast.FunctionDef | ast.ClassDef)
 
 
+SELDOM = {"torchvision", "scipy.stats", "sklearn", "torch._dynamo", "timm"}
+
+
 @pytest.mark.parametrize("module", ["raysurl.scale.train", "raysurl.run"])
 def test_a_worker_begins_without_what_few_runs_need(module):
     """Each of these is a second or so of every driver, worker and trial."""
     loaded = loaded_by(module)
     # it reads what is there
     assert {"torch", "raysurl.evaluate.detecting"} <= loaded
-    assert not loaded & {"torchvision", "scipy.stats", "sklearn", "torch._dynamo", "timm"}
+    assert not {name.split(".")[0] for name in loaded} & SELDOM
+    assert not loaded & SELDOM
+
+
+METHODS = sorted(p.stem for p in (ROOT / "raysurl" / "methods").iterdir() if p.name[0] != "_")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nor_does_its_method_bring_them(name):
+    loaded = loaded_by(f"raysurl.methods.{name}")
+    assert not loaded & SELDOM
+    assert not {name.split(".")[0] for name in loaded} & SELDOM
 
 
 @pytest.mark.parametrize(

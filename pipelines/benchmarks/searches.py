@@ -28,10 +28,11 @@ from raysurl import streams
 from raysurl.errors import InputError
 from raysurl.recipe import load_recipe
 from raysurl.sweep import directory as sweep_directory
+from raysurl.sweep.axis import Axis, labels_of, settings_of, text
 from raysurl.sweep.cells import cell_of, trial_of
 from raysurl.sweep.plan import SweepPlan, SweepRequest, make_plan
 from raysurl.sweep.running import run
-from raysurl.sweep.space import Axis, Space, labels_of, read_space, settings_of, text
+from raysurl.sweep.space import Space, read_space
 from raysurl.sweep.trial import FINAL, Outcome
 
 METHODS = ("ressl", "rcl", "superand", "mvmr", "genurl")

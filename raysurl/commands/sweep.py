@@ -14,7 +14,8 @@ from raysurl import stopping
 from raysurl.errors import InputError
 from raysurl.paths import default_place, given_path, place
 from raysurl.recipe import Recipe, nearest, parse_yaml, split_argument
-from raysurl.sweep.space import Space, labels_of, read_space
+from raysurl.sweep.axis import labels_of
+from raysurl.sweep.space import Space, read_space
 
 if TYPE_CHECKING:
     from raysurl.sweep.plan import SweepPlan, SweepRequest

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 GIANT_SHARE = 0.5
 FEW_CHILDREN = {"level2": 2.0}  # per cluster: below, most samples stand alone …
@@ -37,6 +36,9 @@ def of_level(clusters: NDArray[np.int64], labels: NDArray[np.int64] | None) -> d
     }
     if labels is None or not (labels >= 0).any():
         return found
+    # most of what a process of RCL would import, where this is asked of the memory alone
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
     known = labels >= 0
     truth, ids = labels[known], inverse[known]
     return found | {

@@ -16,12 +16,13 @@ from typing import Any
 
 from raysurl.sweep import tables
 from raysurl.sweep.agreement import Agreement
+from raysurl.sweep.axis import labels_of, settings_of
 from raysurl.sweep.cells import ROOT
 from raysurl.sweep.claims import WORDS
 from raysurl.sweep.full_size import Estimate, Speeds, estimate, read_speeds
 from raysurl.sweep.kept import never_run, read_folder
 from raysurl.sweep.results import Sweep, left_out
-from raysurl.sweep.space import SPACES, Space, at_scale, labels_of, read_space, settings_of
+from raysurl.sweep.space import SPACES, Space, at_scale, read_space
 
 PAPERS = ("ressl", "rcl", "superand", "mvmr", "genurl")  # a space is named after its paper first
 OTHERS = "Other sweeps"

@@ -16,17 +16,8 @@ from pydantic import BaseModel
 from raysurl.errors import InputError
 from raysurl.recipe import DEFAULT_METHOD, Recipe, nearest, read_recipe_file, recipe_from, typed
 from raysurl.recipe.method_config import config_class
-from raysurl.sweep.space import (
-    INACTIVE,
-    Axis,
-    Settings,
-    Space,
-    as_settings,
-    key_of,
-    labels_of,
-    settings_of,
-    text,
-)
+from raysurl.sweep.axis import Axis, Settings, as_settings, key_of, labels_of, settings_of, text
+from raysurl.sweep.space import INACTIVE, Space
 from raysurl.train.run_directory import FREE_ON_RESUME
 
 ROOT = "{root}"  # in a path of a space: what the command names as data_root=

@@ -9,7 +9,8 @@ from typing import Any
 
 from raysurl.errors import InputError
 from raysurl.recipe import nearest
-from raysurl.sweep.space import INACTIVE, Space, labels_of
+from raysurl.sweep.axis import labels_of
+from raysurl.sweep.space import INACTIVE, Space
 
 
 def paper_numbers(space: Space) -> dict[tuple[str, ...], float]:

@@ -16,11 +16,12 @@ from raysurl.evaluate.elsewhere import final_names_at
 from raysurl.evaluate.expected import final_names, online_names
 from raysurl.recipe import Recipe, nearest
 from raysurl.sweep import cells as cells_
+from raysurl.sweep.axis import labels_of
 from raysurl.sweep.cells import Cell, MissingDataError, Trial
 from raysurl.sweep.listing import listed_recipe
 from raysurl.sweep.paper import paper_numbers, paper_seconds
 from raysurl.sweep.pilot import extremes
-from raysurl.sweep.space import SECONDS, Space, at_scale, labels_of
+from raysurl.sweep.space import SECONDS, Space, at_scale
 
 Splits = tuple[Samples, Samples | None]
 # protocol -> what it judges a space by that names no objective: the first that is asked for

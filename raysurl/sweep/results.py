@@ -16,8 +16,9 @@ from raysurl.errors import InputError
 from raysurl.intervals import over_seeds
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.agreement import Agreement, Pair, agree
+from raysurl.sweep.axis import labels_of
 from raysurl.sweep.claims import Verdict, judge
-from raysurl.sweep.space import INACTIVE, Space, labels_of, space_from
+from raysurl.sweep.space import INACTIVE, Space, space_from
 from raysurl.sweep.trial import Outcome
 
 LOST = ("collapsed", "diverged")

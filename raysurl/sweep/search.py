@@ -17,9 +17,10 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from raysurl import streams
+from raysurl.sweep.axis import Axis, labels_of
 from raysurl.sweep.cells import Trial, active, cell_of, trial_of
 from raysurl.sweep.plan import SweepPlan
-from raysurl.sweep.space import SECONDS, Axis, Space, labels_of
+from raysurl.sweep.space import SECONDS, Space
 from raysurl.sweep.trial import Outcome
 
 REPEATS = 100  # suggestions of trials that are known already before the search gives up finding a new one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,9 +12,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from raysurl.errors import InputError
 from raysurl.paths import given_path
-from raysurl.recipe import Recipe, read_mapping
+from raysurl.recipe import read_mapping
 from raysurl.recipe.files import with_base
 from raysurl.recipe.schema import Section, nearest, sentence
+from raysurl.sweep.axis import Axis, check_axis, labels_of, text, value_of
 from raysurl.sweep.claims import Claim
 from raysurl.sweep.pilot import Pilot
 
@@ -23,31 +23,6 @@ SPACES = Path(str(resources.files("raysurl") / "search_spaces"))
 INACTIVE = "–"  # the label of a conditional axis where its condition does not hold
 SMALL = ("cpu", "photographs")  # scales of small versions
 SECONDS = "seconds"  # an objective that every trial has: its time of training and evaluation
-Settings = dict[str, Any]  # dotted recipe key -> value
-
-
-class Axis(Section):
-    """One thing that is varied. A plain list in the file is `grid`.
-
-    `grid` or `choice`: values, or label -> value, or, where the axis is no recipe key, label -> {recipe key: value}.
-    `when`: axis -> the labels with which this axis is active; elsewhere it is not set.
-    """
-
-    key: str | None = None  # the recipe key, where the axis has another name
-    grid: list[Any] | dict[str, Any] | None = None
-    choice: list[Any] | dict[str, Any] | None = None
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
-    integer: tuple[int, int] | None = None
-    when: dict[str, list[str]] = Field({})
-
-    @property
-    def values(self) -> list[Any] | dict[str, Any] | None:
-        return self.grid if self.grid is not None else self.choice
-
-    @property
-    def range(self) -> tuple[float, float] | None:
-        return self.uniform or self.loguniform or self.integer
 
 
 class Prune(Section):
@@ -158,7 +133,7 @@ class Space(Section):
         if not self.axes:
             raise ValueError("a space needs at least one axis")
         for name, axis in self.axes.items():
-            _check_axis(name, axis, self)
+            check_axis(name, axis, self)
         if self.search == "optuna" and self.prune and len(self.objectives) > 1:
             raise ValueError("a search with several objectives cannot be pruned; leave out prune")
         if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
@@ -180,67 +155,6 @@ class Space(Section):
                     f"measures.{name} must be of a grid's axis, and name a metric for each of its values"
                 )
         return self
-
-
-def _check_axis(name: str, axis: Axis, space: Space) -> None:
-    kinds = [
-        k for k in ("grid", "choice", "uniform", "loguniform", "integer") if getattr(axis, k) is not None
-    ]
-    if len(kinds) != 1:
-        raise ValueError(f"axis {name} needs exactly one of grid, choice, uniform, loguniform, integer")
-    if axis.values is not None and not axis.values:
-        raise ValueError(f"axis {name} is empty; give it at least one value or leave it out")
-    if axis.range and not (axis.range[0] < axis.range[1] and (not axis.loguniform or axis.range[0] > 0)):
-        raise ValueError(
-            f"axis {name}: {kinds[0]} needs (low, high) with low < high, and low > 0 for loguniform"
-        )
-    if axis.range and space.search == "grid":
-        raise ValueError(f"axis {name}: {kinds[0]} has no grid; give values, or search: optuna")
-    if axis.range and key_of(name, axis) is None:
-        raise ValueError(f"axis {name}: {kinds[0]} needs the recipe key it sets, key: …")
-    if len(set(labels_of(axis))) < len(labels_of(axis)):
-        raise ValueError(f"axis {name} names a value twice")
-    before = list(space.axes)[: list(space.axes).index(name)]
-    for other, labels in axis.when.items():
-        if other not in before:
-            raise ValueError(f"axis {name}: when names {other}, which is not an axis before it")
-        known = labels_of(space.axes[other])
-        if wrong := [label for label in labels if known and label not in known]:
-            raise ValueError(f"axis {name}: when names {other}={wrong[0]}; it has {', '.join(known)}")
-
-
-def key_of(name: str, axis: Axis) -> str | None:
-    """The recipe key that an axis sets; None for an axis of bundles."""
-    return axis.key or (name if "." in name or name in Recipe.model_fields else None)
-
-
-def text(value: Any) -> str:
-    """The label of a value, as it is written in a file."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def labels_of(axis: Axis) -> list[str]:
-    return [text(v) for v in axis.values or ()]  # of a mapping: its keys
-
-
-def settings_of(name: str, axis: Axis, label: str) -> Settings:
-    """What a label of a finite axis sets. Raises InputError where a bundle is no mapping."""
-    values = axis.values
-    assert values is not None
-    value = values[label] if isinstance(values, dict) else next(v for v in values if text(v) == label)
-    return as_settings(name, axis, label, value)
-
-
-def as_settings(name: str, axis: Axis, label: str, value: Any) -> Settings:
-    key = key_of(name, axis)
-    if key is not None:
-        return {key: value}
-    if not isinstance(value, dict):
-        raise InputError(
-            f"axis {name} is not a recipe key, so {label} must be a mapping of recipe keys to values (or name the key"
-            " it sets, key: …)"
-        )
-    return value
 
 
 # -------------------------------------------------------------------- reading
@@ -309,7 +223,7 @@ def at_scale(space: Space, scale: str) -> tuple[Space, dict[str, set[str]]]:
                 f"space {space.name}: {scale}.axes names {name}; {nearest(name, axes, 'the axes are')}"
             )
         axis = axes[name]
-        values = {label: _value(axis, label) for label in labels_of(axis)}
+        values = {label: value_of(axis, label) for label in labels_of(axis)}
         if wrong := [label for label in mapped if label not in values]:
             raise InputError(
                 f"space {space.name}: {scale}.axes.{name} maps {wrong[0]};"
@@ -329,8 +243,3 @@ def at_scale(space: Space, scale: str) -> tuple[Space, dict[str, set[str]]]:
         "prune": small.prune or space.prune,
     }
     return space.model_copy(update=changes), missing
-
-
-def _value(axis: Axis, label: str) -> Any:
-    values = axis.values or []
-    return values[label] if isinstance(values, dict) else next(v for v in values if text(v) == label)

@@ -9,9 +9,10 @@ from scipy import stats
 
 from raysurl.errors import InputError
 from raysurl.sweep.agreement import Pair, agree
+from raysurl.sweep.axis import labels_of
 from raysurl.sweep.claims import Claim, judge, listed
 from raysurl.sweep.paper import paper_numbers
-from raysurl.sweep.space import SPACES, labels_of, read_space, space_from
+from raysurl.sweep.space import SPACES, read_space, space_from
 
 
 @dataclass(frozen=True)

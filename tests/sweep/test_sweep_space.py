@@ -10,10 +10,11 @@ pytest.importorskip("optuna")
 
 from raysurl.commands import sweep
 from raysurl.errors import InputError
+from raysurl.sweep.axis import labels_of
 from raysurl.sweep.cells import cell_of, cells, recipe_of
 from raysurl.sweep.paper import paper_numbers
 from raysurl.sweep.plan import SweepRequest, make_plan
-from raysurl.sweep.space import SPACES, at_scale, labels_of, read_space, space_from
+from raysurl.sweep.space import SPACES, at_scale, read_space, space_from
 
 BASE = {
     "name": "small",
@@ -319,7 +320,9 @@ def test_a_version_of_photographs_is_of_the_same_images_and_network_in_every_cel
     assert all("has no small version" in why for why in listed.not_run.values())
     assert {r.encoder.name for r in listed.recipes} == {"convnet"}
     assert {(r.data.path, r.data.limit) for r in listed.recipes} == {("/nonexistent/train.parquet", 5000)}
-    assert {(r.views.size, r.train.batch_size, r.train.precision) for r in listed.recipes} == {(24, 128, "bf16")}
+    assert {(r.views.size, r.train.batch_size, r.train.precision) for r in listed.recipes} == {
+        (24, 128, "bf16")
+    }
     with pytest.raises(InputError, match="no cell can be run here"):
         make_plan(request)
 
