@@ -9,7 +9,9 @@ that new points are a pass through a small network. Importing `raysurl` does not
 
 from __future__ import annotations
 
+import copy
 import tempfile
+from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -38,6 +40,8 @@ from raysurl.runtime import LocalRuntime, named_device, torch_as_it_starts
 from raysurl.train import trainer
 
 BLOCK = 8192  # rows transformed at once
+FAST_BLOCK = 256  # … in fp32, always as many: a product of another shape may end in another last digit
+FAST_SCALES = (1e-30, 1e30)  # that fp32 divides by without loss
 PASSES, LEAST_STEPS, MOST_STEPS = 100, 1000, 12_000  # where `epochs` is None
 FLOATS = (np.float64, np.float32)
 LEAST = 1e-140  # of a spread whose square fp64 holds with all its digits
@@ -147,22 +151,49 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         )
 
     def transform(self, X: Any) -> NDArray[np.floating[Any]]:
-        """New points X (n, D) -> (n, n_components), in fp64 inside: a point's place does not depend on its company."""
+        """New points X (n, D) -> (n, n_components), in the precision of X: float32 takes a third of float64's time.
+
+        A point's place does not depend on its company.
+        """
         check_is_fitted(self, "encoder_")
         return self._embed(validate_data(self, X, dtype=FLOATS, accept_sparse="csr", reset=False))
 
     @torch_as_it_starts()
     def _embed(self, rows: Any) -> NDArray[np.floating[Any]]:
         """Dense or sparse rows (n, D), block by block, so that sparse ones are never dense as a whole."""
-        kind, done = rows.dtype, []
+        fast = rows.dtype == np.float32 and FAST_SCALES[0] < self._scale < FAST_SCALES[1]
+        embed = self._in_fp32() if fast else self._in_fp64
+        found = np.empty((rows.shape[0], self.n_components), rows.dtype)
         with torch.inference_mode():
             for start in range(0, rows.shape[0], BLOCK):
                 block = rows[start : start + BLOCK]
                 block = block.toarray() if issparse(block) else block
-                part = (block.astype(np.float64) - self._centre) / self._scale
-                done.append(self.encoder_(torch.from_numpy(part)).numpy())
-        found: NDArray[np.floating[Any]] = np.concatenate(done).astype(kind)
+                found[start : start + BLOCK] = embed(block)
         return found
+
+    def _in_fp64(self, block: NDArray[Any]) -> NDArray[Any]:
+        part = (block.astype(np.float64) - self._centre) / self._scale
+        return self.encoder_(torch.from_numpy(part)).numpy()
+
+    def _in_fp32(self) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """The same for blocks of float32. The centre is subtracted in two parts: rounded to fp32 it would shift all
+        points where it is large beside their spread."""
+        network = copy.deepcopy(self.encoder_).float()
+        high = self._centre.astype(np.float32)
+        low = torch.from_numpy((self._centre - high).astype(np.float32))
+        rows = torch.zeros(FAST_BLOCK, len(high))
+
+        def embed(block: NDArray[np.float32]) -> NDArray[np.float32]:
+            found = np.empty((len(block), self.n_components), np.float32)
+            for start in range(0, len(block), FAST_BLOCK):
+                given = torch.from_numpy(block[start : start + FAST_BLOCK])
+                count = len(given)
+                torch.sub(given, torch.from_numpy(high), out=rows[:count])
+                rows[:count].sub_(low).div_(self._scale)
+                found[start : start + FAST_BLOCK] = network(rows)[:count].numpy()
+            return found
+
+        return embed
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> NDArray[np.floating[Any]]:
         """`fit`, then the embedding of the same points."""

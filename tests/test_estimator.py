@@ -285,3 +285,21 @@ def test_names_of_the_output_and_a_plot(digits, fitted, tmp_path):
 def test_importing_raysurl_stays_light():
     code = "import sys, raysurl; print([m for m in ('torch', 'sklearn', 'ray') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x, lambda x: x * 1e-3 + 1000, lambda x: x * 1e-36],
+    ids=["plain", "far from 0", "tiny"],
+)
+def test_points_in_float32_lie_where_those_in_float64_do_whatever_their_company(digits, change):
+    rows = change(digits[0]).astype(np.float32)
+    model = small().fit(rows)
+    found = model.transform(rows)
+    assert found.dtype == np.float32
+    spread = np.ptp(found)
+    np.testing.assert_allclose(found, model.transform(rows.astype(np.float64)), rtol=0, atol=1e-5 * spread)
+    np.testing.assert_array_equal(found, model.embedding_)
+    order = np.random.default_rng(0).permutation(len(rows))
+    np.testing.assert_allclose(model.transform(rows[order]), found[order], rtol=0, atol=1e-6 * spread)
+    np.testing.assert_allclose(model.transform(rows[300:301]), found[300:301], rtol=0, atol=1e-6 * spread)
