@@ -31,20 +31,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that are given a cluster, or start one, are marked `ray`, and those are slow.
 
-    Files of them are spread among the others: while one process of the suite waits for Ray's processes to start, the
-    other has work for both cores.
+    One process of the suite has them all, and so the only cluster, which costs twenty seconds of a core. They come
+    first; the other tests go to both processes by their file, as one or the other is free.
     """
-    with_ray = set()
     for item in items:
         if "ray_session" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.slow)
-            with_ray.add(item.path)
-    paths = list(dict.fromkeys(item.path for item in items))
-    kinds = [[path for path in paths if (path in with_ray) == known] for known in (True, False)]
-    place = {path: i / len(kind) for kind in kinds for i, path in enumerate(kind)}
-    items.sort(key=lambda item: place[item.path])
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
+    items.sort(key=lambda item: not item.get_closest_marker("ray"))
 
 
 def pytest_collection_finish() -> None:

@@ -78,4 +78,9 @@ def test_a_worker_that_has_not_the_file_says_so(ray_session, tmp_path, monkeypat
     with pytest.raises(
         InputError, match=r"mine\.py: there is no such file on .*; every machine of a run reads it"
     ):
-        trained(tmp_path / "run", f"method.name={tmp_path}/mine.py:Pulled", "method.queue_size=40")
+        trained(
+            tmp_path / "run",
+            f"method.name={tmp_path}/mine.py:Pulled",
+            "method.queue_size=40",
+            "scale.workers=1",
+        )
