@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -303,3 +304,36 @@ def test_points_in_float32_lie_where_those_in_float64_do_whatever_their_company(
     order = np.random.default_rng(0).permutation(len(rows))
     np.testing.assert_allclose(model.transform(rows[order]), found[order], rtol=0, atol=1e-6 * spread)
     np.testing.assert_allclose(model.transform(rows[300:301]), found[300:301], rtol=0, atol=1e-6 * spread)
+
+
+@pytest.mark.parametrize("form", ["reversed", "columns reversed", "read only", "of a record", "kept on disk"])
+def test_float32_rows_may_lie_in_memory_as_they_like(digits, form, tmp_path):
+    rows = np.ascontiguousarray(digits[0][:200])
+    other = np.zeros(200, [("id", "u1"), ("x", np.float32, 64)])
+    other["x"] = rows
+    np.save(tmp_path / "rows.npy", rows)
+    given = {
+        "reversed": rows[::-1].copy()[::-1],
+        "columns reversed": rows[:, ::-1].copy()[:, ::-1],
+        "read only": rows.copy(),
+        "of a record": other["x"],
+        "kept on disk": np.load(tmp_path / "rows.npy", mmap_mode="r"),
+    }[form]
+    if form == "read only":
+        given.flags.writeable = False
+    expected = small().fit(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = small().fit(given)
+        np.testing.assert_array_equal(found.transform(given), expected.transform(rows))
+    np.testing.assert_array_equal(found.embedding_, expected.embedding_)
+
+
+def test_what_float32_does_not_hold_is_placed_all_the_same(digits):
+    rows = digits[0][:200]
+    model = small().fit(rows)
+    far = np.vstack([rows[:3], np.full((1, 64), 3e38, np.float32)])
+    with np.errstate(all="raise", under="ignore"):
+        found = model.transform(far)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[:3], model.embedding_[:3], rtol=1e-4, atol=1e-5)
