@@ -1,4 +1,5 @@
-"""JSON from files that may hold anything by now: a value of the kind that is asked for, or ValueError."""
+"""JSON from files that may hold anything by now: a value of the kind that is asked for, or ValueError; `found_in`: or
+nothing."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     from raysurl.sweep.plan import make_plan
     from raysurl.sweep.report import write_report
     from raysurl.sweep.results import read_sweep
-    from raysurl.sweep.running import check_any_finished, run, show_plan
+    from raysurl.sweep.running import check_any_finished, not_begun, run, show_plan
 
     plan = make_plan(asked.request)
     if asked.print_only:
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     came_out, sentences = verdict(read_sweep(asked.output), set(plan.ids))
     for sentence in sentences:
         Console().print(sentence, markup=False, highlight=False, soft_wrap=True)
+    if left := not_begun(plan, asked.output):
+        raise UndecidedError(f"{asked.request.space.title}: {left}")
     if came_out == "otherwise":
         raise RunError(f"{asked.request.space.title}: otherwise than in the paper")
     if came_out == "not seen":

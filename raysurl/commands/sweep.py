@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = read_arguments(arguments)
     from raysurl.sweep.plan import make_plan
     from raysurl.sweep.report import write_report
-    from raysurl.sweep.running import check_any_finished, run, show_plan
+    from raysurl.sweep.running import check_any_finished, not_begun, run, show_plan
 
     if asked.print_only:
         show_plan(make_plan(asked.request, listed=True))
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str]) -> None:
     run(plan, asked.output, again, resources=asked.share, max_hours=asked.max_hours)
     print(write_report(asked.output))
     check_any_finished(plan, asked.output)
+    if left := not_begun(plan, asked.output):
+        print(left)
     if asked.request.pilot:
         _show_pilot(plan, asked.output)
 
@@ -109,10 +111,14 @@ def read_arguments(arguments: Sequence[str]) -> Asked:
     if "space" not in mine:
         raise InputError("name the space: space=NAME of search_spaces/ or a YAML file")
     space = read_space(mine["space"])
-    scale = mine.get("scale", "cpu" if space.cpu else "full")
+    scale = mine.get("scale", space.usual_scale)
     if _truth(mine, "pilot") and not (space.search == "grid" and space.paper):
         raise InputError(
             f"pilot=true compares cells by the numbers of a paper, and space {space.name} has none"
+        )
+    if _truth(mine, "pilot") and not space.small(scale):
+        raise InputError(
+            f"pilot=true asks what a small version can show, and scale={scale} is none of space {space.name}"
         )
     if space.search == "grid" and "trials" in mine:
         raise InputError(

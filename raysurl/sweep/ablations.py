@@ -22,7 +22,7 @@ from raysurl.sweep.claims import WORDS
 from raysurl.sweep.full_size import Estimate, Speeds, estimate, read_speeds
 from raysurl.sweep.kept import never_run, read_folder
 from raysurl.sweep.results import Sweep, left_out
-from raysurl.sweep.space import SPACES, Space, at_scale, read_space
+from raysurl.sweep.space import SMALL, SPACES, Space, at_scale, read_space
 
 PAPERS = ("ressl", "rcl", "superand", "mvmr", "genurl")  # a space is named after its paper first
 OTHERS = "Other sweeps"
@@ -85,18 +85,20 @@ class Card:
         if self.ran:
             agreements = [a.sentence(self.sweep.space.band.spearman) for a in self.agreements]
             return [*agreements, *tables.facts(self.sweep), *left_out(self.sweep)]
-        space, small = self.sweep.space, self.published.cpu if self.published else None
+        space, published = self.sweep.space, self.published
         found = ["Not run."]
         found += ["The paper's numbers were read off a plot, which prints none."] * space.read_from_figure
         found += [f"The paper says: {space.says}."] if space.says else []
-        found += [f"The small version: {small.stands_in}."] if small and small.stands_in else []
-        return [*found, *(tables.pilots(self.published, "cpu") if self.published else [])]
+        scale = published.usual_scale if published else "full"
+        if published is None or scale == "full":
+            return found
+        return [*found, f"The small version: {published.stands_in(scale)}.", *tables.pilots(published, scale)]
 
     @property
     def commands(self) -> list[str]:
         """What runs it as it was run, or would be, and at the paper's size."""
         space, known = self.published or self.sweep.space, self.published is not None
-        first = self.sweep.scale if self.ran or not space.cpu else "cpu"
+        first = self.sweep.scale if self.ran else space.usual_scale
         scales = dict.fromkeys([first, "full"]) if known else {first: None}
         return [command(space, scale) for scale in scales]
 
@@ -167,8 +169,14 @@ def _needs_root(space: Space, scale: str) -> bool:
 
 
 def counts(found: Sequence[Card]) -> dict[str, int]:
-    """Kind of verdict -> claims, in the order of KINDS."""
-    kinds = Counter(said.kind for card in found for said in card.claims)
+    """Kind of verdict -> claims, in the order of KINDS; those of a table that was run at several scales once, as its
+    largest has it."""
+    order = (*SMALL, "full")
+    largest = {
+        card.name: card
+        for card in sorted(found, key=lambda card: order.index(card.sweep.scale) if card.ran else -1)
+    }
+    kinds = Counter(said.kind for card in largest.values() for said in card.claims)
     return {kind: kinds[kind] for kind in KINDS}
 
 

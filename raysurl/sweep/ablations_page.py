@@ -105,7 +105,8 @@ def _line(card: Card, place: int) -> str:
     mean = sum(ranks) / len(ranks) if ranks else None
     seconds = card.sweep.seconds if card.ran else None
     hours = card.full.total if card.full and card.waits and card.full.hours else None
-    cells = [f'<td><a href="#{_id(card, place)}">{escape(card.title)}</a></td>']
+    scale = f", {card.sweep.scale}" if card.ran and card.sweep.scale != "cpu" else ""
+    cells = [f'<td><a href="#{_id(card, place)}">{escape(card.title + scale)}</a></td>']
     cells += [_cell(count, f"{count or ''}") for count in counts([card]).values()]
     cells += [_cell(mean, f"{mean:.2f}" if mean is not None else "")]
     cells += [_cell(len(card.sweep.ended), f"{len(card.sweep.ended) or ''}")]

@@ -85,10 +85,7 @@ def labels_of(axis: Axis) -> list[str]:
 
 def settings_of(name: str, axis: Axis, label: str) -> Settings:
     """What a label of a finite axis sets. Raises InputError where a bundle is no mapping."""
-    values = axis.values
-    assert values is not None
-    value = values[label] if isinstance(values, dict) else next(v for v in values if text(v) == label)
-    return as_settings(name, axis, label, value)
+    return as_settings(name, axis, label, value_of(axis, label))
 
 
 def as_settings(name: str, axis: Axis, label: str, value: Any) -> Settings:

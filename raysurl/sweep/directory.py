@@ -95,7 +95,6 @@ def describe(plan: SweepPlan) -> dict[str, Any]:
         "overrides": dict(plan.request.overrides or {}),
         "space": {k: v for k, v in at_scale.items() if k not in FREE},
     }
-    small = plan.request.space.small(plan.request.scale)
     paper = paper_numbers(plan.request.space)
     ran = {key: {"labels": list(key), "ids": list(ids)} for key, ids in plan.ids.items()}
     left = {key: {"labels": list(key), "ids": [], "why": why} for key, why in plan.not_run.items()}
@@ -103,7 +102,7 @@ def describe(plan: SweepPlan) -> dict[str, Any]:
         "identity": json.loads(json.dumps(identity)),
         "space": at_scale,
         "published": published,
-        "stands_in": small.stands_in if small else "",
+        "stands_in": plan.request.space.stands_in(plan.request.scale),
         "cells": list({**ran, **left}.values()),
         "paper": [{"labels": list(key), "value": value} for key, value in paper.items()],
         "starts": [{"time": time.time(), "commit": commit()}],

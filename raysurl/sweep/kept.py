@@ -53,14 +53,20 @@ def read_csv(path: Path) -> Sweep:
 
     Raises InputError where the file is no such table.
     """
-    if not (SPACES / f"{path.stem}.yaml").is_file():
+    name, _, named = path.stem.partition("-")
+    if not (SPACES / f"{name}.yaml").is_file():
         raise InputError(
-            f"{path} is named after no space of search_spaces/; call a table of a sweep SPACE.csv, for example"
-            " ressl_table2.csv"
+            f"{path} is named after no space of search_spaces/; call a table of a sweep SPACE.csv or SPACE-SCALE.csv,"
+            " for example ressl_table2.csv"
         )
-    published = read_space(path.stem)
-    rows = _rows(path, list(published.axes))
-    scale = rows[0][1].get("scale") or _beside(path, r"at scale=(\w+)\b") or _usual(published)
+    published = read_space(name)
+    rows = _rows(path, published)
+    said = {row.get("scale") or named or _beside(path, r"at scale=(\w+)\b") for _, row in rows}
+    if len(said) > 1:
+        raise InputError(
+            f"{path} holds cells of scale={' and of scale='.join(sorted(map(str, said)))}; keep each in a file"
+        )
+    scale = said.pop() or published.usual_scale
     if scale != "full" and not published.small(scale):
         raise InputError(f"{path}: scale={scale} is none of space {published.name}")
     space = scaled(published, scale)
@@ -77,11 +83,8 @@ def read_csv(path: Path) -> Sweep:
         for k, outcome in enumerate(e.outcomes)
     )
     made = _made(path, rows[0][1])
-    small = published.small(scale)
     of_seeds = all(row.get("values") or not int(row["seeds"]) for _, row in rows)
-    return Sweep(
-        path.parent, space, scale, small.stands_in if small else "", entries, trials, (), made, of_seeds
-    )
+    return Sweep(path.parent, space, scale, published.stands_in(scale), entries, trials, (), made, of_seeds)
 
 
 def never_run(published: Space) -> Sweep:
@@ -102,15 +105,12 @@ def unrun(space: Space) -> list[CellResult]:
     return [CellResult(c.key, space.metric_of(c.key), (), 0) for c in cells(space)]
 
 
-def _usual(published: Space) -> str:
-    return "cpu" if published.cpu else "full"
-
-
 # -------------------------------------------------------------------- of a file
 
 
-def _rows(path: Path, axes: list[str]) -> list[tuple[tuple[str, ...], Row]]:
+def _rows(path: Path, published: Space) -> list[tuple[tuple[str, ...], Row]]:
     """Labels of each line, and its other columns. Raises InputError."""
+    axes = list(published.axes)
     try:
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path} is larger than any table of a sweep")
@@ -124,11 +124,13 @@ def _rows(path: Path, axes: list[str]) -> list[tuple[tuple[str, ...], Row]]:
     others = head[len(axes) :]
     if head[: len(axes)] != axes or not set(NEEDED) <= set(others):
         wanted = ", ".join([*axes, *NEEDED])
-        raise InputError(f"{path} is no table of space {path.stem}, whose columns are {wanted} and others")
+        raise InputError(
+            f"{path} is no table of space {published.name}, whose columns are {wanted} and others"
+        )
     if len(set(others)) < len(others):
         raise InputError(f"{path} has a column twice")
     if not lines:
-        raise InputError(f"{path} holds no cell of space {path.stem}")
+        raise InputError(f"{path} holds no cell of space {published.name}")
     for number, line in enumerate(lines, 2):
         if len(line) != len(head):
             raise InputError(f"{path}, line {number} has {len(line)} columns, and its head {len(head)}")

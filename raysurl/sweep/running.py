@@ -63,6 +63,12 @@ def check_any_finished(plan: SweepPlan, directory: Path) -> None:
     raise RunError(f"no trial of {plan.space.title} finished ({said}) in {directory}{first}")
 
 
+def not_begun(plan: SweepPlan, directory: Path) -> str:
+    """A sentence on the trials of a grid that its time did not reach; "" where it reached all."""
+    left = len(remaining(directory, plan)) if plan.space.search == "grid" else 0
+    return f"{left} of {plan.total} trials have not ended; the same command goes on with them" if left else ""
+
+
 def search_of(plan: SweepPlan, directory: Path) -> tuple[Search, int]:
     """What names the trials, and how many of those that are asked for have ended before."""
     if plan.space.search == "grid":
@@ -81,8 +87,8 @@ def show_plan(plan: SweepPlan) -> None:
     # a pipe has no width: lines stay whole there
     space, console = plan.space, Console(width=None if sys.stdout.isatty() else WIDE)
     console.print(f"{space.title} ({plan.request.scale})", highlight=False)
-    if small := space.small(plan.request.scale):
-        console.print(f"stand-ins: {small.stands_in or 'none'}", markup=False, highlight=False)
+    if standing := space.stands_in(plan.request.scale):
+        console.print(f"stand-ins: {standing}", markup=False, highlight=False)
     if space.search == "optuna":
         console.print(
             f"{space.trials} trials, chosen one by one over {', '.join(space.axes)}", highlight=False

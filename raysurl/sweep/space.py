@@ -110,7 +110,18 @@ class Space(Section):
 
     def small(self, scale: str) -> Small | None:
         """Its version at a scale; None at full scale, and where it has none."""
-        return {"cpu": self.cpu, "photographs": self.photographs}.get(scale)
+        found: Small | None = getattr(self, scale) if scale in SMALL else None
+        return found
+
+    @property
+    def usual_scale(self) -> str:
+        """The first of its small versions; full where it has none."""
+        return next((scale for scale in SMALL if self.small(scale)), "full")
+
+    def stands_in(self, scale: str) -> str:
+        """Which data stand in for the paper's; "" at full scale."""
+        small = self.small(scale)
+        return (small.stands_in or "no stand-ins") if small else ""
 
     @property
     def pilots(self) -> dict[str, Pilot]:

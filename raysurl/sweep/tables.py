@@ -97,14 +97,9 @@ def pilots(space: Space, scale: str = "") -> list[str]:
     """A sentence on each pilot of its small versions; that of `scale`, which is spoken of already, comes first."""
     found = sorted(space.pilots.items(), key=lambda item: item[0] != scale)
     return [
-        pilot.sentence if name == scale else f"At scale={name} ({_standing(space, name)}): {pilot.sentence}"
+        pilot.sentence if name == scale else f"At scale={name} ({space.stands_in(name)}): {pilot.sentence}"
         for name, pilot in found
     ]
-
-
-def _standing(space: Space, scale: str) -> str:
-    small = space.small(scale)
-    return small.stands_in if small else ""
 
 
 def facts(sweep: Sweep) -> list[str]:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from places import ROOT
 
 from raysurl import cli
+from raysurl.commands import reproduce
 from raysurl.encoder import encoder_of
-from raysurl.errors import InputError
+from raysurl.errors import InputError, UndecidedError
 from raysurl.nets.counting import flops
 from raysurl.recipe import dump, load_recipe
 from raysurl.sweep import directory as sweep_directory
-from raysurl.sweep import tables
+from raysurl.sweep import running, tables
 from raysurl.sweep.ablations import KINDS, as_data, cards, command, counts, is_of_paper, total
 from raysurl.sweep.ablations_page import html
 from raysurl.sweep.full_size import estimate, read_speeds
@@ -128,6 +129,39 @@ def test_a_table_of_before_has_its_verdicts_and_its_commit(sweep, results, tmp_p
     assert (kept.scale, kept.made.commits) == ("cpu", ("abc1", "def2+"))
     # which values the seeds gave is not known, so that nothing can be resampled
     assert [a.interval for a in kept.agreements()] == [None]
+
+
+def test_a_table_at_two_scales_has_a_file_for_each_and_its_claims_count_once(results, found, tmp_path):
+    text = (results / f"{NAME}.csv").read_text()
+    (tmp_path / f"{NAME}.csv").write_text(text)
+    photographs = rewritten(results / f"{NAME}.csv", lambda row: row | {"scale": "photographs"})
+    (tmp_path / f"{NAME}-photographs.csv").write_text(photographs)
+    both = cards(tmp_path, None)
+    assert [card.sweep.scale for card in both if card.name == NAME and card.ran] == ["photographs", "cpu"]
+    assert counts(both) == counts([card for card in found if card.of_paper])
+    assert f"{read_space(NAME).title}, photographs</a>" in html(both)
+    head, *lines = photographs.splitlines()
+    (tmp_path / f"{NAME}.csv").write_text("\n".join([head, *text.splitlines()[1:2], *lines[1:]]))
+    with pytest.raises(
+        InputError, match="holds cells of scale=cpu and of scale=photographs; keep each in a file"
+    ):
+        read_csv(tmp_path / f"{NAME}.csv")
+
+
+def test_a_table_that_its_time_did_not_reach_is_undecided(tmp_path, monkeypatch):
+    def half(plan, directory, again, **more):
+        with sweep_directory.claim(directory, plan):
+            for trial in [t for t in plan.trials if t.seed < 2]:
+                sweep_directory.remember(directory, trial)
+                there = sweep_directory.trial_directory(directory, trial)
+                (there / "recipe.yaml").write_text(dump(trial.recipe))
+                write_outcome(there, ended(trial))
+
+    monkeypatch.setattr(running, "run", half)
+    with pytest.raises(
+        UndecidedError, match="3 of 9 trials have not ended; the same command goes on with them"
+    ):
+        reproduce.main([NAME, "scale=cpu", f"output={tmp_path / 's'}"])
 
 
 @given(st.floats(-1e3, 1e3), st.floats(0, 1e3), st.integers(2, 6))

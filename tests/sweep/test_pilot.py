@@ -110,6 +110,7 @@ def test_a_table_has_the_pilots_of_all_its_small_versions_and_its_own_first(tmp_
     ("arguments", "said"),
     [
         (["space=open_ressl", "pilot=true"], "has none"),
+        (["space=ressl_table3", "scale=full", "pilot=true"], "scale=full is none of space ressl_table3"),
         (["space=ressl_table3", "pilot=perhaps"], "pilot=perhaps must be true or false"),
     ],
 )
