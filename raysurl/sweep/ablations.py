@@ -96,10 +96,11 @@ class Card:
 
     @property
     def commands(self) -> list[str]:
-        """What runs it as it was run, or would be, and at the paper's size."""
+        """What runs it as it was run, or would be, in its other small versions, and at the paper's size."""
         space, known = self.published or self.sweep.space, self.published is not None
         first = self.sweep.scale if self.ran else space.usual_scale
-        scales = dict.fromkeys([first, "full"]) if known else {first: None}
+        others = [scale for scale in SMALL if space.small(scale)]
+        scales = dict.fromkeys([first, *others, "full"]) if known else {first: None}
         return [command(space, scale) for scale in scales]
 
     @property
