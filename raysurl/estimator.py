@@ -182,15 +182,15 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         spread."""
         high = self._centre.astype(np.float32)
         low = (self._centre - high).astype(np.float32)
+        centre = torch.from_numpy(high), torch.from_numpy(low)
         rows = np.zeros((FAST_BLOCK, len(high)), np.float32)
-        found = np.empty((len(block), self.n_components), np.float32)
+        given, found = torch.from_numpy(rows), np.empty((len(block), self.n_components), np.float32)
         for start in range(0, len(block), FAST_BLOCK):
-            given = block[start : start + FAST_BLOCK]
-            part = rows[: len(given)]
-            np.subtract(given, high, out=part)
-            np.subtract(part, low, out=part)
-            np.divide(part, np.float32(self._scale), out=part)
-            found[start : start + FAST_BLOCK] = self._fast(torch.from_numpy(rows))[: len(given)].numpy()
+            part = block[start : start + FAST_BLOCK]
+            count = len(part)
+            rows[:count] = part  # however they lie in memory
+            given[:count].sub_(centre[0]).sub_(centre[1]).div_(self._scale)
+            found[start : start + count] = self._fast(given)[:count].numpy()
         return found
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> NDArray[np.floating[Any]]:
