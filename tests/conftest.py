@@ -44,9 +44,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What has been loaded stays to the end: the collector of garbage need not walk through it again and again."""
+    """What has been loaded stays to the end: the collector of garbage need not walk through it again and again, and
+    what tests leave is collected less often than after each 700 objects, which took a fourteenth of their time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ def trained(folder, *settings):
 
 def test_a_package_trains_on_workers_as_it_does_without_ray(ray_session, tmp_path):
     expected, _ = trained(tmp_path / "local", "method.name=pulled", "runtime=local")
-    found, results = trained(tmp_path / "ray", "method.name=pulled")
+    found, results = trained(tmp_path / "ray", "method.name=pulled", "scale.workers=1")
     assert found == expected
     assert results["runtime"] == "ray"
     assert "eval/spread" in results["metrics"]
