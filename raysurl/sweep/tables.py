@@ -93,7 +93,7 @@ def beside(entry: CellResult | None) -> str:
     return entry.text() if entry.paper is None else f"{entry.text()} / {entry.paper:g}"
 
 
-def pilots(space: Space, scale: str = "") -> list[str]:
+def pilots(space: Space, scale: str) -> list[str]:
     """A sentence on each pilot of its small versions; that of `scale`, which is spoken of already, comes first."""
     found = sorted(space.pilots.items(), key=lambda item: item[0] != scale)
     return [

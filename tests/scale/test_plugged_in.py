@@ -49,7 +49,7 @@ def trained(folder, *settings):
 
 def test_a_package_trains_on_workers_as_it_does_without_ray(ray_session, tmp_path):
     expected, _ = trained(tmp_path / "local", "method.name=pulled", "runtime=local")
-    found, results = trained(tmp_path / "ray", "method.name=pulled", "scale.workers=1")
+    found, results = trained(tmp_path / "ray", "method.name=pulled")
     assert found == expected
     assert results["runtime"] == "ray"
     assert "eval/spread" in results["metrics"]
@@ -78,9 +78,4 @@ def test_a_worker_that_has_not_the_file_says_so(ray_session, tmp_path, monkeypat
     with pytest.raises(
         InputError, match=r"mine\.py: there is no such file on .*; every machine of a run reads it"
     ):
-        trained(
-            tmp_path / "run",
-            f"method.name={tmp_path}/mine.py:Pulled",
-            "method.queue_size=40",
-            "scale.workers=1",
-        )
+        trained(tmp_path / "run", f"method.name={tmp_path}/mine.py:Pulled", "method.queue_size=40")

@@ -174,8 +174,10 @@ def test_values_of_a_mean_and_a_deviation_have_them(mean, deviation, count):
 
 def test_every_kept_table_of_the_checkout_can_be_judged():
     kept = read_folder(ROOT / "results" / "sweeps")
-    named = {p.stem.partition("-")[0] for p in (ROOT / "results" / "sweeps").glob("*.csv")}
-    assert {s.space.name for s in kept} == named
+    named = {p.stem for p in (ROOT / "results" / "sweeps").glob("*.csv")}
+    usual = {s.space.name: s.space.usual_scale for s in kept}
+    assert {n if s.scale == usual[n] else f"{n}-{s.scale}" for s in kept if (n := s.space.name)} == named
+    assert len(kept) == len(named)
     for one in kept:
         assert len(one.verdicts()) == len(one.space.claims)
         assert sum(one.counts.values()) == sum(len(e.outcomes) for e in one.entries) > 0
