@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from contextlib import closing
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -285,13 +286,12 @@ class GenURL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         facts = SourceFacts(np.ones(len(rows), bool), (), None, None, "resident")
         source = ResidentSource([Shard(rows)], facts)
         with tempfile.TemporaryDirectory() as folder:
-            run = trainer.start(
-                recipe, LocalRuntime(named_device(str(self.device))), source, None, Path(folder)
-            )
-            trainer.refresh_memory(run)
-            epochs = range(recipe.total_epochs)
-            for _ in track(epochs, description="GenURL", disable=not self.verbose, transient=True):
-                trainer.train_epoch(run)
+            runtime = LocalRuntime(named_device(str(self.device)))
+            with closing(trainer.start(recipe, runtime, source, None, Path(folder))) as run:
+                trainer.refresh_memory(run)
+                epochs = range(recipe.total_epochs)
+                for _ in track(epochs, description="GenURL", disable=not self.verbose, transient=True):
+                    trainer.train_epoch(run)
             lines = metrics.read(Path(folder) / "metrics.jsonl")
         losses = [line["train/loss"] for line in lines if "train/loss" in line]
         loss = float(np.mean(losses[-run.plan.steps_per_epoch :]))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -65,8 +64,12 @@ class MetricsWriter:
         if self._last:
             self._last.result()
         for sink in self.sinks:
-            if isinstance(sink, TensorBoard):
-                sink.writer.flush()
+            getattr(sink, "flush", lambda: None)()
+
+    def close(self) -> None:
+        """Nothing is written after it; what the writers still have to do, they do."""
+        self._thread.shutdown(wait=False)
+        self._file.close()
 
     def check(self) -> None:
         """Raises StorageError where what is written reaches nobody: the directory is gone, or it is another one."""
@@ -278,43 +281,3 @@ class NonFiniteError(RunError):
             f"{self} at step {self.step}, batch of sample indices {shown}, … ({len(index)} in all); the last"
             f" checkpoint is step {saved_step}: lower train.optimizer.lr or set train.clip"
         )
-
-
-class TensorBoard:
-    """Scalars in the run directory's `tensorboard`."""
-
-    def __init__(self, run_dir: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        if threading.excepthook is not _without_writers:
-            _others.append(threading.excepthook)
-            threading.excepthook = _without_writers
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"))
-
-    def __call__(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
-
-
-_others: list[Callable[[Any], object]] = []
-
-
-def _without_writers(raised: Any) -> None:
-    """TensorBoard's thread prints what it raises, and raises it again at the next call, where it is understood."""
-    if type(raised.thread).__name__ != "_AsyncWriterThread":
-        _others[-1](raised)
-
-
-def wandb_sink(run_dir: Path, recipe: dict[str, Any]) -> Sink:
-    import wandb
-
-    run = wandb.init(dir=str(run_dir), name=run_dir.name, project="raysurl", config=recipe)
-    return lambda step, values: run.log(values, step=step)
-
-
-def mlflow_sink(run_dir: Path, recipe: dict[str, Any]) -> Sink:
-    import mlflow
-
-    mlflow.start_run(run_name=run_dir.name)
-    mlflow.log_dict(recipe, "recipe.json")
-    return lambda step, values: mlflow.log_metrics(values, step=step)

@@ -11,6 +11,7 @@ import contract
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 from small_run import finished_run
 
@@ -19,7 +20,7 @@ pytest.importorskip("optuna")
 
 
 from raysurl import cli, method
-from raysurl.commands import embed, evaluate, predict, report
+from raysurl.commands import embed, evaluate, index, predict, report
 from raysurl.errors import InputError
 from raysurl.recipe import continued, load_recipe
 from raysurl.run import pretrain
@@ -114,6 +115,19 @@ def test_embeddings_carry_class_names_relative_paths_model_and_commit(pets):
     assert [p.name for p in (root / "new" / "folder").iterdir()] == ["out.parquet"]
 
 
+def test_of_other_data_than_the_runs_no_image_is_left_out_for_the_runs_test_set(pets, tmp_path):
+    """A part of the folder was the test set of a run on another folder."""
+    root, run_dir = pets
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["data"]["eval_path"] = f"{root}/photos/chat été"
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    embed.main([f"run={copy}", f"to={tmp_path}/others.parquet", f"data.path={root}/photos"])
+    assert pq.read_table(tmp_path / "others.parquet").num_rows == 60
+    embed.main([f"run={copy}", f"to={tmp_path}/own.parquet"])
+    assert pq.read_table(tmp_path / "own.parquet").num_rows == 30
+
+
 def test_the_report_calls_classes_by_their_names_and_says_that_the_encoder_saw_the_test_images(pets):
     _, run_dir = pets
     text = (run_dir / "report.html").read_text()
@@ -184,6 +198,9 @@ def test_report_is_written_again(run_dir):
         ),
         (predict.main, ["run={run}", "to=c.csv", "log.wandb=true"], "classifier"),
         (embed.main, ["run={run}"], "to=FILE.parquet"),
+        (embed.main, ["run={run}", "to=e.parquet", "data.eval_path=new"], "which is not read here"),
+        (index.main, ["run={run}", "output=i", "data.eval_path=new"], "which is not read here"),
+        (predict.main, ["run={run}", "to=c.csv", "data.eval_path=new"], "which is not read here"),
         (embed.main, ["run={run}", "to={run}/manifest.parquet"], "exists already"),
         (report.main, ["run=nowhere"], "is not a run directory"),
     ],

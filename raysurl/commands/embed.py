@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raysurl.paths import new_file
-from raysurl.recipe import take
+from raysurl.recipe import of_one_set, take
 
 SETTINGS = {
     "run": ("DIR | FILE", "", "a finished run, or an encoder.safetensors"),
@@ -27,9 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     mine, rest = take(arguments, "to", "workers")
     # at once: what follows imports torch and opens the data
     target = new_file("to", mine.get("to", ""), ".parquet")
+    asked = of_one_set(rest)
     from raysurl.curation.given import count
 
     workers = count(mine, "workers", 0, least=0)
     from raysurl.curation.embedding import write_embeddings
 
-    write_embeddings(rest, target, workers=workers)
+    write_embeddings(asked, target, workers=workers)

@@ -8,7 +8,7 @@ from typing import Any
 
 from raysurl.errors import InputError
 from raysurl.paths import new_file, whole
-from raysurl.recipe import take
+from raysurl.recipe import of_one_set, take
 
 SETTINGS = {
     "run": ("DIR | FILE", "", "a run that was fine-tuned, or its classifier-NAME.safetensors"),
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     from raysurl.runtime import default_device
     from raysurl.train import local
 
-    found, device = load_classifier(mine["run"], rest), default_device()
+    found, device = load_classifier(mine["run"], of_one_set(rest)), default_device()
     samples = open_samples(found.recipe.data, "train", seed=found.recipe.stream_seed, depth=found.depth)
     check_width(found.recipe, samples.width())
     source, _ = local.open_sources(found.recipe, samples, None)

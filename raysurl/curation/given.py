@@ -48,11 +48,12 @@ def source_of(mine: Mapping[str, str], rest: Mapping[str, str], key: str = "embe
 def taken_up(named: str | None, mine: Mapping[str, str], rest: Mapping[str, str], folder: Path) -> Path:
     """The file of embeddings: the one that was named, or one in `folder` that is made here, if it is not yet there."""
     from raysurl.curation.embedding import write_embeddings
+    from raysurl.recipe import of_one_set
 
     if named is not None:
         return Path(named)
     target = folder / EMBEDDINGS
-    write_embeddings({**rest, "run": mine["run"]}, target)
+    write_embeddings({**of_one_set(rest), "run": mine["run"]}, target)
     return target
 
 

@@ -119,6 +119,19 @@ def take(arguments: Sequence[str], *keys: str) -> tuple[dict[str, str], dict[str
     return {key: given.pop(key) for key in keys if key in given}, given
 
 
+def of_one_set(given: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of a command that reads data.path alone. Of other data than the run's all is read: nothing is
+    left out for the run's test set.
+
+    Raises InputError for a test set, which nobody would read.
+    """
+    if "data.eval_path" in given:
+        raise InputError(
+            "data.eval_path= names a test set, which is not read here; name what to read with data.path="
+        )
+    return {**given, "data.eval_path": None} if "data.path" in given else dict(given)
+
+
 def recipe_of_trained(tree: dict[str, Any], given: Mapping[str, Any]) -> Recipe:
     """The recipe of an encoder that is trained, changed by overrides. Raises InputError for a setting of training
     alone, which would change nothing."""

@@ -121,18 +121,6 @@ def write_atomic(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def sinks(run_dir: Path, recipe: Recipe) -> list[metrics.Sink]:
-    """Where step metrics go besides metrics.jsonl."""
-    found: list[metrics.Sink] = []
-    if recipe.log.tensorboard:
-        found.append(metrics.TensorBoard(run_dir))
-    if recipe.log.wandb:
-        found.append(metrics.wandb_sink(run_dir, recipe.model_dump(mode="json")))
-    if recipe.log.mlflow:
-        found.append(metrics.mlflow_sink(run_dir, recipe.model_dump(mode="json")))
-    return found
-
-
 @dataclass
 class Spent:
     """`began` is moved back on resume by what was spent before; `epochs`: seconds of each since the last start."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from raysurl.recipe import Recipe
 from raysurl.report import pictures
 from raysurl.runtime import Runtime, threads_of
 from raysurl.sampler import Plan
-from raysurl.train import checkpoint, optim, run_directory
+from raysurl.train import checkpoint, optim, run_directory, writers
 from raysurl.train.device_views import DeviceViews, device_views
 from raysurl.train.examination import Examiner, examine, stop_if_unhealthy
 from raysurl.train.finishing import finish, trained
@@ -94,21 +95,25 @@ class Run:
         if self.record:
             self.record.event(self.step, text, **values)
 
+    def close(self) -> None:
+        if self.record:
+            self.record.close()
+
 
 def train(
     recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source | None, run_dir: Path
 ) -> None:
     """Train, evaluate, write the run directory. Every rank calls it. Raises RunError, or StoppedError after saving."""
     try:
-        run = start(recipe, runtime, source, eval_source, run_dir)
-        try:
-            with stopping.saving(partial(keep, run)):
-                train_epochs(run)
-        except NonFiniteError as error:
-            index = run.plan.global_batch(error.step)
-            raise DivergedError(error.explain(index, run.saved[0] if run.saved else 0)) from None
-        run.writer.wait()
-        finish(run)
+        with closing(start(recipe, runtime, source, eval_source, run_dir)) as run:
+            try:
+                with stopping.saving(partial(keep, run)):
+                    train_epochs(run)
+            except NonFiniteError as error:
+                index = run.plan.global_batch(error.step)
+                raise DivergedError(error.explain(index, run.saved[0] if run.saved else 0)) from None
+            run.writer.wait()
+            finish(run)
     except (OSError, SafetensorError) as error:
         raise storage_error(error, run_dir) or unwritable(run_dir) or error from None
 
@@ -136,9 +141,7 @@ def start(recipe: Recipe, runtime: Runtime, source: Source, eval_source: Source 
         build.initialise(method, initial_weights(recipe.init_from, method.encoder))
     step = 0 if state is None else int(state["step"])
     record = (
-        MetricsWriter(run_dir, start_step=step, sinks=run_directory.sinks(run_dir, recipe))
-        if is_first
-        else None
+        MetricsWriter(run_dir, start_step=step, sinks=writers.sinks(run_dir, recipe)) if is_first else None
     )
     the_plan = plan_of(recipe, source)
     augment = Augment(recipe.view_policies(), recipe.views, recipe.stream_seed, recipe.train.batch_size)
