@@ -40,6 +40,7 @@ from torch import Tensor
 from raysurl import functional
 from raysurl.errors import InputError
 from raysurl.functional import evenly_spaced
+from raysurl.hierarchy import signals as of_clusters
 from raysurl.spectra import alpha_req, rankme
 
 _NAMES = "std mean_cosine uniformity rankme rank_share alpha_req duplicate_share dead_dimensions"
@@ -292,9 +293,7 @@ def _teacher(metrics: Mapping[str, float]) -> list[str]:
 def _clusters(metrics: Mapping[str, float]) -> list[str]:
     if not any(name.startswith("health/level") for name in metrics):
         return []
-    from raysurl.hierarchy import signals  # loads compiled code, which no other signal needs
-
-    return signals.diagnose(metrics)
+    return of_clusters.diagnose(metrics)
 
 
 def _gain(metrics: Mapping[str, float], gains: Mapping[str, Sequence[float]]) -> list[str]:

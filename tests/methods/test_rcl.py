@@ -1,5 +1,8 @@
 """RCL's memory tells each sample the right keys and labels; the method reduces to what it should."""
 
+import subprocess
+import sys
+
 import contract
 import numpy as np
 import pytest
@@ -237,3 +240,8 @@ def test_the_state_of_the_clusters_is_recorded_each_epoch_and_every_n_steps(tmp_
 def test_every_number_says_which_rule_made_it(settings, rule):
     assert contract.recipe_for("rcl", method={"hierarchy": settings}).method.rule() == rule
     assert contract.recipe_for("ressl").method.rule() == ""
+
+
+def test_what_compiles_the_hierarchy_is_loaded_where_memory_is_made_and_nowhere_else():
+    code = "import sys, raysurl.methods.rcl, raysurl.health; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from raysurl.hierarchy import Hierarchy
 from raysurl.method import MethodConfig
 from raysurl.methods.rcl.memory import Clusters
 from raysurl.methods.rcl.offline import DensityLabels, KMeansLabels
@@ -93,6 +92,8 @@ def make_clusters(settings: Clustering, num_samples: int, dim: int, seed: int) -
 
 
 def _online(s: Clustering, num_samples: int, dim: int, seed: int) -> Clusters:
+    from raysurl.hierarchy import Hierarchy
+
     return Hierarchy(
         num_samples,
         dim,
