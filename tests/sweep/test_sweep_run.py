@@ -48,9 +48,7 @@ def numbers(directory):
 @pytest.fixture(scope="module")
 def undisturbed(ray_session, space, tmp_path_factory):
     where = tmp_path_factory.mktemp("sweep") / "whole"
-    sweep.main(
-        [f"space={space}", f"output={where}", "max_concurrent=1"]
-    )  # one process, which serves both trials
+    sweep.main([f"space={space}", f"output={where}", "max_concurrent=2"])
     return where
 
 
