@@ -28,6 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the tests' names, by which it divides them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that are given a cluster, or start one, are marked `ray`, and those are slow.
 

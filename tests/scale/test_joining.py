@@ -36,7 +36,7 @@ def alone(tmp_path, monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_USE_TLS", "TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.setattr(joining, "REACH_S", 0.3)
+    monkeypatch.setattr(joining, "REACH_S", 1.0)
 
 
 @pytest.fixture
