@@ -28,7 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the tests' names, by which it divides them
+# first: before xdist writes the groups into the tests' names, by which it divides them
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that are given a cluster, or start one, are marked `ray`, and those are slow.
 
