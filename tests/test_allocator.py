@@ -7,31 +7,46 @@ import sys
 
 import pytest
 
-from raysurl.allocator import keep_freed_memory
+from raysurl.allocator import ONE_ARENA, keep_freed_memory
 
 # pages that the kernel had to hand out for twenty pieces of 64 MiB, each freed before the next
 FAULTS = """
-import resource, torch
+import resource, threading, torch
 from raysurl.allocator import keep_freed_memory
 {call}
 torch.set_num_threads(1)
-for _ in range(20):
-    torch.ones(2**24)
+def work():
+    for _ in range(20):
+        torch.ones(2**24)
+if {aside}:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+else:
+    work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="memory is not glibc's")
-def test_freed_memory_is_used_again():
-    def faults(call):
-        code = [sys.executable, "-c", FAULTS.format(call=call)]
-        # what the machine has chosen for itself would hide the difference
-        own = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))
-        }
-        return int(subprocess.run(code, env=own, capture_output=True, check=True, text=True).stdout)
+def faults(call, aside=False, **more):
+    code = [sys.executable, "-c", FAULTS.format(call=call, aside=aside)]
+    # what the machine has chosen for itself would hide the difference
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    return int(subprocess.run(code, env=own | more, capture_output=True, check=True, text=True).stdout)
 
+
+needs_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="memory is not glibc's")
+
+
+@needs_glibc
+def test_freed_memory_is_used_again():
     assert faults("pass") - faults("keep_freed_memory()") > 10 * 2**14
+
+
+@needs_glibc
+def test_in_another_thread_than_the_first_it_needs_the_environment_that_ray_processes_have():
+    lost = faults("keep_freed_memory()", aside=True) - faults("keep_freed_memory()", aside=True, **ONE_ARENA)
+    assert lost > 10 * 2**14
 
 
 @pytest.mark.parametrize("fault", [OSError, AttributeError, TypeError])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from raysurl import stopping
+from raysurl.allocator import ONE_ARENA
 from raysurl.errors import InputError, RunError
 
 # Ray's defaults poll a worker group every 2 s, print each worker line twice and warn of things we do not use.
@@ -30,6 +31,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    **ONE_ARENA,
 }
 ADDRESS_FILE = "ray_current_cluster"  # where `ray start` writes the address of its cluster
 REACH_S = 4.0  # that a cluster's port may take to answer
@@ -58,7 +60,7 @@ def connect() -> None:
         _check_folder()
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(_folder())}
     else:
-        options["address"] = address
+        options |= {"address": address, "runtime_env": {"env_vars": _carried()}}
     stopping.at_exit(ray.shutdown)
     try:
         with any_agent_port():
@@ -74,6 +76,15 @@ def connect() -> None:
     finally:
         stopping.renew()
     print(f"Ray: {said}", flush=True)
+
+
+def _carried() -> dict[str, str]:
+    """What processes of a cluster that was here before need of this environment; one that is started here has it all.
+
+    Ray refuses what a job's own runtime environment has too.
+    """
+    jobs_own = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "")
+    return {name: os.environ[name] for name in ONE_ARENA if name not in jobs_own}
 
 
 @contextlib.contextmanager

@@ -245,36 +245,59 @@ def test_a_folder_that_holds_no_sockets_or_files_is_told_with_what_to_set(monkey
 
 
 PRIVATE = """
-import json, sys
+import json, os, sys
 import ray
 from raysurl.scale import joining
 joining.connect()
 socket = ray.nodes()[0]["ObjectStoreSocketName"]
-print(json.dumps([ray.get_runtime_context().gcs_address, socket.partition("/sockets/")[0]]), flush=True)
+arenas = ray.get(ray.remote(num_cpus=0)(lambda: os.environ.get("MALLOC_ARENA_MAX")).remote())
+print(json.dumps([ray.get_runtime_context().gcs_address, socket.partition("/sockets/")[0], arenas]), flush=True)
 sys.stdin.readline()
 """
+
+
+def started(**more):
+    """A process with its driver, what it says first, its Ray's address and folder, and what a task has of malloc's."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRIVATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **more},
+    )  # fmt: skip
+    said = process.stdout.readline()
+    return process, said, *json.loads(process.stdout.readline())
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_two_runs_on_one_machine_have_a_ray_each(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = []
-    for _ in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", PRIVATE],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        said = process.stdout.readline()
-        started.append((process, said, json.loads(process.stdout.readline())))
-    (first, said, here), (second, _, there) = started
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    first, said, here, *one = started()
+    second, _, there, *other = started()
     assert said.startswith("Ray: started one for this run alone")
-    assert here[0] != there[0]
-    # nor do they wait for each other's ports
-    for _, session in (here, there):
+    assert here != there
+    for session, arenas in (one, other):
+        # nor do they wait for each other's ports
         assert "Failed to bind" not in (Path(session) / "logs" / "dashboard_agent.log").read_text()
+        assert arenas == "1"
     first.communicate("\n")
     assert second.poll() is None
     second.communicate("\n")
     assert second.returncode == 0
+
+
+def test_processes_of_a_cluster_that_is_joined_keep_what_they_have_freed_or_have_the_users_setting(
+    ray_session, monkeypatch
+):
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    jobs_own = json.dumps({"runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "3"}}})
+    for more, expected in (
+        ({}, "1"),
+        ({"MALLOC_ARENA_MAX": "3", "RAY_JOB_CONFIG_JSON_ENV_VAR": jobs_own}, "3"),
+    ):
+        process, said, there, _, arenas = started(RAY_ADDRESS=address, **more)
+        process.communicate("\n")
+        assert said.startswith("Ray: joined")
+        assert (there, arenas) == (address, expected)
