@@ -63,7 +63,7 @@ def one_thread() -> None:
 def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local cluster of two CPUs for all tests that need Ray; its token file is private to it."""
     ray = pytest.importorskip("ray")
-    from raysurl.scale.joining import any_agent_port
+    from raysurl.scale.joining import for_one_run
 
     token = tmp_path_factory.mktemp("ray") / "token"
     token.write_text("a" * 64)
@@ -77,7 +77,7 @@ def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     # a package that is installed for workers; other processes that tests start do not have it
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, str(plugging.installed()), given])
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    with any_agent_port():
+    with for_one_run():
         ray.init(address="local", num_cpus=2, **options)  # local: never a cluster that happens to run here
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, given])
     yield

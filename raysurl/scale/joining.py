@@ -63,7 +63,7 @@ def connect() -> None:
         options |= {"address": address, "runtime_env": {"env_vars": _carried()}}
     stopping.at_exit(ray.shutdown)
     try:
-        with any_agent_port():
+        with for_one_run():
             ray.init(**options)
     except SystemExit as ending:  # of the handler of SIGTERM that Ray brings
         if ending.code == signal.SIGTERM:
@@ -88,19 +88,21 @@ def _carried() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def any_agent_port() -> Iterator[None]:
-    """A Ray that is started within takes any free port for its agent.
+def for_one_run() -> Iterator[None]:
+    """A Ray that is started within takes any free port for its agent, and has no process that reads what workers print.
 
-    Ray's own choice, 52365, is taken where another Ray runs here, and its agent then tries for 3.3 s and serves
-    nothing. ray.init has no argument for it (2.60); a Ray whose inside is another keeps its own choice.
+    Ray's own port, 52365, is taken where another Ray runs here, and its agent then tries for 3.3 s and serves nothing.
+    What is read would be told to nobody (`log_to_driver`), and takes a hundredth of a core. ray.init has no arguments
+    for them (2.60); a Ray whose inside is another keeps its own choice.
     """
     from ray._private import parameter
 
     given = getattr(parameter, "RayParams", None)
-    if given is None or "dashboard_agent_listen_port" not in inspect.signature(given).parameters:
+    asked = {"dashboard_agent_listen_port": 0, "include_log_monitor": False}
+    if given is None or not asked.keys() <= inspect.signature(given).parameters.keys():
         yield
         return
-    parameter.RayParams = partial(given, dashboard_agent_listen_port=0)
+    parameter.RayParams = partial(given, **asked)
     try:
         yield
     finally:
