@@ -35,6 +35,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
+from raysurl.allocator import keep_freed_memory
 from raysurl.data.decode import decode
 from raysurl.errors import InputError
 from raysurl.views import POLICIES
@@ -177,7 +178,11 @@ def large_cases(count: int) -> dict[str, tuple[int, Make]]:
 
 
 def measure(cases: dict[str, tuple[int, Make]], runs: int) -> dict[str, float]:
-    """Views per second, median of `runs` rounds; in each every library has a turn of at least TURN seconds."""
+    """Views per second, median of `runs` rounds; in each every library has a turn of at least TURN seconds.
+
+    Memory is kept as in a run, for all of them.
+    """
+    keep_freed_memory()
     rates: dict[str, list[float]] = {name: [] for name in cases}
     for round_ in range(runs + 1):
         for name, (views, make) in cases.items():

@@ -49,7 +49,8 @@ def decode(sample: bytes | Array, depth: Depth | None = None) -> Array:
 
     Channels: 1 grey (repeated), 2 grey with alpha, 3 RGB, 4 RGBA; alpha is dropped. `depth`: the range of the data
     set's pixels, where they are wider than a byte; without one the sample is taken for a data set of its own. EXIF
-    orientation is applied. Raises DecodeError, whatever the image library raised.
+    orientation is applied. The array may be read-only, and lie in memory channel by channel or pixel by pixel. Raises
+    DecodeError, whatever the image library raised.
     """
     pixels = pixels_of(sample)
     if pixels.ndim == 1:
@@ -58,7 +59,7 @@ def decode(sample: bytes | Array, depth: Depth | None = None) -> Array:
         narrow = (depth or depth_of([pixels]) or Depth(0, 8)).to_bytes(pixels)
     except DepthError as error:
         raise DecodeError(str(error)) from None
-    return np.ascontiguousarray(np.broadcast_to(narrow, (3, *narrow.shape[1:])))
+    return narrow if len(narrow) == 3 else np.repeat(narrow, 3, axis=0)
 
 
 def pixels_of(sample: bytes | Array) -> Array:
@@ -107,7 +108,8 @@ def pixels_of_pil(image: Image.Image) -> Array:
         rgb = image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise DecodeError(_reason(error)) from None
-    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+    # pixel by pixel in memory, as it was decoded and as it is resized fastest
+    return np.asarray(rgb).transpose(2, 0, 1)
 
 
 # -------------------------------------------------------------------- colours of 16 bits

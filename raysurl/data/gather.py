@@ -49,4 +49,4 @@ def stack(samples: Sequence[Array]) -> Images:
     """Decoded samples as a batch: one tensor where their sizes agree, else a list."""
     if len({sample.shape for sample in samples}) == 1:
         return torch.from_numpy(np.stack(samples))
-    return [torch.from_numpy(sample.copy()) for sample in samples]
+    return [torch.from_numpy(sample.copy(order="K")) for sample in samples]
