@@ -161,10 +161,10 @@ def parametric(seed: int, threads: int, own: Settings) -> Any:
 
 NEEDS = {"umap": "umap", "parametric": "tensorflow", "tsne": "openTSNE", "pacmap": "pacmap"}
 METHODS: dict[str, Callable[[int, int, Settings], Any]] = {
-    "pca": lambda seed, threads, own: PCA(2, random_state=seed),
+    "pca": lambda seed, threads, own: PCA(2, random_state=seed, **own),
     "genurl": lambda seed, threads, own: GenURL(2, random_state=seed, n_jobs=threads, **own),
     "umap": lambda seed, threads, own: umap(seed, own),
-    "parametric": lambda seed, threads, own: parametric(seed, threads, own),
-    "tsne": lambda seed, threads, own: TSNE(seed, threads, own),
+    "parametric": parametric,
+    "tsne": TSNE,
     "pacmap": lambda seed, threads, own: PaCMAP(seed, own),
 }

@@ -98,11 +98,12 @@ def for_one_run() -> Iterator[None]:
     from ray._private import parameter
 
     given = getattr(parameter, "RayParams", None)
-    asked = {"dashboard_agent_listen_port": 0, "include_log_monitor": False}
-    if given is None or not asked.keys() <= inspect.signature(given).parameters.keys():
+    if given is None:
         yield
         return
-    parameter.RayParams = partial(given, **asked)
+    known = inspect.signature(given).parameters
+    asked = {"dashboard_agent_listen_port": 0, "include_log_monitor": False}
+    parameter.RayParams = partial(given, **{name: value for name, value in asked.items() if name in known})
     try:
         yield
     finally:
