@@ -89,7 +89,8 @@ def _carried() -> dict[str, str]:
 
 @contextlib.contextmanager
 def for_one_run() -> Iterator[None]:
-    """A Ray that is started within takes any free port for its agent, and has no process that reads what workers print.
+    """A Ray that is started within takes any free port for its agent, has no process that reads what workers print, and
+    starts its own by `setup_worker`.
 
     Ray's own port, 52365, is taken where another Ray runs here, and its agent then tries for 3.3 s and serves nothing.
     What is read would be told to nobody (`log_to_driver`), and takes a hundredth of a core. ray.init has no arguments
@@ -102,7 +103,11 @@ def for_one_run() -> Iterator[None]:
         yield
         return
     known = inspect.signature(given).parameters
-    asked = {"dashboard_agent_listen_port": 0, "include_log_monitor": False}
+    asked = {
+        "dashboard_agent_listen_port": 0,
+        "include_log_monitor": False,
+        "setup_worker_path": str(Path(__file__).with_name("setup_worker.py")),
+    }
     parameter.RayParams = partial(given, **{name: value for name, value in asked.items() if name in known})
     try:
         yield
