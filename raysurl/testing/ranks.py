@@ -16,7 +16,7 @@ from torch.multiprocessing.spawn import start_processes
 def on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """[function(rank, *args) of each rank]; what they return must be tensors and plain containers."""
     # what all of them import is imported once, by the process that they are forked from
-    multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "raysurl.train.trainer"])
+    multiprocessing.set_forkserver_preload(["torch", "raysurl.train.trainer"])
     with tempfile.TemporaryDirectory() as folder:
         entry = (function, world_size, folder, args)
         start_processes(_entry, args=entry, nprocs=world_size, start_method="forkserver")

@@ -1,4 +1,4 @@
-"""Optimizers and counters that load no compiler do what torch's do."""
+"""Optimizers, counters and DDP that load no compiler do what torch's do."""
 
 import subprocess
 import sys
@@ -67,6 +67,7 @@ def test_operations_are_those_that_torch_counts(name):
 ALL = """
 import sys
 import torch
+from raysurl import distributed
 from raysurl.nets import eager
 from raysurl.nets.counting import flops
 from raysurl.nets.drawing import drawn_from
@@ -80,6 +81,11 @@ for made in (eager.SGD(net.parameters()), eager.Adam(net.parameters()), lars):
     made.step()
     made.load_state_dict(made.state_dict())
     made.zero_grad(set_to_none=False)
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+wrapped = distributed.wrap(net, torch.device("cpu"), ranks=2)
+with wrapped.no_sync():
+    wrapped(torch.ones(2, 3)).sum().backward()
+wrapped(torch.ones(2, 3)).sum().backward()
 sys.exit("torch._dynamo" in sys.modules)
 """
 
@@ -87,3 +93,20 @@ sys.exit("torch._dynamo" in sys.modules)
 @pytest.mark.slow
 def test_none_of_it_loads_the_compiler():
     assert subprocess.run([sys.executable, "-c", ALL], cwd=ROOT, check=False).returncode == 0
+
+
+THEN_COMPILED = """
+import torch
+from raysurl import distributed
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+wrapped = distributed.wrap(torch.nn.Linear(3, 4), torch.device("cpu"), ranks=2)
+compiled = torch.compile(wrapped, backend="eager")
+x = torch.ones(2, 3)
+assert torch.equal(compiled(x), wrapped(x))
+assert torch._dynamo.utils.get_optimize_ddp_mode() == "ddp_optimizer"
+"""
+
+
+@pytest.mark.slow
+def test_the_compiler_is_there_when_it_is_asked_for_afterwards():
+    assert subprocess.run([sys.executable, "-c", THEN_COMPILED], cwd=ROOT, check=False).returncode == 0
