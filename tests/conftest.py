@@ -31,18 +31,24 @@ def pytest_configure(config: pytest.Config) -> None:
 # first: before xdist writes the groups into the tests' names, by which it divides them
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that are given a cluster, or start one, are marked `ray`, and those are slow.
+    """Tests that are given the tests' cluster, or start one of their own, are marked `ray`, and those are slow.
 
-    One process of the suite has them all, and so the only cluster, which costs twenty seconds of a core. They come
-    first; the other tests go to both processes by their file, as one or the other is free.
+    One process of the suite has all that share the cluster, and so the only one, which costs twenty seconds of a core.
+    They come first, then those with a Ray of their own; these and the other tests go to both processes by their file,
+    as one or the other is free.
     """
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
+        shares = "ray_session" in getattr(item, "fixturenames", ())
+        if shares:
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("ray") else str(item.path)))
-    items.sort(key=lambda item: not item.get_closest_marker("ray"))
+        item.add_marker(pytest.mark.xdist_group("ray" if shares else str(item.path)))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    return 2 - bool(item.get_closest_marker("ray")) - ("ray_session" in getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:

@@ -11,13 +11,12 @@ from raysurl.allocator import ONE_ARENA, keep_freed_memory
 
 # pages that the kernel had to hand out for twenty pieces of 64 MiB, each freed before the next
 FAULTS = """
-import resource, threading, torch
+import resource, threading
 from raysurl.allocator import keep_freed_memory
 {call}
-torch.set_num_threads(1)
 def work():
-    for _ in range(20):
-        torch.ones(2**24)
+    for n in range(20):
+        bytes([n]) * 2**26
 if {aside}:
     thread = threading.Thread(target=work)
     thread.start()

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("mode", ["resident", "streaming"])
-def test_two_workers_write_what_one_process_writes(mode, ray_session, tmp_path, monkeypatch, capsys):
+def test_two_workers_write_what_one_process_writes(mode, ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr(embedding, "PART", 10)
     asked = given(**{"data.mode": mode})
     alone, together = tmp_path / "alone.parquet", tmp_path / "together.parquet"
@@ -23,16 +23,20 @@ def test_two_workers_write_what_one_process_writes(mode, ray_session, tmp_path, 
     assert two.equals(one)
     assert two.schema.metadata == one.schema.metadata
     assert pq.read_metadata(together).num_row_groups == 3
-    # what another number of workers left is taken up
-    together.unlink()
-    monkeypatch.setattr(embedding, "joined", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        embedding.write_embeddings(asked, together, workers=1)
-    monkeypatch.undo()
+
+
+def test_what_another_number_of_workers_left_is_taken_up(ray_session, tmp_path, monkeypatch):
     monkeypatch.setattr(embedding, "PART", 10)
+    asked = given(**{"data.mode": "resident"})
+    alone, together = tmp_path / "alone.parquet", tmp_path / "together.parquet"
+    embedding.write_embeddings(asked, alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding, "joined", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            embedding.write_embeddings(asked, together, workers=1)
     monkeypatch.setattr(embedding, "embedded", None)  # nothing is embedded again
     embedding.write_embeddings(asked, together)
-    assert pq.read_table(together).equals(one)
+    assert pq.read_table(together).equals(pq.read_table(alone))
 
 
 def test_more_workers_than_there_is_room_for_are_refused(ray_session, tmp_path):

@@ -599,7 +599,8 @@ def test_a_search_gives_its_table(photos, tmp_path):
     space = {"recipe": "ressl/digits", "axes": {"method.tau_teacher": [0.03, 0.04]}, "seeds": [0]}
     space["objectives"] = {"eval/knn5_top1": "max"}
     settings = SMALL | {"train.epochs": 1, "train.batch_size": 20}
-    table = raysurl.search(space, images[:100], labels=labels[:100], output=tmp_path / "s", settings=settings)
+    few = {"labels": labels[:100], "settings": settings, "max_concurrent": 1}
+    table = raysurl.search(space, images[:100], output=tmp_path / "s", **few)
     assert [row["state"] for row in table.rows] == ["finished", "finished"]
     assert table.best.results["eval/knn5_top1"] == max(row["eval/knn5_top1"] for row in table.rows)
     assert "tau_teacher" in repr(table)

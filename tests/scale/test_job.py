@@ -96,7 +96,9 @@ def test_a_sweep_of_two_trials_runs_through_a_job_server(server, tmp_path):
         "title: two\nrecipe: ressl/digits\naxes: {method.tau_teacher: [0.04, 0.05]}\nseeds: [0]\n"
         f"fixed: {{{', '.join(setting.replace('=', ': ') for setting in SMALL)}}}\n"
     )
-    submitted(server, "python", "pipelines/sweep.py", f"space={space}", f"output={directory}")
+    submitted(
+        server, "python", "pipelines/sweep.py", f"space={space}", f"output={directory}", "max_concurrent=1"
+    )
     found = [json.loads(path.read_text()) for path in sorted(directory.glob("trials/*/trial.json"))]
     assert [outcome["state"] for outcome in found] == ["finished", "finished"]
     assert (directory / "report.html").is_file()
