@@ -26,7 +26,9 @@ NONE = -1
 
 def compiled(function: Function) -> Function:
     """Compile with numba; sums may be reordered, which is the same on every call. Other threads go on beside it."""
-    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
+    return numba.njit(cache=True, nogil=True, no_cfunc_wrapper=True, fastmath={"reassoc", "contract", "nsz"})(
+        function
+    )
 
 
 class Forest(NamedTuple):

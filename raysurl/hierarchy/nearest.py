@@ -189,11 +189,12 @@ def most_possible(layers: Forest, features: FeatureStore, layer: int, piece: int
     siblings = siblings[siblings != piece]
     if len(siblings) == 0:
         return NONE
-    x = np.empty((1, features.bits.shape[1]), np.float32)
-    read(layers, features, layer, piece, x[0])
-    rows = np.concatenate((x, read_all(layers, features, layer, siblings)))
+    rows = np.empty((len(siblings) + 1, features.bits.shape[1]), np.float32)
     for i in range(len(rows)):
-        rows[i] /= np.sqrt(max(np.sum(rows[i] * rows[i]), SMALLEST))
+        read(layers, features, layer, siblings[i - 1] if i else piece, rows[i])
+        length = np.sqrt(max(np.sum(rows[i] * rows[i]), SMALLEST))
+        for d in range(rows.shape[1]):
+            rows[i, d] /= length
     to_piece = np.dot(rows, rows[0])
     to_piece[0] = np.inf
     kept = ascending(-to_piece)[: PROPAGATION_NODES + 1]

@@ -120,7 +120,7 @@ def mixed(seed: int, value: int) -> float:
 def _unit_rows(rows: Rows) -> Rows:
     for i in range(len(rows)):
         length = max(np.sqrt(np.sum(rows[i] * rows[i])), np.float32(1e-12))
-        for d in range(rows.shape[1]):  # numba is far longer at compiling a division of the row
+        for d in range(rows.shape[1]):
             rows[i, d] /= length
     return rows
 
@@ -166,16 +166,16 @@ def _assign(
     keep_core: bool,
 ) -> None:
     """Nearest prototype (p, D) of each unit -> group (u,); the core's groups stay where `keep_core`."""
-    nearest = np.empty(len(units), np.int64)
+    stays = np.zeros(len(units), np.bool_)
+    if keep_core:
+        for i in core:
+            stays[i] = True
     for begin in range(0, len(units), 1024):
         rows = read_all(layers, features, layer, units[begin : begin + 1024])
         cosines = np.dot(rows, prototypes.T)
         for i in range(len(rows)):
-            nearest[begin + i] = np.argmax(cosines[i])
-    kept = group[core]
-    group[:] = nearest
-    if keep_core:
-        group[core] = kept
+            if not stays[begin + i]:
+                group[begin + i] = np.argmax(cosines[i])
 
 
 @compiled
@@ -195,9 +195,14 @@ def propagation(cosines: Rows, seeds: NDArray[np.int64]) -> NDArray[np.float64]:
     affinity = np.exp((cosines.astype(np.float64) - 1) / KERNEL)
     for i in range(n):
         affinity[i, i] = 0
-    root = 1 / np.sqrt(np.maximum(affinity.sum(axis=1), 1e-300))
-    system = np.eye(n)
+    root, system = np.zeros(n), np.zeros((n, n))
+    for j in range(n):
+        for i in range(n):
+            root[i] += affinity[i, j]
     for i in range(n):
+        root[i] = 1 / np.sqrt(max(root[i], 1e-300))
+    for i in range(n):
+        system[i, i] = 1
         for j in range(n):
             system[i, j] -= DAMPING * affinity[i, j] * root[i] * root[j]
     start = np.zeros((n, len(seeds)))
@@ -205,7 +210,9 @@ def propagation(cosines: Rows, seeds: NDArray[np.int64]) -> NDArray[np.float64]:
         start[seeds[k], k] = 1
     possible = np.linalg.solve(system, start).astype(np.float64)
     for i in range(n):
-        possible[i] /= max(possible[i].sum(), 1e-300)
+        total = max(np.sum(possible[i]), 1e-300)
+        for k in range(len(seeds)):
+            possible[i, k] /= total
     return possible
 
 
