@@ -20,7 +20,11 @@ from raysurl.run import division_of
 from raysurl.stopping import StoppedError
 from raysurl.train import checkpoint, trainer
 
-QUIET = {"checkpoint": {"every_epochs": 0}, "log": {"every_steps": 2, "tensorboard": False}}
+QUIET = {
+    "checkpoint": {"every_epochs": 0},
+    "log": {"every_steps": 2, "tensorboard": False},
+    "eval": {"protocols": ["knn", "linear", "rankme"]},
+}
 
 
 @pytest.fixture(scope="module")
