@@ -18,7 +18,8 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = (
     "method.hidden=32", "method.dim=16", "data.limit=256", "train.batch_size=32", "train.epochs=4",
-    "eval.every_epochs=2", "eval.protocols=[knn,linear,rankme]", "eval.linear_epochs=2", "log.every_steps=2", "log.tensorboard=false",
+    "eval.every_epochs=2", "eval.protocols=[knn,linear,rankme]", "eval.linear_epochs=2",
+    "log.every_steps=2", "log.tensorboard=false",
 )  # fmt: skip
 RCL = (
     "method.name=rcl", "method.predictor_hidden=32", "method.queue_size=128", "method.warmup_epochs=1",

@@ -19,7 +19,8 @@ SETTINGS = (
     "recipe=superand/cifar10", "runtime=local", "data.name=digits", "data.limit=256", "views.size=8",
     "encoder.name=convnet", "encoder.sobel=false", "encoder.small_stem=false", "encoder.channels=[8,16]",
     "method.dim=16", "train.batch_size=64", "train.epochs=2", "train.rounds=2", "train.schedule.warmup_epochs=0",
-    "scale.threads=1", "eval.every_epochs=0", "eval.protocols=[knn,linear]", "eval.linear_epochs=2", "eval.knn_k=[20]", "log.tensorboard=false",
+    "scale.threads=1", "eval.every_epochs=0", "eval.protocols=[knn,linear]", "eval.linear_epochs=2",
+    "eval.knn_k=[20]", "log.tensorboard=false",
 )  # fmt: skip
 
 
