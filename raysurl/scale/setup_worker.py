@@ -18,7 +18,9 @@ def command(arguments: list[str]) -> list[str]:
     asked = next((word.removeprefix(CONTEXT) for word in arguments if word.startswith(CONTEXT)), "{}")
     context = json.loads(asked)
     variables, python = context.pop("env_vars", None) or {}, context.pop("py_executable", None)
-    if any(context.values()) or LANGUAGE + "PYTHON" not in arguments:
+    # another Python may be words of a shell: `uv run python`
+    other = python not in (None, sys.executable)
+    if other or any(context.values()) or LANGUAGE + "PYTHON" not in arguments:
         ray = find_spec("ray")
         assert ray is not None  # its raylet has begun this
         script = os.path.join(os.path.dirname(str(ray.origin)), "_private", "workers", "setup_worker.py")
@@ -26,10 +28,7 @@ def command(arguments: list[str]) -> list[str]:
     for name, value in variables.items():
         # ${NAME} of what is not set is nothing, as with Ray
         os.environ[name] = re.sub(r"\$\{[A-Z0-9_]+\}", "", os.path.expandvars(value))
-    return [
-        python or sys.executable,
-        *(word for word in arguments if not word.startswith((CONTEXT, LANGUAGE))),
-    ]
+    return [sys.executable, *(word for word in arguments if not word.startswith((CONTEXT, LANGUAGE)))]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from raysurl.scale import setup_worker
 
 CONTEXTS = {
     "variables": {"env_vars": {"GIVEN": "a b", "FROM": "${GIVEN}/${NOTHING}/$HOME"}},
-    "another python": {"env_vars": {}, "py_executable": "/usr/bin/python3"},
+    "this python": {"env_vars": {}, "py_executable": sys.executable},
     "nothing": {},
 }
 
@@ -44,6 +44,7 @@ def test_a_process_with_variables_is_started_as_ray_starts_it(context, monkeypat
     "asked",
     [
         ["w.py", '--serialized-runtime-env-context={"command_prefix": ["nice"]}', "--language=PYTHON"],
+        ["w.py", '--serialized-runtime-env-context={"py_executable": "uv run python"}', "--language=PYTHON"],
         ["w.jar", "--serialized-runtime-env-context={}", "--language=JAVA"],
         ["-m", "ray.util.client.server"],
     ],
