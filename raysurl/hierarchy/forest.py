@@ -25,10 +25,11 @@ NONE = -1
 
 
 def compiled(function: Function) -> Function:
-    """Compile with numba; sums may be reordered, which is the same on every call. Other threads go on beside it."""
-    return numba.njit(cache=True, nogil=True, no_cfunc_wrapper=True, fastmath={"reassoc", "contract", "nsz"})(
-        function
-    )
+    """Compile with numba; sums may be reordered, which is the same on every call. Other threads go on beside it.
+
+    Rows are divided and set value by value: numba is far longer at compiling what does it to a whole row.
+    """
+    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
 
 
 class Forest(NamedTuple):

@@ -26,7 +26,7 @@ from raysurl.hierarchy.forest import (
     read,
     read_all,
 )
-from raysurl.hierarchy.split import propagation
+from raysurl.hierarchy.split import propagation, unit_rows
 
 SHORTEST = 1e-3  # of μ²: beyond it a cluster has no direction that a correction could recover
 BLOCK = 4096
@@ -192,9 +192,7 @@ def most_possible(layers: Forest, features: FeatureStore, layer: int, piece: int
     rows = np.empty((len(siblings) + 1, features.bits.shape[1]), np.float32)
     for i in range(len(rows)):
         read(layers, features, layer, siblings[i - 1] if i else piece, rows[i])
-        length = np.sqrt(max(np.sum(rows[i] * rows[i]), SMALLEST))
-        for d in range(rows.shape[1]):
-            rows[i, d] /= length
+    rows = unit_rows(rows)
     to_piece = np.dot(rows, rows[0])
     to_piece[0] = np.inf
     kept = ascending(-to_piece)[: PROPAGATION_NODES + 1]

@@ -66,7 +66,7 @@ def split(
         if len(units) < 2:
             continue
         core = _core(units, is_hit, max_units, seed)
-        rows = _unit_rows(read_all(layers, features, layer - 1, units[core]))
+        rows = unit_rows(read_all(layers, features, layer - 1, units[core]))
         prototypes = _peaks(rows, layers.samples[layer - 1][units[core]], _number(len(units), max_prototypes))
         group = np.empty(len(units), np.int64)
         if propagate:
@@ -117,7 +117,7 @@ def mixed(seed: int, value: int) -> float:
 
 
 @compiled
-def _unit_rows(rows: Rows) -> Rows:
+def unit_rows(rows: Rows) -> Rows:
     for i in range(len(rows)):
         length = max(np.sqrt(np.sum(rows[i] * rows[i])), np.float32(1e-12))
         for d in range(rows.shape[1]):
@@ -196,6 +196,7 @@ def propagation(cosines: Rows, seeds: NDArray[np.int64]) -> NDArray[np.float64]:
     for i in range(n):
         affinity[i, i] = 0
     root, system = np.zeros(n), np.zeros((n, n))
+    # one after the other: the sum of a row might be reordered
     for j in range(n):
         for i in range(n):
             root[i] += affinity[i, j]

@@ -90,7 +90,7 @@ def _carried() -> dict[str, str]:
 @contextlib.contextmanager
 def for_one_run() -> Iterator[None]:
     """A Ray that is started within takes any free port for its agent, has no process that reads what workers print, and
-    starts its own by `setup_worker`.
+    starts its workers by `setup_worker`.
 
     Ray's own port, 52365, is taken where another Ray runs here, and its agent then tries for 3.3 s and serves nothing.
     What is read would be told to nobody (`log_to_driver`), and takes a hundredth of a core. ray.init has no arguments
