@@ -38,17 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     as one or the other is free.
     """
     for item in items:
-        shares = "ray_session" in getattr(item, "fixturenames", ())
-        if shares:
+        if _shares_the_cluster(item):
             item.add_marker(pytest.mark.ray)
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group("ray" if shares else str(item.path)))
-    items.sort(key=_turn)
+        item.add_marker(pytest.mark.xdist_group("ray" if _shares_the_cluster(item) else str(item.path)))
+    items.sort(key=lambda item: (not _shares_the_cluster(item), not item.get_closest_marker("ray")))
 
 
-def _turn(item: pytest.Item) -> int:
-    return 2 - bool(item.get_closest_marker("ray")) - ("ray_session" in getattr(item, "fixturenames", ()))
+def _shares_the_cluster(item: pytest.Item) -> bool:
+    return "ray_session" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_finish() -> None:

@@ -22,7 +22,6 @@ SMALL = [
     "train.epochs=1",
     "data.limit=512",
     "method.queue_size=256",
-    "eval.protocols=[knn,linear,rankme]",
     "eval.linear_epochs=1",
     "eval.baselines=false",
 ]

@@ -232,8 +232,7 @@ def _newest_step(run_dir):
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
     settings = [
         "runtime=local", "method.hidden=32", "train.epochs=12", "data.limit=256", "train.batch_size=32",
-        "eval.every_epochs=0", "eval.protocols=[knn,linear]", "eval.linear_epochs=2", "checkpoint.every_steps=5",
-        "log.every_steps=1",
+        "eval.every_epochs=0", "eval.linear_epochs=2", "checkpoint.every_steps=5", "log.every_steps=1",
     ]  # fmt: skip
     run_pretrain(load_recipe([*settings, f"output={tmp_path / 'whole'}"]))
     command = [sys.executable, str(ROOT / "pipelines" / "pretrain.py"), *settings, "output=part"]
