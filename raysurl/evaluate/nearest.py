@@ -22,6 +22,7 @@ QUERY_BLOCK = 2048  # queries and
 BANK_BLOCK = 2048  # bank rows whose similarities are held at once: 16 MiB
 QUERIES_KEPT = 4096  # queries whose candidates are held at once: 13 MiB at k = 200
 TOPK_BANK_BLOCK = 16384  # rows of which one call of `topk` takes the best
+TOGETHER = 16  # columns of a product
 RANKED = 2**21  # cosines sorted at once, which takes 100 MiB
 COMPILED_FROM = 2**25  # similarities on a CPU: fewer take less time than loading compiled code
 
@@ -67,8 +68,11 @@ def _unit(rows: Tensor) -> Tensor:
 
 
 def _width(rows: int, most: int) -> int:
-    """Of all blocks alike, the last one padded: equal rows have equal products only where shapes are equal."""
-    return -(-rows // -(-rows // most))
+    """Of all blocks alike, the last one padded: equal rows have equal products only where shapes are equal, and where
+    no column is left over from those that a processor takes together (AMD's four).
+    """
+    width = -(-rows // -(-rows // most))
+    return -(-width // TOGETHER) * TOGETHER
 
 
 def _products(queries: Tensor, rows: Tensor, width: int, out: Tensor | None = None) -> Tensor:
