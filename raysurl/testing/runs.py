@@ -155,8 +155,8 @@ def compare_ranks(alone: Mapping[str, Any], ranks: list[Any]) -> None:
         )  # near 0: its terms' rounding
         for key, change in alone["change"].items():
             error = (result["change"][key] - change).norm()
-            allowed = 1e-5 * change.norm() + 1e-6 * scale * change.numel() ** 0.5
-            # a change is a difference of fp32 parameters
+            # sums in another order, of which attention's are the longest; a change is a difference of fp32 parameters
+            allowed = 3e-5 * change.norm() + 3e-6 * scale * change.numel() ** 0.5
             require(
                 bool(error <= allowed + alone["rounding"][key]),
                 check,

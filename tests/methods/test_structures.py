@@ -312,7 +312,7 @@ def test_two_ranks_equal_one_with_neighbours():
             torch.testing.assert_close(result[name]["loss"], alone[name]["loss"], rtol=1e-5, atol=0)
             for key, change in alone[name]["change"].items():
                 error = (result[name]["change"][key] - change).norm()
-                assert error <= 1e-5 * change.norm() + 1e-6 * scale * change.numel() ** 0.5, (name, key)
+                assert error <= 3e-5 * change.norm() + 3e-6 * scale * change.numel() ** 0.5, (name, key)
 
 
 def test_a_part_of_a_batch_reads_its_own_columns(tmp_path):

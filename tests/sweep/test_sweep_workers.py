@@ -64,7 +64,9 @@ def test_a_grid_over_workers_whose_worker_is_killed_equals_one_process(ray_sessi
     assert not (trials[2] / "ray").exists()
     alone, together = dict(losses(trials[1])), dict(losses(trials[2]))
     assert list(together) == list(alone)
-    assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-3)
+    # sums in another order, whose last digits grow from step to step
+    assert list(together.values())[:12] == pytest.approx(list(alone.values())[:12], rel=1e-4)
+    assert list(together.values()) == pytest.approx(list(alone.values()), rel=1e-2)
     knn = [outcomes[n]["metrics"]["eval/knn_top1"] for n in (1, 2)]
     assert knn[1] == pytest.approx(knn[0], abs=1)
 
