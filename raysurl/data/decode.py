@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from raysurl.data.depth import Depth, DepthError, depth_of
 
@@ -97,7 +97,7 @@ def pixels_of_pil(image: Image.Image) -> Array:
         raise DecodeError("it holds floating-point pixels; images of integers are read")
     if _sixteen_bit_colour(image):
         return _both_bytes(image)
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I"):  # wide grey: Pillow's own conversion would clip at 255
         return np.asarray(image)[None]
     if image.mode == "P" and "transparency" in image.info:
@@ -110,6 +110,13 @@ def pixels_of_pil(image: Image.Image) -> Array:
         raise DecodeError(_reason(error)) from None
     # pixel by pixel in memory, as it was decoded and as it is resized fastest
     return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its EXIF orientation says; the same image where that says nothing, of which Pillow would make a copy."""
+    image.load()  # an orientation may stand behind the pixels
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
 
 
 # -------------------------------------------------------------------- colours of 16 bits
