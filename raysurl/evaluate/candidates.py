@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from raysurl.hierarchy.forest import compiled
+from raysurl.compiled import compiled
 from raysurl.hierarchy.selection import ranked
 
 Array = np.ndarray[Any, Any]

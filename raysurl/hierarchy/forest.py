@@ -11,25 +11,16 @@ Letters: N samples, D dimensions, L levels, u children of a cluster.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from raysurl.compiled import compiled
+
 Ids = NDArray[np.int32]
 Rows = NDArray[np.float32]
 NONE = -1
-
-
-def compiled(function: Function) -> Function:
-    """Compile with numba; sums may be reordered, which is the same on every call. Other threads go on beside it.
-
-    Rows are divided and set value by value: numba is far longer at compiling what does it to a whole row.
-    """
-    return numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
 
 
 class Forest(NamedTuple):

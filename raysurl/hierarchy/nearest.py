@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from raysurl.compiled import compiled
 from raysurl.hierarchy.forest import (
     NONE,
     FeatureStore,
@@ -21,7 +22,6 @@ from raysurl.hierarchy.forest import (
     absorb,
     ascending,
     children,
-    compiled,
     move,
     read,
     read_all,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from raysurl.hierarchy.forest import Rows, compiled
+from raysurl.compiled import compiled
+from raysurl.hierarchy.forest import Rows
 
 
 @compiled

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from raysurl.compiled import compiled
 from raysurl.hierarchy.forest import (
     NONE,
     FeatureStore,
@@ -19,7 +20,6 @@ from raysurl.hierarchy.forest import (
     allocate,
     ascending,
     children,
-    compiled,
     link,
     move,
     read_all,

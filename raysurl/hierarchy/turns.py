@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raysurl.hierarchy.forest import NONE, Forest, Ids, compiled
+from raysurl.compiled import compiled
+from raysurl.hierarchy.forest import NONE, Forest, Ids
 from raysurl.hierarchy.split import UNITS_PER_PROTOTYPE
 
 # What an update may do on each level, in multiplications, of which a core does some 5·10^10 a second. To rework a

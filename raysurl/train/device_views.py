@@ -82,9 +82,8 @@ class DeviceViews:
             rows.append(view.rows(draws))
             if isinstance(images, list):
                 heights, widths = (np.array([image.shape[d] for image in images]) for d in (1, 2))
-                three = [image.expand(3, -1, -1) for image in images]
                 boxes = view.boxes(draws, heights, widths)
-                cropped[name] = resize_each(three, boxes, view.size, view.policy.interpolation)
+                cropped[name] = resize_each(images, boxes, view.size, view.policy.interpolation)
         table = np.concatenate(rows, axis=1).view(np.uint8).reshape(-1)
         block = torch.from_numpy(np.concatenate([request.index.view(np.uint8), table]))
         shared = {"": images} if isinstance(images, Tensor) else cropped
@@ -105,7 +104,8 @@ class DeviceViews:
         return self._views[size]
 
     def _pinned(self, x: Tensor) -> Tensor:
-        return x.contiguous().pin_memory() if self.device.type == "cuda" else x.contiguous()
+        x = x if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+        return x.pin_memory() if self.device.type == "cuda" else x
 
     # ---------------------------------------------------------------- on the device
 

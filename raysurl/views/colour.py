@@ -6,15 +6,13 @@ grey image), so one fused pass does whichever of the three each sample asks for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raysurl.views.draws import JITTERS, Draws
+from raysurl.views.draws import JITTERS
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(JITTERS)
 LUMA = (0.2989, 0.587, 0.114)
@@ -65,60 +63,6 @@ def hue_centres(shift: Tensor) -> Tensor:
     """Shift of the hue (n,) in turns -> centres (3, n) in [−3, 3), so that |h − c| ≤ 6 for h in [−3, 3]."""
     centres = torch.tensor(HUE_CENTRES, device=shift.device)[:, None] - 6 * shift
     return torch.remainder(centres + 3, 6) - 3
-
-
-@dataclass(frozen=True)
-class Jitter:
-    """Colour jitter of n samples in four rounds; round k does each sample's k-th operation."""
-
-    kind: NDArray[np.int64]  # (4, n) on the CPU: the operation, −1 for none
-    keep: Tensor  # (4, n, 1, 1): factors of `blend`
-    gray: Tensor
-    mean: Tensor
-    centres: Tensor  # (3, n, 1, 1)
-
-    @classmethod
-    def of(cls, draws: Draws, strength: tuple[float, float, float, float], device: torch.device) -> Jitter:
-        """An operation of strength 0 is left out, and so are samples that are not to be jittered."""
-        active = draws.jitter[:, None] & (torch.tensor(strength) > 0)[draws.order]
-        kind = draws.order.where(active, -1).T
-        factor = draws.factors.gather(1, draws.order).T
-        keep = factor.where((kind >= 0) & (kind < HUE), 1.0)
-        gray = (1 - factor).where(kind == SATURATION, 0.0)
-        mean = (1 - factor).where(kind == CONTRAST, 0.0)
-        table = torch.cat([keep, gray, mean, hue_centres(draws.factors[:, HUE])])
-        table = to_device(table, device)[..., None, None]
-        keep, gray, mean, centres = torch.split(table, [JITTERS, JITTERS, JITTERS, 3])
-        return cls(kind.numpy(), keep, gray, mean, centres)
-
-    def __getitem__(self, rows: slice) -> Jitter:
-        keep, gray, mean, centres = (t[:, rows] for t in (self.keep, self.gray, self.mean, self.centres))
-        return Jitter(self.kind[:, rows], keep, gray, mean, centres)
-
-    def apply(self, planes: Tensor) -> None:
-        for kind, keep, gray, mean in zip(self.kind, self.keep, self.gray, self.mean, strict=True):
-            present = np.bincount(kind + 1, minlength=JITTERS + 1)[1:]
-            if present[:HUE].any():
-                blend(
-                    planes, keep, gray if present[SATURATION] else None, mean if present[CONTRAST] else None
-                )
-            if present[HUE] == len(kind):
-                rotate_hue(planes, self.centres)
-            elif present[HUE]:
-                rows = to_device(np.flatnonzero(kind == HUE), planes.device)
-                part = planes.index_select(1, rows)
-                rotate_hue(part, self.centres.index_select(1, rows))
-                planes.index_copy_(1, rows, part)
-
-
-def to_gray(planes: Tensor) -> Tensor:
-    """The grey image in three equal channels."""
-    return luma(planes).repeat(3, 1, 1, 1)
-
-
-def solarize(planes: Tensor) -> Tensor:
-    """Invert what is at or above one half."""
-    return torch.minimum(planes, 1 - planes)
 
 
 def to_device(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:

@@ -1,10 +1,11 @@
 """A view in operations of fixed shapes, for a GPU: what a sample does not draw is done to it without effect.
 
-`apply` (raysurl.views.augment) picks the samples that an operation touches, which on a CPU saves the work and on a GPU
-costs a launch each time and shapes that change, so that nothing can be recorded. Here all parameters of a sample are a
-row of numbers, made on the host; all views' rows travel in one copy; and the device does the same few operations each
-step. The result is that of `apply` to rounding. On a GPU crops and blurs are products in TF32, whose weights of 11 bits
-change a pixel by less than half a grey level of 255, as rounding an image to bytes does.
+Compiled code on a CPU (raysurl.views.pixels) does to an image what that image has drawn. On a GPU picking the samples
+that an operation touches would cost a launch each time and shapes that change, so that nothing could be recorded. Here
+all parameters of a sample are a row of numbers, made on the host; all views' rows travel in one copy; and the device
+does the same few operations each step. The result is that of a CPU to rounding. On a GPU crops and blurs are products
+in TF32, whose weights of 11 bits change a pixel by less than half a grey level of 255, as rounding an image to bytes
+does.
 
 Letters: b images, C channels, H, W source pixels, S pixels of the view, P numbers in a row. Planes are (3, b, S, S).
 """
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from raysurl.views.colour import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, hue_centres, rotate_hue
 from raysurl.views.draws import JITTERS, Draws
-from raysurl.views.geometry import TAIL, Boxes, _cubic, blur_weights, crop_boxes
+from raysurl.views.geometry import TAIL, Boxes, blur_weights, crop_boxes
 from raysurl.views.policies import Policy
 
 Rows = NDArray[np.float32]
@@ -149,15 +150,19 @@ class FixedView:
 
     def _blur_rows(self, draws: Draws) -> Rows:
         """(b, radius + 1) weights of a side, centre first; those of a sample that is not blurred keep it as it is."""
-        weights = blur_weights(draws.sigma, self.policy.kernel(self.size))[:, : self.radius + 1].numpy()
+        weights = blur_weights(draws.sigma.numpy(), self.policy.kernel(self.size))[:, : self.radius + 1]
         none = np.eye(1, self.radius + 1, dtype=np.float32)
         return np.where(draws.blur.numpy()[:, None], weights, none)
 
     # ---------------------------------------------------------------- on the device
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, rows: Tensor, out: Tensor) -> Tensor:
         """Write the view (b, 3, S, S) of images (b, C, H, W) uint8 with parameters (b, P) into `out`."""
+        return self.normalised(self.planes(images, rows), out)
+
+    @torch.no_grad()
+    def planes(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The view before normalisation, (3, b, S, S) float32 in [0, 1]."""
         # pixels are not to be rounded to bf16
         with torch.autocast(images.device.type, enabled=False), _products_in_tf32():
             part = dict(zip(self.widths, rows.split(list(self.widths.values()), dim=1), strict=True))
@@ -166,8 +171,13 @@ class FixedView:
                 planes = self._blur(planes, part["blur"])
             if "solarize" in part:  # min(x, 1 − x), and min(x, x) for the others
                 planes = torch.minimum(planes, (part["solarize"][:, :, None] - planes).abs_())
-            scale, offset = (_kept(value, planes.device) for value in self._normal)
-            return out.copy_(torch.addcmul(offset, planes, scale).transpose(0, 1))
+            return planes
+
+    @torch.no_grad()
+    def normalised(self, planes: Tensor, out: Tensor) -> Tensor:
+        """Write planes (3, b, S, S), normalised, into `out` (b, 3, S, S)."""
+        scale, offset = (_kept(value, planes.device) for value in self._normal)
+        return out.copy_(torch.addcmul(offset, planes, scale).transpose(0, 1))
 
     def _pixels(self, images: Tensor, part: dict[str, Tensor]) -> Tensor:
         count, channels, height, width = images.shape
@@ -228,6 +238,13 @@ class FixedView:
         taps = _reflected(self.size, self.radius, planes.device)
         matrix = (weights @ taps.flatten(1)).view(-1, self.size, self.size)
         return matrix @ planes @ matrix.transpose(1, 2)
+
+
+def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
+    """Keys' cubic kernel of distances x ≥ 0; a = −0.5 is what antialiased bicubic uses."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
 @cache

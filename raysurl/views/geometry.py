@@ -1,7 +1,6 @@
-"""Crops, resizing and blur: the operations that move or mix pixels.
+"""Where a view is cut out of an image, and how widely it is blurred.
 
-Letters: n samples, H, W source pixels, S pixels of the view. Planes are (3, n, S, S) float in [0, 1], channel
-first, so that each channel of a batch is one contiguous block of memory.
+Letters: n samples, H, W source pixels, S pixels of the view.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from raysurl.views.draws import Draws
 from raysurl.views.policies import Policy
 
 Ints = NDArray[np.int64]
-SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # of the kernels, in pixels of the smaller grid
+Reals = NDArray[np.float32]
 TAIL = 4.0  # standard deviations: what a blur leaves out beyond is below 0.02 of a grey level
 
 
@@ -93,126 +92,39 @@ def _centre_boxes(heights: Ints, widths: Ints, size: int, margin: float) -> Boxe
 
 
 def resize_each(images: Sequence[Tensor], boxes: Boxes, size: int, interpolation: str) -> Tensor:
-    """Crop and resize images (3, h, w) uint8 of any sizes, one by one on the CPU -> (n, 3, S, S) uint8."""
-    out = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
+    """Crop and resize images (1 | 3, h, w) uint8 of any sizes, one by one on the CPU -> (n, 3, S, S) uint8.
+
+    They lie pixel by pixel in memory, as torch resizes them fastest.
+    """
+    out = torch.empty(len(images), size, size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     columns = [getattr(boxes, field.name).tolist() for field in fields(boxes)]
     for i, (top, left, height, width, out_height, out_width, cut_top, cut_left) in enumerate(
         zip(*columns, strict=True)
     ):
-        region = images[i][:, top : top + height, left : left + width]
+        region = images[i][None, :, top : top + height, left : left + width].expand(-1, 3, -1, -1)
         if (height, width) != (out_height, out_width):
             region = F.interpolate(
-                region[None], size=(out_height, out_width), mode=interpolation, antialias=True
-            )[0]
-        out[i] = region[:, cut_top : cut_top + size, cut_left : cut_left + size]
+                region.contiguous(memory_format=torch.channels_last),
+                size=(out_height, out_width), mode=interpolation, antialias=True,
+            )  # fmt: skip
+        out[i] = region[0, :, cut_top : cut_top + size, cut_left : cut_left + size]
     return out
-
-
-def resize_together(
-    images: Tensor, boxes: Tensor, flip: Tensor, size: int, interpolation: str, taps: int
-) -> Tensor:
-    """Crop, resize and flip images (n, 3, H, W) uint8 in a few calls for all of them. Returns planes.
-
-    `boxes` (8, n) float holds the fields of Boxes on the images' device, `flip` (n,) bool. An output row is a
-    weighted sum of at most `taps` (see `row_taps`) source rows, and then of each row a small matrix product
-    makes the output columns.
-    """
-    n, channels, source_height, source_width = images.shape
-    top, left, height, width, out_height, out_width, cut_top, cut_left = boxes
-    view = torch.arange(size, device=images.device) + 0.5
-    mirrored = torch.where(flip[:, None], size - view, view)
-
-    centre, stretch = _centres(top, height, out_height, cut_top[:, None] + view)
-    first = (centre - stretch * SUPPORT[interpolation] + 0.5).floor_()
-    row = first[..., None] + torch.arange(taps, device=images.device)
-    weight = _weights(row + 0.5, centre, stretch, top, height, interpolation)
-    image = source_height * torch.arange(n * channels, device=images.device).view(n, channels, 1, 1)
-    row = row.clamp_(0, source_height - 1).long()[:, None] + image
-    wide = F.embedding_bag(
-        row.view(-1, taps),
-        images.to(torch.float32, memory_format=torch.contiguous_format).view(-1, source_width),
-        per_sample_weights=weight[:, None].expand(row.shape).reshape(-1, taps),
-        mode="sum",
-    ).view(n, channels, size, source_width)
-
-    centre, stretch = _centres(left, width, out_width, cut_left[:, None] + mirrored)
-    pixel = torch.arange(source_width, device=images.device) + 0.5
-    columns = _weights(pixel.expand(n, 1, -1), centre, stretch, left, width, interpolation)
-    columns = columns.mul_(1 / 255).transpose(1, 2)
-    planes = wide.new_empty(channels, n, size, size)
-    for channel in range(channels):
-        torch.bmm(wide[:, channel], columns, out=planes[channel])
-    return planes.clamp_(0, 1) if interpolation == "bicubic" else planes  # cubic weights overshoot
-
-
-def row_taps(boxes: Boxes, interpolation: str) -> int:
-    """How many source rows an output row may be made of: the integers in an open interval of 2·support."""
-    stretch = np.maximum(boxes.height / boxes.out_height, 1).max(initial=1)
-    return math.ceil(2 * SUPPORT[interpolation] * stretch)
-
-
-def _centres(start: Tensor, length: Tensor, out_length: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the output pixels with centres at `view` (n, S) lie in the source, whose pixels start …
-    start+length−1 are resized to out_length, (n,) each; and the stretch (n, 1) of the kernel where they are many."""
-    scale = (length / out_length)[:, None]
-    return torch.addcmul(start[:, None], view, scale), scale.clamp(min=1)
-
-
-def _weights(
-    pixel: Tensor, centre: Tensor, stretch: Tensor, start: Tensor, length: Tensor, interpolation: str
-) -> Tensor:
-    """Weights of source pixels (n, S or 1, P) in output pixels with centres (n, S) -> (n, S, P), of sum 1 over P.
-
-    The same as in torch's interpolate(antialias=True): pixels outside start … start+length−1 have none.
-    """
-    distance = (pixel - centre[..., None]).abs_().div_(stretch[..., None])
-    weight = _cubic(distance) if interpolation == "bicubic" else (1 - distance).clamp_(min=0)
-    start, length = start[:, None, None], length[:, None, None]
-    weight.mul_(((pixel > start) & (pixel < start + length)).to(weight.dtype))
-    return weight.div_(weight.sum(2, keepdim=True))
-
-
-def _cubic(x: Tensor, a: float = -0.5) -> Tensor:
-    """Keys' cubic kernel of distances x ≥ 0; a = −0.5 is what antialiased bicubic uses."""
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
 
 # ----------------------------------------------------------------------- blur
 
 
-def blur_weights(sigma: Tensor, kernel: int) -> Tensor:
-    """One side of torchvision's Gaussian kernels: sigma (n,) -> (n, radius+1), centre first; cut at TAIL."""
-    offset = torch.arange(kernel // 2 + 1, dtype=sigma.dtype, device=sigma.device)
-    weight = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
-    weight = weight * (offset <= (TAIL * sigma[:, None]).ceil())
-    return weight / (2 * weight.sum(1, keepdim=True) - weight[:, :1])
+def blur_radius(sigma: Reals, kernel: int) -> Ints:
+    """Pixels (n,) to either side beyond which nothing is left of the blur; sigma (n,)."""
+    return np.minimum(np.ceil(TAIL * sigma), kernel // 2).astype(np.int64)
 
 
-def blur(planes: Tensor, weights: Tensor, radius: int) -> Tensor:
-    """Separable Gaussian blur with reflected borders: planes (3, n, S, S), weights (n, >radius).
+def blur_weights(sigma: Reals, kernel: int) -> Reals:
+    """One side of torchvision's Gaussian kernels: sigma (n,) -> (n, radius+1), centre first; cut at TAIL.
 
-    The padded images are kept flat, so that a tap of either direction is one pass over contiguous memory; the
-    few values that wrap around the end of a row are never read. Returns new planes.
+    Not in torch, which for so few numbers would wake all its threads, and they wait busily for the next.
     """
-    channels, n, height, width = planes.shape
-    padded = F.pad(planes, (radius,) * 4, mode="reflect")
-    stride = width + 2 * radius
-    flat = padded.view(channels, n, -1)
-    length = (height + 2 * radius) * stride - 2 * radius
-    flat = _taps(flat, weights, radius, 1, length, length)
-    flat = _taps(flat, weights, radius, stride, (height - 1) * stride + width, height * stride)
-    return flat.view(channels, n, height, stride)[..., :width]
-
-
-def _taps(flat: Tensor, weights: Tensor, radius: int, stride: int, length: int, room: int) -> Tensor:
-    """Weighted sum of 2·radius+1 shifted copies of flat (3, n, L) -> (3, n, room), `length` of it set."""
-    buffer = flat.new_empty(*flat.shape[:2], room)
-    out = buffer[..., :length]
-    torch.mul(flat[..., radius * stride :][..., :length], weights[:, :1], out=out)
-    for offset in range(1, radius + 1):
-        weight = weights[:, offset : offset + 1]
-        for shift in (radius - offset, radius + offset):
-            out.addcmul_(flat[..., shift * stride :][..., :length], weight)
-    return buffer
+    offset = np.arange(kernel // 2 + 1, dtype=np.float32)
+    weight = np.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    weight *= offset <= blur_radius(sigma, kernel)[:, None]
+    return weight / (2 * weight.sum(1, keepdims=True) - weight[:, :1])
