@@ -1,7 +1,7 @@
-"""Colour operations on planes (3, n, H, W) float in [0, 1], in place, one parameter per sample.
+"""What colour operations share: grey, the hue and its turning, on planes (3, n, H, W) float in [0, 1].
 
-Brightness, contrast and saturation are all "blend with something grey, then clamp" (black, the mean grey, the
-grey image), so one fused pass does whichever of the three each sample asks for. Formulas are torchvision's.
+Brightness, contrast and saturation are all "blend with something grey, then clamp": with black, the mean grey, the grey
+image. Formulas are torchvision's.
 """
 
 from __future__ import annotations
@@ -24,18 +24,6 @@ def luma(planes: Tensor) -> Tensor:
     """Grey value (n, H, W)."""
     red, green, blue = planes.unbind(0)
     return red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-
-
-def blend(planes: Tensor, keep: Tensor, gray: Tensor | None, mean: Tensor | None) -> None:
-    """x ← clamp(keep·x + gray·luma(x) + mean·average(luma(x))); factors (n, 1, 1), None: all zero."""
-    if gray is None and mean is None:
-        planes.mul_(keep).clamp_(0, 1)
-        return
-    grey = luma(planes)
-    offset = grey.mean((1, 2), keepdim=True).mul_(mean) if mean is not None else torch.zeros_like(keep)
-    if gray is not None:
-        offset = grey.mul_(gray).add_(offset)
-    planes.mul_(keep).add_(offset).clamp_(0, 1)
 
 
 def rotate_hue(planes: Tensor, centres: Tensor) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raysurl.views.colour import blend, to_device
+from raysurl.views.colour import luma, to_device
 from raysurl.views.draws import Draws
 
 POOL = (
@@ -56,9 +56,11 @@ def operate(name: str, planes: Tensor, level: np.ndarray, negative: np.ndarray) 
     factor = _column(0.05 + 0.9 * strength, planes)
     if name == "sharpness":
         return sharpen(planes, factor)
-    gray = 1 - factor if name == "color" else None
-    blend(planes, factor, gray, 1 - factor if name == "contrast" else None)
-    return planes
+    if name == "brightness":
+        return planes.mul_(factor).clamp_(0, 1)
+    grey = luma(planes)  # what color blends with; contrast with its mean
+    grey = grey.mean((1, 2), keepdim=True) if name == "contrast" else grey
+    return planes.mul_(factor).add_(grey.mul_(1 - factor)).clamp_(0, 1)
 
 
 def autocontrast(planes: Tensor) -> Tensor:
