@@ -85,6 +85,10 @@ class ServedModel:
         if classifier:
             self.classifier = Fed(classifier.network.to(device).eval(), classifier.recipe, classifier.depth)
             self.classes = [*(classifier.names or classifier.values)]
+        for fed in filter(None, (self.encoder, self.classifier)):
+            # what only a first image waits for: code is loaded, or compiled once on a machine, and memory is found
+            shape = input_shape(fed.recipe)
+            self.forward(fed, [np.zeros(shape, np.float32 if len(shape) == 1 else np.uint8)])
 
     def prepared(self, image: bytes, fed: Fed) -> Array:
         """An image as `embed` decodes it. Raises RefusedError (400) for one that cannot be read."""
