@@ -28,10 +28,17 @@ def keep(file: Path, name: str, row: Mapping[str, Any], device: str, page: Calla
 
 
 def where(rows: Rows) -> str:
-    """Commits and machines of the rows, as the last words of a page."""
-    commits = ", ".join(f"`{c}`" for c in dict.fromkeys(row["commit"] for row in rows.values()))
-    machines = "; ".join(dict.fromkeys(row["hardware"] for row in rows.values()))
-    return f"Commits {commits}; {machines}."
+    """Machines and commits of the rows, as the last words of a page; which rows, where there are several machines."""
+    machines: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        machines.setdefault(row["hardware"], []).append(name)
+    said = []
+    for machine, names in machines.items():
+        commits = ", ".join(f"`{c}`" for c in dict.fromkeys(rows[name]["commit"] for name in names))
+        without_units = "; ".join(name.rpartition(", ")[0] or name for name in names)
+        few = f" ({without_units})" if len(machines) > 1 else ""
+        said.append(f"{machine}{few}: {commits}")
+    return f"{'. '.join(said)}."
 
 
 class Memory:
