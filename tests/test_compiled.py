@@ -57,9 +57,8 @@ def test_a_copy_of_the_package_finds_what_was_compiled_and_changed_code_does_not
         return int(run.stdout)
 
     assert (hits(PACKAGE.parent), hits(copy)) == (0, 1)
-    changed = (
-        copy / "raysurl" / "hierarchy" / "turns.py"
-    )  # another file, whose functions it might have taken in
+    # another file, whose functions it might have taken in
+    changed = copy / "raysurl" / "hierarchy" / "turns.py"
     changed.write_text(changed.read_text() + "\n")
     assert (hits(copy), hits(copy)) == (0, 1)
 

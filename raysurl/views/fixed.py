@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, lru_cache
 from itertools import accumulate
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from raysurl.views.colour import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, hue_centres, rotate_hue
 from raysurl.views.draws import JITTERS, Draws
-from raysurl.views.geometry import TAIL, Boxes, blur_weights, crop_boxes
+from raysurl.views.geometry import Boxes, blur_radius, blur_weights, crop_boxes
 from raysurl.views.policies import Policy
 
 Rows = NDArray[np.float32]
@@ -64,7 +63,8 @@ class FixedView:
     @cached_property
     def radius(self) -> int:
         """Of the widest blur; beyond it no weight is left."""
-        return min(self.policy.kernel(self.size) // 2, math.ceil(TAIL * self.policy.blur_sigma[1]))
+        widest = np.array([self.policy.blur_sigma[1]], np.float32)
+        return int(blur_radius(widest, self.policy.kernel(self.size))[0])
 
     @cached_property
     def widths(self) -> dict[str, int]:

@@ -50,13 +50,13 @@ def apply(
 
     _in_threads(make, len(images), out.numel())
     if policy.randaugment:
+        factor, shift = (torch.from_numpy(x)[:, None, None, None] for x in (scale, offset))
         step = max(1, TOGETHER // (3 * size * size))
         for start in range(0, len(images), step):
             rows = slice(start, start + step)
             view = out[rows].transpose(0, 1)
             randaugment(view, draws[rows])
-            scales, offsets = (torch.from_numpy(x)[:, None, None, None] for x in (scale, offset))
-            view.mul_(scales).add_(offsets)
+            view.mul_(factor).add_(shift)
     return out
 
 

@@ -131,10 +131,8 @@ def _neighbours(
     first, weights = np.empty(size, np.int64), np.zeros((size, taps), np.float32)
     for k in range(size):
         centre = start + (cut + k + 0.5) * scale
-        low = max(math.floor(centre - reach + 0.5), start)
-        low = min(
-            low, start + length - taps
-        )  # so that `taps` pixels from there on exist; these weigh nothing
+        # no further than that `taps` pixels from there on exist; those before the kernel weigh nothing
+        low = min(max(math.floor(centre - reach + 0.5), start), start + length - taps)
         high = min(math.floor(centre + reach + 0.5), start + length, low + taps)
         total = 0.0
         for t in range(high - low):
@@ -150,7 +148,7 @@ def _neighbours(
 
 @compiled
 def _cubic(x: float) -> float:
-    """Keys' kernel with a = −0.5, as `geometry.cubic`."""
+    """Keys' kernel with a = −0.5, as `fixed._cubic`."""
     if x < 1:
         return (1.5 * x - 2.5) * x * x + 1
     return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
