@@ -91,7 +91,8 @@ def line_chart(
     layout: dict[str, Any] = {
         "hovermode": "x unified",
         "showlegend": len(series) > 1,
-        "xaxis": {"title": {"text": words(x_name)}, "hoverformat": ".4~g"} | (LOG if log else {}),
+        "xaxis": {"title": {"text": words(x_name)}, "hoverformat": ".4~g", "tickangle": 0}
+        | (LOG if log else {}),
         "yaxis": {"ticksuffix": unit, "rangemode": "normal"} | _whole(series, levels),
         **_levels(levels, unit),
     }
@@ -238,8 +239,10 @@ def matrix(
         ),
         **(style or {}),
     }
+    # the last of tilted names ends beside the matrix
+    tilted = {"side": "top", "tickangle": -45 if len(columns) > 6 else 0, "automargin": True}
     layout = {
-        "xaxis": _names(columns, titles[1]) | {"side": "top", "tickangle": -45 if len(columns) > 6 else 0},
+        "xaxis": _names(columns, titles[1]) | tilted,
         "yaxis": _names(rows, titles[0]) | {"autorange": "reversed"},
         "margin": {"l": 44, "r": 10, "t": 60, "b": 10},
         "annotations": [

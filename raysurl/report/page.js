@@ -8,7 +8,7 @@ page.colour = (name) => getComputedStyle(document.documentElement).getPropertyVa
 page.template = () => {
   const c = page.colour;
   const axis = {
-    gridcolor: c("--grid"), linecolor: c("--line"), zerolinecolor: c("--line"), automargin: true,
+    gridcolor: c("--grid"), linecolor: c("--line"), zerolinecolor: c("--line"),
     tickfont: { color: c("--soft"), size: 11 }, title: { font: { color: c("--soft"), size: 12 }, standoff: 8 },
   };
   return {
@@ -16,11 +16,13 @@ page.template = () => {
       font: { family: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", size: 12, color: c("--text") },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       colorway: [1, 2, 3, 4, 5, 6].map((i) => c(`--s${i}`)),
-      margin: { l: 44, r: 10, t: 10, b: 34 },
+      margin: { l: 44, r: 16, t: 10, b: 34 },
       hoverlabel: { bgcolor: c("--card"), bordercolor: c("--line"), font: { color: c("--text"), size: 12 }, align: "left" },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, bgcolor: "rgba(0,0,0,0)" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: c("--soft"), activecolor: c("--text") },
-      xaxis: axis, yaxis: axis,
+      // Each axis makes room for its labels in its own direction alone. If both could change both sizes, a label that
+      // comes into sight with one size and goes with the other would have a chart drawn again and again.
+      xaxis: { ...axis, automargin: "height" }, yaxis: { ...axis, automargin: "width" },
       colorscale: { sequential: [[0, c("--grid")], [1, c("--s1")]] },
     },
   };

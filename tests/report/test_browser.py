@@ -11,6 +11,8 @@ pytest.importorskip("playwright.sync_api")
 pytest.importorskip("optuna")
 
 from raysurl.recipe import dump
+from raysurl.report.charts import Series, line_chart
+from raysurl.report.page import document
 from raysurl.sweep import directory as sweep_directory
 from raysurl.sweep.ablations import cards
 from raysurl.sweep.ablations_page import html
@@ -80,6 +82,25 @@ def test_the_page_of_the_papers_tables(opened, tmp_path, width, scheme):
     with screenshots.page_of(opened, path, width, scheme) as page:
         assert page.locator(".ablation").count() == 8
         screenshots.use(page, width, scheme)
+
+
+def test_a_chart_settles_on_its_size(opened, tmp_path):
+    """Where labels of one axis changed the room of the other, these were drawn until Plotly gave up."""
+    points = {
+        "some name 0": [(6000, -2.3363), (7000, 0.89522)],
+        "some name 1": [(3000, -0.33061), (7000, -0.46384)],
+        "some name 2": [(20, 0.82917), (50, -0.73329)],
+        "some name some name some name 3": [(2000, 0.26602), (5000, -0.72243)],
+        "some name some name 4": [(1, -2.0385), (4, 1.6369)],
+        "some name 5": [(50, -0.40793), (70, -1.5526)],
+    }
+    series = [Series.of(name, found) for name, found in points.items()]
+    chart = line_chart("T", series, x_name="epoch", unit=" images/s", log=True)
+    boxes = "".join(f'<div style="width:{width}px">{chart}</div>' for width in range(200, 300))
+    path = tmp_path / "report.html"
+    path.write_text(document("T", boxes))
+    with screenshots.page_of(opened, path, 1400, "light"):
+        pass
 
 
 def test_a_request_and_a_line_on_the_console_are_found(opened, tmp_path):
