@@ -33,6 +33,9 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     **ONE_ARENA,
 }
+# Besides, of a Ray of one run, which nobody measures: else its agent looks at all processes every five seconds, and
+# they tell it of themselves.
+_ALONE = {"REPORTER_UPDATE_INTERVAL_MS": "60000", "RAY_enable_metrics_collection": "0"}
 ADDRESS_FILE = "ray_current_cluster"  # where `ray start` writes the address of its cluster
 REACH_S = 4.0  # that a cluster's port may take to answer
 NOT_RAY = "what listens there is something else"
@@ -58,6 +61,8 @@ def connect() -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         _check_folder()
+        for name, value in _ALONE.items():
+            os.environ.setdefault(name, value)
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": str(_folder())}
     else:
         options |= {"address": address, "runtime_env": {"env_vars": _carried()}}
@@ -76,6 +81,17 @@ def connect() -> None:
     finally:
         stopping.renew()
     print(f"Ray: {said}", flush=True)
+
+
+def of_one_run() -> bool:
+    """Whether the Ray that this process is connected to is one that it has started, and that nobody looks at: it has no
+    dashboard. Such a one ends with this process."""
+    import ray
+
+    # a Ray whose inside is another says nothing of it
+    node = getattr(ray._private.worker, "_global_node", None)
+    looked_at = getattr(getattr(node, "_ray_params", None), "include_dashboard", None)
+    return bool(getattr(node, "head", False)) and looked_at is False
 
 
 def _carried() -> dict[str, str]:

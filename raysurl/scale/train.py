@@ -18,7 +18,7 @@ import ray.train
 import torch
 from ray.actor import ActorHandle
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from raysurl import distributed, stopping
 from raysurl.data.names import Samples
@@ -27,7 +27,7 @@ from raysurl.memory.record import MemoryRecord
 from raysurl.metrics import decoding_progress, latest_step
 from raysurl.recipe import Recipe, recipe_from
 from raysurl.runtime import default_device
-from raysurl.scale import cluster, data, failure, joining, memory
+from raysurl.scale import cluster, data, failure, group, joining, memory
 from raysurl.scale.cluster import Placement
 from raysurl.scale.line import EpochReport
 from raysurl.scale.record import ActorRecord
@@ -99,6 +99,7 @@ def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir:
     if not placement.gpus:
         recipe = recipe.with_threads(int(placement.cpus))
     prepared = data.prepare(recipe, samples, eval_samples, run_dir, decoding_progress(run_dir))
+    group.end_statistics()
     fit(recipe, placement, prepared, run_dir)
 
 
@@ -126,7 +127,7 @@ def fit(
         "line": line,
         "run_dir": str(run_dir),
     }
-    group = TorchTrainer(
+    workers = group.Group(
         train_worker,
         train_loop_config=config,
         torch_config=TorchConfig(
@@ -144,7 +145,7 @@ def fit(
         ),
     )
     try:
-        stopping.aside(group.fit, partial(stopping.ask, run_dir))  # Ray Train would take the signals
+        stopping.aside(workers.fit, partial(stopping.ask, run_dir))  # Ray Train would take the signals
     except Exception as error:  # Ray wraps whatever a worker raised
         if found := failure.told_if_ray_lives(name) or unwritable(run_dir):
             raise found from None

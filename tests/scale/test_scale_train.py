@@ -1,10 +1,12 @@
 """Real runs under Ray Train with the memory actor: equal to local ones, and they survive what is killed."""
 
+import contextlib
 import json
 import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -58,10 +60,30 @@ def told():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_session, told, tmp_path_factory):
-    return run_rcl(
-        tmp_path_factory.mktemp("ray") / "undisturbed", on_step=lambda line: told.append(line["step"])
-    )
+def beside():
+    """The processes of Ray in the middle of the run, as they call themselves."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_session, told, beside, tmp_path_factory):
+    def on_step(line):
+        told.append(line["step"])
+        if line["step"] == 16:
+            beside.update(started_by_raylet())
+
+    return run_rcl(tmp_path_factory.mktemp("ray") / "undisturbed", on_step=on_step)
+
+
+def started_by_raylet():
+    """What the processes call themselves that the raylet of this process's Ray has started."""
+    import ray
+
+    raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == raylet:
+                yield (folder / "cmdline").read_bytes().split(b"\0")[0].decode().strip()
 
 
 def test_two_workers_begin_as_one_does_and_write_a_whole_run_directory(undisturbed, told):
@@ -71,6 +93,12 @@ def test_two_workers_begin_as_one_does_and_write_a_whole_run_directory(undisturb
     assert (undisturbed / "encoder.safetensors").exists()
     assert [step for step, _ in losses(undisturbed)] == told == list(range(32))
     assert results["metrics"]["eval/knn_top1"] > 50
+
+
+def test_no_process_of_ray_that_does_nothing_for_the_run_takes_time_of_its_cores(undisturbed, beside):
+    names = {name.partition("::")[2].partition(".")[0] for name in beside}
+    assert {"RayTrainWorker", "MemoryActor", "TrainController"} <= names
+    assert not names & {"PlacementGroupCleaner", "DatasetManager", "_StatsActor"}
 
 
 def _kill_when(condition, find):
