@@ -99,7 +99,10 @@ def run(recipe: Recipe, samples: Samples, eval_samples: Samples | None, run_dir:
     if not placement.gpus:
         recipe = recipe.with_threads(int(placement.cpus))
     prepared = data.prepare(recipe, samples, eval_samples, run_dir, decoding_progress(run_dir))
-    group.end_statistics()
+    resident = all(split is None or split.tables for split in prepared)
+    # else the workers read by Ray Data, which would start it again
+    if resident and recipe.views.device == "trainer":
+        group.end_statistics()
     fit(recipe, placement, prepared, run_dir)
 
 
