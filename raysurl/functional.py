@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raysurl.errors import InputError
+from raysurl.similarities import log_student_kernel as log_student_kernel
+from raysurl.similarities import log_student_of_rows as log_student_of_rows
+from raysurl.similarities import similarity_loss as similarity_loss
 from raysurl.spectra import rankme as rankme
 
 NARROW = 1024  # widest rows whose distances are taken in fp64
@@ -153,79 +156,6 @@ def _distances(blocks: Iterable[Tensor], clamp: float | None, *, least: int) -> 
     if clamp is not None:
         return squared.masked_fill(zero, 0).clamp_min(clamp).sqrt().to(out_type)
     return squared.masked_fill(zero, 1).sqrt().masked_fill(zero, 0).to(out_type)
-
-
-def log_student_kernel(distance: Tensor, nu: float | Tensor) -> Tensor:
-    """log κ(d, ν) of GenURL eq. 1: κ is √(2π) times the density of Student's t with ν degrees of freedom.
-
-    κ(d, ν) = √(2π)·Γ((ν+1)/2) / (√(νπ)·Γ(ν/2)) · (1 + d²/ν)^(−(ν+1)/2), which is exp(−d²/2) as ν → ∞. `distance` of
-    any shape, `nu` > 0 (a number, or a tensor that broadcasts). float64 stays float64, anything else becomes fp32.
-    Raises InputError for a `nu` that is not positive.
-    """
-    if not isinstance(nu, Tensor) and not nu > 0:
-        raise InputError(f"the degrees of freedom of Student's kernel must be positive, not nu={nu}")
-    d, nu = _at_least_fp32(distance), torch.as_tensor(nu, dtype=torch.float64)
-    exact = torch.lgamma((nu + 1) / 2) - torch.lgamma(nu / 2) - 0.5 * torch.log(nu / 2)
-    at_zero = torch.where(
-        nu < 1e5, exact, -1 / (4 * nu)
-    )  # beyond, the difference of lgammas loses its digits
-    log_kernel = at_zero - (nu + 1) / 2 * torch.log1p(d.square() / nu)
-    return log_kernel.to(d.dtype)
-
-
-def similarity_loss(
-    p: Tensor,
-    q: Tensor | None = None,
-    *,
-    log_q: Tensor | None = None,
-    kind: str,
-    gamma: float = 0.1,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """How far similarities q are from their targets p (GenURL eqs. 7-10), over pairs; p has no gradient.
-
-    mse (p−q)²;  kl p·log(p/q), the sign under which minimising it brings q to p (eq. 8 has the other);
-    bce −p·log q − (1−p)·log(1−q);  gkl −p·log q + γ|p−q|.
-    `p` and `q`, or log q where it is known and q may underflow, are of one shape, q in [0, 1]. `mask` bool, of the
-    same shape: True = the pair counts. `reduction`: the mean over the pairs that count (0 if none does), or their sum
-    as in the paper. log(1−q) is that of q ≤ 1−10⁻⁶. Raises InputError for an unknown kind or reduction, or shapes
-    that differ.
-    """
-    if (q is None) == (log_q is None):
-        raise InputError("similarity_loss takes the similarities either as q or as log_q")
-    if log_q is None:
-        assert q is not None
-        q = _at_least_fp32(q)
-        log_q = torch.log(q.clamp(min=torch.finfo(q.dtype).tiny))
-    else:
-        log_q = _at_least_fp32(log_q)
-        q = log_q.exp()
-    p = p.detach().to(q.dtype)
-    if p.shape != q.shape or (mask is not None and mask.shape != q.shape):
-        shapes = [tuple(x.shape) for x in (p, q, mask) if x is not None]
-        raise InputError(f"targets, similarities and mask must be of one shape, not {shapes}")
-    if kind == "mse":
-        pairs = (p - q).square()
-    elif kind == "kl":
-        pairs = torch.xlogy(p, p) - p * log_q
-    elif kind == "bce":
-        log_rest = torch.log(-torch.expm1(log_q.clamp(max=math.log1p(-1e-6))))
-        pairs = -p * log_q - (1 - p) * log_rest
-    elif kind == "gkl":
-        pairs = -p * log_q + gamma * (p - q).abs()
-    else:
-        raise InputError(f"the similarity loss {kind!r} is not known; choose one of mse, kl, bce, gkl")
-    if reduction not in ("mean", "sum"):
-        raise InputError(f"reduction={reduction!r} is not known; choose mean or sum")
-    if mask is None:
-        return pairs.mean() if reduction == "mean" else pairs.sum()
-    total = pairs.masked_fill(~mask, 0).sum()
-    return total / mask.sum().clamp(min=1) if reduction == "mean" else total
-
-
-def _at_least_fp32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def relative_entropy(logits: Tensor, *, tau: float) -> Tensor:

@@ -63,7 +63,7 @@ def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> 
 def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
     """Parameter groups: decayed, or not (LARS leaves these unscaled too), with `lr_scale`, a factor of the rate.
 
-    On a GPU torch's own are fused: a few kernels for all parameters, and a learning rate that may be a tensor there.
+    Torch's own are fused: one pass over all parameters. On a GPU the learning rate may then be a tensor.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     excluded = set(no_weight_decay(named, settings.decay_filter, timm_models.undecayed(model)))
@@ -73,31 +73,33 @@ def build_optimizer(model: nn.Module, settings: recipes.Optimizer) -> Optimizer:
         scale = bias_scale if parameter.ndim <= 1 else 1.0
         groups.setdefault((name in excluded, scale), []).append(parameter)
     wd = settings.weight_decay
-    fused = all(p.is_cuda for _, p in named) or None  # None: as torch chooses on a CPU
+    on_gpu = all(p.is_cuda for _, p in named)
     return _OPTIMIZERS[settings.name](
         [
             {"params": p, "weight_decay": 0.0 if out else wd, "lars_exclude": out, "lr_scale": scale}
             for (out, scale), p in sorted(groups.items(), key=lambda group: group[0])
         ],
         settings,
-        fused,
+        on_gpu,
     )
 
 
-def _sgd(groups: list[dict[str, Any]], settings: recipes.Optimizer, fused: bool | None) -> Optimizer:
+def _sgd(groups: list[dict[str, Any]], settings: recipes.Optimizer) -> Optimizer:
     """Momentum begins at zero, the same numbers as torch's own beginning: its fused step takes no parameter that begins
     later than the others of its group, as frozen ones do."""
-    optimizer = SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=fused)
+    optimizer = SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, fused=True)
     for parameter in (p for group in groups for p in group["params"] if settings.momentum):
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 _OPTIMIZERS: dict[str, Any] = {
-    "sgd": lambda groups, s, f: _sgd(groups, s, f),
-    "adam": lambda groups, s, f: Adam(groups, lr=0.0, fused=f, capturable=bool(f)),
-    "adamw": lambda groups, s, f: AdamW(groups, lr=0.0, fused=f, capturable=bool(f)),
-    "lars": lambda groups, s, f: LARS(groups, lr=0.0, momentum=s.momentum, weight_decay=0.0, trust=s.trust),
+    "sgd": lambda groups, s, on_gpu: _sgd(groups, s),
+    "adam": lambda groups, s, on_gpu: Adam(groups, lr=0.0, fused=True, capturable=on_gpu),
+    "adamw": lambda groups, s, on_gpu: AdamW(groups, lr=0.0, fused=True, capturable=on_gpu),
+    "lars": lambda groups, s, on_gpu: LARS(
+        groups, lr=0.0, momentum=s.momentum, weight_decay=0.0, trust=s.trust
+    ),
 }
 
 

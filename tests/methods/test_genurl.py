@@ -9,7 +9,7 @@ import torch
 
 from raysurl.build import method_of
 from raysurl.errors import InputError
-from raysurl.functional import log_student_kernel, similarity_loss
+from raysurl.functional import log_student_kernel, log_student_of_rows, similarity_loss
 from raysurl.method import Progress
 from raysurl.methods.genurl.structures import pairwise_distance
 from raysurl.recipe.model import recipe_from
@@ -71,6 +71,29 @@ def test_gradients_agree_with_finite_differences(kind):
         assert torch.autograd.gradcheck(loss, d)
 
 
+@pytest.mark.parametrize("nu", [0.001, 1.0, 100.0])
+def test_the_kernel_of_rows_is_that_of_their_distances(nu):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 3, dtype=torch.float64, generator=generator).requires_grad_() for n in (5, 7))
+    torch.testing.assert_close(log_student_of_rows(a, b, nu), log_student_kernel(torch.cdist(a, b), nu))
+    assert torch.autograd.gradcheck(lambda a, b: log_student_of_rows(a, b, nu), (a, b))
+    assert torch.autograd.gradcheck(lambda a: log_student_of_rows(a, a, nu), a)  # a row with itself: no slope
+    assert log_student_of_rows(a.float(), b.bfloat16(), nu).dtype == torch.float32
+    with pytest.raises(InputError, match="positive"):
+        log_student_of_rows(a, b, 0)
+
+
+@pytest.mark.parametrize("kind", ["mse", "kl", "bce", "gkl"])
+def test_a_similarity_that_is_known_beside_its_logarithm_changes_nothing(kind):
+    log_q = (-torch.rand(4, 4) * 200).requires_grad_()  # some underflow
+    p = torch.rand(4, 4)
+    both = similarity_loss(p, log_q.exp(), log_q=log_q, kind=kind)
+    alone = similarity_loss(p, log_q=log_q, kind=kind)
+    assert both == alone
+    slopes = [torch.autograd.grad(loss, log_q)[0] for loss in (both, alone)]
+    assert torch.equal(*slopes)
+
+
 def test_a_far_positive_and_a_coincident_negative_keep_a_finite_loss():
     distance = torch.tensor([0.0, 1e-8, 30.0, 1e6], requires_grad=True)
     for p in (0.0, 1.0):
@@ -97,7 +120,7 @@ def test_pairs_that_do_not_count_change_nothing_and_none_at_all_is_zero():
         ({"q": torch.ones(2), "kind": "huber"}, "mse, kl, bce, gkl"),
         ({"q": torch.ones(3), "kind": "mse"}, "one shape"),
         ({"q": torch.ones(2), "kind": "mse", "mask": torch.ones(1, dtype=torch.bool)}, "one shape"),
-        ({"kind": "mse"}, "q or as log_q"),
+        ({"kind": "mse"}, "as log_q, or as both"),
         ({"q": torch.ones(2), "kind": "mse", "reduction": "max"}, "mean or sum"),
     ],
 )

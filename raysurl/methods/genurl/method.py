@@ -1,11 +1,11 @@
 """GenURL (Li et al., TNNLS 2023): similarities of embeddings follow those of the input, whatever tells the latter.
 
-κ(d, ν), eq. 1                            functional.log_student_kernel
+κ(d, ν), eq. 1                            similarities.log_student_kernel
 p_X = Σ_t α_t A_t κ(d̃_t, ν_X), eqs. 2, 4   `static_target`; each structure of the list is a term (genurl.structures)
 p_Z = κ((d_Z − μ)/σ, ν_Z), eqs. 3, 5       `log_similarity`, of the neck's outputs h of the whole global batch
 p'_X = β p_X + sg(p_{Z,l}), sec. III-B    `target`; p_{Z,l} is that of the encoder's outputs z, with ν_X; without a neck
                                           that of what enters the encoder's last layer
-L(p_X, p_Z), eqs. 6-10                    functional.similarity_loss, GKL by default
+L(p_X, p_Z), eqs. 6-10                    similarities.similarity_loss, GKL by default
 
 With the structure `instance` there are two views and the pairs are (row i of view 1, row j of view 2), the paper's N²;
 `pairs=all` takes every pair of the 2B rows but a row with itself. Without it there is one view and every other pair.
@@ -62,7 +62,7 @@ from raysurl.methods.genurl.structures import (
     TeacherStructure,
     inputs_of,
     linear,
-    pairwise_distance,
+    log_similarity,
     with_columns,
 )
 from raysurl.nets.ema import MomentumTeacher
@@ -209,10 +209,11 @@ class GenURL(Method):
 
         p_x = self.target(self.static_target(batch, snapshot, progress), latents, progress)
         log_p_z = self.log_similarity(embeddings, c.nu_z)
+        p_z = log_p_z.detach().exp()
         loss = fn.similarity_loss(
-            p_x, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=self.used(p_x), reduction=c.reduction
-        )  # fmt: skip
-        logs = detached(similarity=loss, p_x=p_x.mean(), p_z=log_p_z.exp().mean())
+            p_x, p_z, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=self.used(p_x), reduction=c.reduction
+        )
+        logs = detached(similarity=loss, p_x=p_x.mean(), p_z=p_z.mean())
         logs["health/std"] = fn.embedding_std(F.normalize(h[0], dim=1))
         return Output(loss, logs, _nothing_to_remember(batch) if snapshot else None)
 
@@ -240,16 +241,17 @@ class GenURL(Method):
         h_columns = others[0] if others else h
         t_queue, h_queue = snapshot["features"].split((t.shape[1], own.shape[1]), dim=1)
         p_x = with_columns(c.structures, self.scheduled(progress), t, t_queue, c.nu_x)
-        d = pairwise_distance(h, torch.cat([h_columns, h_queue]), c.distance)
-        log_p_z = fn.log_student_kernel((d - c.mu).clamp(min=0) / c.sigma if c.mu else d / c.sigma, c.nu_z)
+        columns = torch.cat([h_columns, h_queue])
+        log_p_z = log_similarity(h, columns, c.distance, mu=c.mu, sigma=c.sigma, nu=c.nu_z)
         used = torch.cat([torch.arange(len(h), device=h.device), snapshot["index"]])[None] >= 0
         own_pair = torch.eye(*p_x.shape, dtype=torch.bool, device=h.device)  # (B, B + K)
         used = used.expand_as(own_pair) if others else used & ~own_pair
         p_x = p_x.clamp(0, 1) if c.target_clamp == "clamp" else p_x
+        p_z = log_p_z.detach().exp()
         loss = fn.similarity_loss(
-            p_x, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=used, reduction=c.reduction
+            p_x, p_z, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=used, reduction=c.reduction
         )
-        logs = detached(similarity=loss, p_x=_mean(p_x, used), p_z=_mean(log_p_z.exp(), used))
+        logs = detached(similarity=loss, p_x=_mean(p_x, used), p_z=_mean(p_z, used))
         logs["health/std"] = fn.embedding_std(F.normalize(own, dim=1))
         key = torch.cat([batch.views["teacher"], average(x, progress).float()], dim=1)
         return Output(loss, logs, Push(keys=key[None], index=batch.index))
@@ -289,10 +291,8 @@ class GenURL(Method):
     def log_similarity(self, rows: Sequence[Tensor], nu: float) -> Tensor:
         """log κ((d − μ)/σ, ν) of rows (B, D) of each view: (B, B) across two views, else (V·B, V·B) of all."""
         first, last = (rows[0], rows[-1]) if self._crosses else (torch.cat(list(rows)),) * 2
-        d = pairwise_distance(first, last, self.config.distance)
-        if self.config.mu:
-            d = (d - self.config.mu).clamp(min=0)
-        return fn.log_student_kernel(d / self.config.sigma, nu)
+        c = self.config
+        return log_similarity(first, last, c.distance, mu=c.mu, sigma=c.sigma, nu=nu)
 
     def used(self, p: Tensor) -> Tensor | None:
         """Pairs (P, P) that count: across views all, among the same rows all but a row with itself."""

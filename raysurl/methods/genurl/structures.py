@@ -27,7 +27,7 @@ from torch import Tensor
 
 from raysurl import distributed
 from raysurl.errors import InputError
-from raysurl.functional import log_student_kernel
+from raysurl.functional import log_student_kernel, log_student_of_rows
 from raysurl.method import Batch, Progress, Snapshot
 from raysurl.methods.genurl.graphs import read_edges
 from raysurl.methods.genurl.memory import POSITION
@@ -43,6 +43,7 @@ from raysurl.methods.genurl.similarity import (
 from raysurl.neighbours import knn_graph
 
 Distance = Literal["1-cos", "chord", "literal", "l2"]
+FEW_DIMENSIONS = 8  # of which Euclidean distances are taken dimension by dimension, without a matrix product
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def inputs_of(batch: Batch, snapshot: Snapshot) -> StructureInputs:
     if snapshot:
         rows = {name: distributed.gather(value) for name, value in snapshot.items()}
         position = rows.pop(POSITION)  # where these rows stand among the columns: a batch may come in parts
-        graphs = {name: block.index_select(1, position) for name, block in rows.items()}
+        whole = all(block.shape[1] == len(position) for block in rows.values())  # and then in order
+        graphs = rows if whole else {name: block.index_select(1, position) for name, block in rows.items()}
     teacher = batch.views.get("teacher")
     teacher = None if teacher is None else distributed.gather(teacher)
     return StructureInputs(distributed.joined_rows(batch.index), device, graphs, teacher)
@@ -241,6 +243,14 @@ def linear(start: float, end: float, progress: Progress) -> float:
     return start + (end - start) * progress.step / progress.total_steps
 
 
+def log_similarity(a: Tensor, b: Tensor, kind: Distance, *, mu: float, sigma: float, nu: float) -> Tensor:
+    """log κ((d − μ)₊/σ, ν) of the distances of rows (A, D), (B, D) -> (A, B)."""
+    if kind == "l2" and not mu and a.shape[1] <= FEW_DIMENSIONS:
+        return log_student_of_rows(a / sigma, b / sigma, nu)
+    d = pairwise_distance(a, b, kind)
+    return log_student_kernel(((d - mu).clamp(min=0) if mu else d) / sigma, nu)
+
+
 def pairwise_distance(a: Tensor, b: Tensor, kind: Distance) -> Tensor:
     """fp32 rows (A, D), (B, D) -> (A, B). `literal` is the paper's d = cos, a similarity; `l2` does not normalise."""
     with torch.autocast(a.device.type, enabled=False):  # which would take products in half precision
@@ -259,7 +269,7 @@ def _euclidean(a: Tensor, b: Tensor) -> Tensor:
 
     The product loses what is below 1e-7 of the largest square; a distance of zero has no gradient either way.
     """
-    if a.shape[1] <= 8:
+    if a.shape[1] <= FEW_DIMENSIONS:
         return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
     mean = a.detach().mean(dim=0)
     a, b = a - mean, b - mean
