@@ -131,6 +131,31 @@ def test_lars_is_momentum_sgd_with_a_trust_ratio():
         torch.testing.assert_close(net.bias.detach(), bias)
 
 
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_fused_optimizers_take_the_steps_of_plain_ones_in_any_memory_format(name, memory):
+    plain = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, foreach=False),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.1, foreach=False),
+        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0, foreach=False),
+    }
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 1), torch.nn.Conv2d(8, 4, 3, groups=4)
+        ).to(memory_format=memory)  # fmt: skip
+        settings = Optimizer(name=name, momentum=0.9, weight_decay=0)
+        optimizer = optim.build_optimizer(net, settings) if fused else plain[name](net.parameters())
+        for _ in range(3):
+            optim.set_lr(optimizer, 0.1)
+            net(torch.randn(4, 3, 9, 9)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
 def test_every_optimizer_lowers_a_convex_loss(name):
     torch.manual_seed(0)
