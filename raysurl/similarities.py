@@ -146,7 +146,8 @@ class _SimilarityLoss(torch.autograd.Function):
         return of_pairs * slope, None, None, None, None, None, None
 
 
-Terms = tuple[Tensor, Tensor, Tensor]  # of each pair: ℓ, ∂ℓ/∂q, ∂ℓ/∂log q, none of which is read again
+# of each pair ℓ, ∂ℓ/∂q and ∂ℓ/∂log q, all new tensors, which the caller may write over
+Terms = tuple[Tensor, Tensor, Tensor]
 
 
 def _mse(p: Tensor, q: Tensor, log_q: Tensor, gamma: float) -> Terms:
