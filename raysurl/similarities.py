@@ -29,9 +29,8 @@ def log_student_kernel(distance: Tensor, nu: float | Tensor) -> Tensor:
         raise InputError(f"the degrees of freedom of Student's kernel must be positive, not nu={nu}")
     d, nu = _at_least_fp32(distance), torch.as_tensor(nu, dtype=torch.float64)
     exact = torch.lgamma((nu + 1) / 2) - torch.lgamma(nu / 2) - 0.5 * torch.log(nu / 2)
-    at_zero = torch.where(
-        nu < 1e5, exact, -1 / (4 * nu)
-    )  # beyond, the difference of lgammas loses its digits
+    # beyond, the difference of lgammas loses its digits
+    at_zero = torch.where(nu < 1e5, exact, -1 / (4 * nu))
     log_kernel = at_zero - (nu + 1) / 2 * torch.log1p(d.square() / nu)
     return log_kernel.to(d.dtype)
 

@@ -209,10 +209,7 @@ class GenURL(Method):
 
         p_x = self.target(self.static_target(batch, snapshot, progress), latents, progress)
         log_p_z = self.log_similarity(embeddings, c.nu_z)
-        p_z = log_p_z.detach().exp()
-        loss = fn.similarity_loss(
-            p_x, p_z, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=self.used(p_x), reduction=c.reduction
-        )
+        loss, p_z = self.compared(p_x, log_p_z, self.used(p_x))
         logs = detached(similarity=loss, p_x=p_x.mean(), p_z=p_z.mean())
         logs["health/std"] = fn.embedding_std(F.normalize(h[0], dim=1))
         return Output(loss, logs, _nothing_to_remember(batch) if snapshot else None)
@@ -247,10 +244,7 @@ class GenURL(Method):
         own_pair = torch.eye(*p_x.shape, dtype=torch.bool, device=h.device)  # (B, B + K)
         used = used.expand_as(own_pair) if others else used & ~own_pair
         p_x = p_x.clamp(0, 1) if c.target_clamp == "clamp" else p_x
-        p_z = log_p_z.detach().exp()
-        loss = fn.similarity_loss(
-            p_x, p_z, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=used, reduction=c.reduction
-        )
+        loss, p_z = self.compared(p_x, log_p_z, used)
         logs = detached(similarity=loss, p_x=_mean(p_x, used), p_z=_mean(p_z, used))
         logs["health/std"] = fn.embedding_std(F.normalize(own, dim=1))
         key = torch.cat([batch.views["teacher"], average(x, progress).float()], dim=1)
@@ -293,6 +287,14 @@ class GenURL(Method):
         first, last = (rows[0], rows[-1]) if self._crosses else (torch.cat(list(rows)),) * 2
         c = self.config
         return log_similarity(first, last, c.distance, mu=c.mu, sigma=c.sigma, nu=nu)
+
+    def compared(self, p_x: Tensor, log_p_z: Tensor, used: Tensor | None) -> tuple[Tensor, Tensor]:
+        """L(p_X, p_Z) over the pairs that count, and p_Z without gradient."""
+        c, p_z = self.config, log_p_z.detach().exp()
+        loss = fn.similarity_loss(
+            p_x, p_z, log_q=log_p_z, kind=c.kind, gamma=c.gamma, mask=used, reduction=c.reduction
+        )
+        return loss, p_z
 
     def used(self, p: Tensor) -> Tensor | None:
         """Pairs (P, P) that count: across views all, among the same rows all but a row with itself."""

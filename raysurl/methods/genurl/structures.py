@@ -122,8 +122,8 @@ class TeacherStructure(Structure):
 
     def between(self, rows: Tensor, columns: Tensor, nu: float) -> Tensor:
         """p (A, B) of the teacher's embeddings (A, D) and (B, D)."""
-        d = pairwise_distance(rows.float(), columns.float(), self.distance)
-        return log_student_kernel(d / self.sigma, nu).exp()
+        rows, columns = rows.float(), columns.float()
+        return log_similarity(rows, columns, self.distance, mu=0.0, sigma=self.sigma, nu=nu).exp()
 
 
 class Neighbours(Structure):
